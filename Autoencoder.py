@@ -1,0 +1,38 @@
+"""The report's fully convolutional autoencoder."""
+import torch
+from torch import nn
+
+import Hyperparameters as hp
+
+
+class Autoencoder(nn.Module):
+    """Six convolutional layers, no fully connected one, nothing sampled in the bottleneck (report: autoencoder).
+
+    The first layer spans all mel bands and one frame; two more halve the time axis each. The decoder mirrors them;
+    its last layer spans all bands and four frames. A clip (1, 1, 128, 2583) has the latent (1, 256, 1, 645).
+    The names and shapes of the parameters are those of the report's published checkpoints.
+    """
+
+    def __init__(self, n_mels=hp.n_mels, channels=hp.ae_channels):
+        super().__init__()
+        first, second, third = channels
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, first, (n_mels, 1)), nn.BatchNorm2d(first), nn.Tanh(),
+            nn.Conv2d(first, second, (1, 2), stride=(1, 2)), nn.BatchNorm2d(second), nn.Tanh(),
+            nn.Conv2d(second, third, (1, 2), stride=(1, 2)), nn.BatchNorm2d(third), nn.Tanh(),
+        )
+        self.decoder = nn.Sequential(
+            nn.ConvTranspose2d(third, second, (1, 2), stride=(1, 2)), nn.BatchNorm2d(second), nn.Tanh(),
+            nn.ConvTranspose2d(second, first, (1, 2), stride=(1, 2)), nn.BatchNorm2d(first), nn.Tanh(),
+            nn.ConvTranspose2d(first, 1, (n_mels, 4)), nn.Sigmoid(),
+        )
+
+    def forward(self, x):
+        """Map spectrograms [shape=(batch, 1, n_mels, t), in [0, 1]] to spectrograms of the same shape and range.
+
+        Any t from 1 up: the decoder returns 4k + 3 frames, so the input is filled up with silence to the next such
+        number, and the output cut back.
+        """
+        frames = x.shape[-1]
+        x = nn.functional.pad(x, (0, max(-(frames - 3) % 4, 7 - frames)))
+        return self.decoder(self.encoder(x))[..., :frames]

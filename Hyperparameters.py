@@ -1,0 +1,76 @@
+"""Every number of the report, and every path, under one name each. Imports nothing of ours."""
+from pathlib import Path
+
+# audio and log-mel spectrogram (report: data set)
+sample_rate = 22050     # Hz
+limit_s = 30            # seconds of each piece that are rendered and trained on
+n_fft = 1024
+hop_length = 256
+n_mels = 128
+top_db = 80             # dB below the clip's maximum that count as silence
+fmin = 0.0              # Hz, lower edge of the mel filter bank
+fmax = sample_rate / 2  # Hz, its upper edge
+
+# instruments: SoundFont, bank and program, looked for in SoundFonts/ first, then in the system's folders
+piano_preset = ("FluidR3_GM.sf2", 0, 0)     # Yamaha Grand Piano
+synth_preset = ("FluidR3_GM.sf2", 0, 5)     # electric piano of a DX7
+gain = 0.4              # FluidSynth's master gain; the rendered wav is brought to `peak` afterwards
+release_s = 1.0         # seconds left to the last notes to die away
+peak = 0.9              # largest sample of a wav that we write, of 1
+
+# training, both networks
+validation_share = 0.2  # of the pieces
+seed = 0
+crop_frames = 255       # random time crops; None trains on whole clips, as the report does
+schedule = "linear"     # learning rate: warm-up, then down to zero; "constant" is the report's
+warmup_steps = 100
+gradient_norm = 1.0     # gradients are clipped to this norm
+checkpoint_minutes = 3
+log_epochs = 20         # a picture of one piece every so many epochs
+
+# autoencoder (report: 600 epochs, L1 loss, Adam)
+ae_epochs = 600
+ae_batch_size = 16
+ae_learning_rate = 2e-3
+ae_channels = (64, 128, 256)
+
+# U-Net (report: 50 epochs, MSE loss, Adam)
+unet_epochs = 50
+unet_batch_size = 8
+unet_learning_rate = 1e-3
+unet_depth = 4
+unet_wf = 5             # 2**wf channels in the first layer; the report's published network has wf = 6
+
+# mel spectrogram -> audio
+inversion = "kl"        # "report": librosa's NNLS and Griffin-Lim from random phase
+kl_iterations = 20
+griffin_lim_iterations = 32
+griffin_lim_momentum = 0.99
+
+# paths, wherever the scripts are started from
+root = Path(__file__).resolve().parent
+data = root / "data"
+models = data / "models"
+soundfonts = root / "SoundFonts"
+system_soundfonts = (
+    Path("/usr/share/sounds/sf2"), Path("/usr/share/soundfonts"), Path("/usr/local/share/soundfonts"),
+    Path("/usr/local/share/fluidsynth"), Path("/opt/homebrew/share/soundfonts"), Path("/opt/homebrew/share/fluid-synth/sf2"),
+)
+ae_weights = root / "ae.torch"
+unet_weights = root / "unet.torch"
+demo = data / "demo" / "satie_gymnopedie_1.wav"
+
+
+def choose_device(name="auto"):
+    """Return the `torch.device` called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises ValueError if `name` is none of torch's devices or this machine lacks it.
+    """
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, here in present.items() if here))
+    if not present.get(name.split(":")[0]):
+        raise ValueError(f"device '{name}' is not available here; choose from {', '.join(k for k in present if present[k])}")
+    return torch.device(name)

@@ -1,0 +1,240 @@
+"""MIDI files -> aligned piano and e-piano wavs (report: data set), with the FluidSynth command line.
+
+`python MIDI2Audio.py` renders data/MIDI into data/piano and data/synth, and data/MIDI_test into data/test.
+"""
+import argparse
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mido
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+import Hyperparameters as hp
+import Util
+
+midi_endings = (".mid", ".midi")
+percussion_channel = 9
+bank_select = (0, 32)  # controllers that, like program changes, would override the chosen preset
+ticks_per_second = hp.sample_rate
+
+
+def find_soundfont(name):
+    """Return the path of a SoundFont: `name` itself, or a file of that name in SoundFonts/ or a system folder.
+
+    Raises FileNotFoundError if it is nowhere.
+    """
+    for path in (Path(name), hp.soundfonts / name, *(folder / name for folder in hp.system_soundfonts)):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"SoundFont {name} is neither in {hp.soundfonts.name}/ nor in the system's folders; put it "
+                            "into SoundFonts/ or install one, for instance: apt-get install fluid-soundfont-gm")
+
+
+def find_fluidsynth():
+    """Return the path of FluidSynth. Raises FileNotFoundError if it is not on PATH."""
+    found = shutil.which("fluidsynth")
+    if not found:
+        raise FileNotFoundError("fluidsynth is not on PATH; install FluidSynth 2: apt-get install fluidsynth, "
+                                "or brew install fluid-synth")
+    return found
+
+
+def parse_preset(text):
+    """Turn "FILE.sf2:BANK:PROGRAM" into (file, bank, program). Raises ValueError if it is anything else."""
+    file, *numbers = text.rsplit(":", 2)
+    if not file or len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or int(numbers[1]) > 127:
+        raise ValueError(f"'{text}' is no preset; write FILE.sf2:BANK:PROGRAM, for instance FluidR3_GM.sf2:0:5")
+    return file, int(numbers[0]), int(numbers[1])
+
+
+def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0):
+    """Reduce a MIDI file to what one instrument plays in its first `limit_s` seconds.
+
+    Every channel gets the given preset; the file's own program changes, its percussion channel and its system
+    messages are left out. The result has one track and one tick a sample at `hp.sample_rate`.
+
+    Returns
+    -------
+    (mido.MidiFile, float)
+        The file, and its length in seconds: at most `limit_s`, with `hp.release_s` after the last event.
+
+    Raises
+    ------
+    ValueError
+        If the file is not MIDI, is damaged, or has no notes.
+    """
+    try:
+        source = mido.MidiFile(midi_path, clip=True)
+        if source.type == 2:
+            raise ValueError(f"{midi_path} is a MIDI file of type 2 (independent sequences); export it as type 0 or 1")
+        events, now = [], 0.0
+        for message in source:
+            now += message.time
+            if now >= limit_s:
+                break
+            events.append((now, message))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{midi_path}: no such file; give the path of a MIDI file") from None
+    except (EOFError, OSError, IndexError, KeyError, TypeError, mido.KeySignatureError) as error:
+        raise ValueError(f"{midi_path} is not a MIDI file, or is damaged ({error or 'it ends too early'}); "
+                         "replace or remove it") from None
+    events = [(time, message) for time, message in events
+              if hasattr(message, "channel") and message.channel != percussion_channel
+              and message.type != "program_change"
+              and not (message.type == "control_change" and message.control in bank_select)]
+    if not any(message.type == "note_on" and message.velocity for _, message in events):
+        raise ValueError(f"{midi_path} has no notes in its first {limit_s:g} s (percussion apart); remove it")
+    length = min(max(time for time, _ in events) + hp.release_s, limit_s)
+
+    track = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=500_000)])
+    for channel in sorted({message.channel for _, message in events}):
+        track.append(mido.Message("control_change", channel=channel, control=0, value=bank >> 7))
+        track.append(mido.Message("control_change", channel=channel, control=32, value=bank & 127))
+        track.append(mido.Message("program_change", channel=channel, program=program))
+    ticks = 0
+    for time, message in events:
+        track.append(message.copy(time=round(time * ticks_per_second) - ticks))
+        ticks += track[-1].time
+    track.append(mido.MetaMessage("end_of_track", time=round(length * ticks_per_second) - ticks))
+    return mido.MidiFile(ticks_per_beat=ticks_per_second // 2, tracks=[track]), length
+
+
+def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=0, limit_s=hp.limit_s, effects=False):
+    """Render the first seconds of a MIDI file on one preset of a SoundFont.
+
+    Parameters
+    ----------
+    midi_path, output_path : str or Path
+        The MIDI file, and the wav to write: 16 bits, mono, `hp.sample_rate`, largest sample `hp.peak`.
+    soundfont : str or Path
+        A file, or the name of one in SoundFonts/ or the system's folders.
+    bank, program : int
+        The preset, counted from 0; it plays on every channel whatever the file asks for.
+    limit_s : float
+        Seconds to render; a shorter piece ends `hp.release_s` after its last event.
+    effects : bool
+        FluidSynth's reverb and chorus.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the MIDI file, the SoundFont or FluidSynth is missing.
+    ValueError
+        If the MIDI file is damaged or has no notes, or the SoundFont lacks the preset.
+    """
+    fluidsynth, soundfont = find_fluidsynth(), find_soundfont(soundfont)
+    midi, length = trim(midi_path, limit_s, bank, program)
+    with tempfile.TemporaryDirectory() as folder:
+        trimmed, rendered = Path(folder) / "trimmed.mid", Path(folder) / "rendered.wav"
+        midi.save(trimmed)
+        # the rate is given: FluidSynth's own 44,100 Hz read as 22,050 would be an octave low at half speed
+        log = subprocess.run(
+            [fluidsynth, "-ni", "-r", str(hp.sample_rate), "-g", str(hp.gain), "-R", str(int(effects)), "-C", str(int(effects)),
+             "-o", "synth.dynamic-sample-loading=1", "-o", "synth.midi-bank-select=mma", "-o", "synth.polyphony=512",
+             "-T", "wav", "-O", "float", "-F", rendered, soundfont, trimmed],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        if "Failed to load SoundFont" in log.stdout or "not a SoundFont" in log.stdout:
+            raise ValueError(f"{soundfont} is not a SoundFont that FluidSynth reads; replace it")
+        if "Instrument not found" in log.stdout:
+            raise ValueError(f"{soundfont} has no preset at bank {bank}, program {program}; choose another")
+        if log.returncode or not rendered.exists():
+            raise ValueError(f"FluidSynth could not render {midi_path}: {' '.join(log.stdout.split()[-40:])}")
+        audio, _ = soundfile.read(rendered, dtype="float32", always_2d=True)
+    audio = audio.mean(axis=1)[:round(length * hp.sample_rate)]
+    audio = np.pad(audio, (0, round(length * hp.sample_rate) - audio.size))
+    loudest = np.abs(audio).max()
+    if loudest == 0:
+        raise ValueError(f"{midi_path} renders to silence on {soundfont.name}:{bank}:{program}; remove it or choose another preset")
+    Util.write_audio(output_path, audio * (hp.peak / loudest))
+
+
+def synthesise_folder(midi_folder, output_folder, preset, overwrite=False):
+    """Render every MIDI file below `midi_folder` on one preset, in parallel, to `output_folder`/<piece>.wav.
+
+    What is there already is kept unless its MIDI file is newer or `overwrite` is set. A MIDI file that cannot be
+    rendered does not stop the others.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no MIDI files, or the SoundFont or FluidSynth is missing.
+    ValueError
+        If `output_folder` holds renders of another preset, or, once the others are done, naming the MIDI files
+        that could not be rendered.
+    """
+    find_fluidsynth(), find_soundfont(preset[0])
+    output_folder = Path(output_folder)
+    midi_files = Util.pieces(midi_folder, midi_endings)
+    note, text = output_folder / "preset.txt", ":".join(map(str, preset)) + "\n"
+    if note.exists() and note.read_text() != text and not overwrite:
+        raise ValueError(f"{output_folder} holds renders of {note.read_text().strip()}, not of {text.strip()}; "
+                         "add --overwrite to replace them")
+    with Util.replacing(note) as temporary:
+        temporary.write_text(text)
+
+    def render(name):
+        output = output_folder / f"{name}.wav"
+        try:
+            if overwrite or not Util.newer(output, midi_files[name]):
+                synthesise_midi_to_audio(midi_files[name], output, *preset)
+        except ValueError as error:
+            return str(error)
+
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        errors = [error for error in tqdm(pool.map(render, midi_files), total=len(midi_files), desc=str(output_folder.name),
+                                          unit="piece") if error]
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if errors:
+        raise ValueError("; ".join(errors))
+
+
+def synthesise_all(mode, data=hp.data, preset=None, overwrite=False):
+    """Render data/MIDI on one instrument: `mode` "piano" into data/piano, "synth" into data/synth.
+
+    `preset` is (SoundFont, bank, program), by default `hp.piano_preset` or `hp.synth_preset`. Raises as
+    `synthesise_folder`, and ValueError for another `mode`.
+    """
+    defaults = {"piano": hp.piano_preset, "synth": hp.synth_preset}
+    if mode not in defaults:
+        raise ValueError(f"mode is 'piano' or 'synth', not '{mode}'")
+    synthesise_folder(Path(data) / "MIDI", Path(data) / mode, preset or defaults[mode], overwrite)
+
+
+def create_test_set(data=hp.data, piano=hp.piano_preset, synth=hp.synth_preset, overwrite=False):
+    """Render data/MIDI_test on both instruments into data/test/piano and data/test/synth."""
+    for mode, preset in (("piano", piano), ("synth", synth)):
+        synthesise_folder(Path(data) / "MIDI_test", Path(data) / "test" / mode, preset, overwrite)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Render MIDI files on the piano and on the electric piano.")
+    parser.add_argument("--data", type=Path, default=hp.data, help="folder that holds MIDI/ and MIDI_test/ (default: data/)")
+    parser.add_argument("--piano", default=":".join(map(str, hp.piano_preset)), metavar="FILE.sf2:BANK:PROGRAM",
+                        help="the instrument to listen to (default: %(default)s)")
+    parser.add_argument("--synth", default=":".join(map(str, hp.synth_preset)), metavar="FILE.sf2:BANK:PROGRAM",
+                        help="the instrument to play (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="render again what is there")
+    options = parser.parse_args(arguments)
+    piano, synth = parse_preset(options.piano), parse_preset(options.synth)
+    errors = []
+    for work in (lambda: synthesise_all("piano", options.data, piano, options.overwrite),
+                 lambda: synthesise_all("synth", options.data, synth, options.overwrite),
+                 lambda: create_test_set(options.data, piano, synth, options.overwrite)):
+        try:
+            work()
+        except ValueError as error:
+            errors += [part for part in str(error).split("; ") if part not in errors]
+    if errors:
+        raise ValueError("; ".join(errors))
+
+
+if __name__ == "__main__":
+    Util.run(main)

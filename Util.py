@@ -1,0 +1,198 @@
+"""Small helpers that several scripts share: range mapping, files, audio in and out, plots, command lines."""
+import contextlib
+import os
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+import Hyperparameters as hp
+
+
+def to_unit(db, top_db=hp.top_db):
+    """Map dB in [-top_db, 0] to [0, 1]; what lies outside is clipped. The inverse is `to_db`."""
+    return np.clip(db / top_db + 1, 0, 1)
+
+
+def to_db(unit, top_db=hp.top_db):
+    """Map [0, 1] back to dB in [-top_db, 0]."""
+    return (unit - 1) * top_db
+
+
+def split(names, seed=hp.seed, share=hp.validation_share):
+    """Split piece names into (training, validation), the same for the same names and seed, in any order.
+
+    A single piece serves as both; otherwise each side gets at least one.
+    """
+    shuffled = sorted(names)
+    random.Random(seed).shuffle(shuffled)
+    if len(shuffled) < 2:
+        return shuffled, shuffled
+    held_out = min(max(round(share * len(shuffled)), 1), len(shuffled) - 1)
+    return sorted(shuffled[held_out:]), sorted(shuffled[:held_out])
+
+
+def pieces(folder, suffix):
+    """Map piece name -> file for every file below `folder` whose ending is in `suffix`, whatever its case.
+
+    The name is the path below `folder` without its ending, folders joined by "__", so that two files of one
+    name in different folders stay apart. Raises FileNotFoundError if there are none, ValueError if two files
+    would share a name.
+    """
+    folder = Path(folder)
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in suffix or path.name.startswith("."):
+            continue
+        name = "__".join(path.relative_to(folder).with_suffix("").parts)
+        if name in found:
+            raise ValueError(f"{found[name]} and {path} would both be the piece '{name}'; rename one of them")
+        found[name] = path
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no {' or '.join(suffix)} files; put some there (see data/README.md)")
+    return found
+
+
+def newer(path, *sources):
+    """True if `path` exists and is not older than any of `sources`."""
+    return path.exists() and all(path.stat().st_mtime >= source.stat().st_mtime for source in sources)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a temporary path beside `path` and rename it to `path` at the end, so no file is ever half-written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_array(path, array):
+    """Write a numpy array to `path` (.npy)."""
+    with replacing(path) as temporary:
+        np.save(temporary, array)
+
+
+def read_audio(path):
+    """Read a recording as mono at `hp.sample_rate`.
+
+    Parameters
+    ----------
+    path : str or Path
+        Any file that libsndfile reads (wav, flac, ogg, mp3), any rate, width and number of channels.
+
+    Returns
+    -------
+    np.ndarray [shape=(n,)], float32
+        The mean of the channels; n = duration * hp.sample_rate, rounded, at least 1.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is empty, not audio, or holds no samples or infinite ones.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the path of a recording")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is an empty file; record or export it again")
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            # block by block: all channels of a long recording need not fit in memory at once
+            blocks = [block.mean(axis=1) for block in file.blocks(1 << 18, dtype="float32", always_2d=True)]
+    except soundfile.LibsndfileError:
+        raise ValueError(f"{path} is not audio that libsndfile reads; convert it to wav, flac, ogg or mp3") from None
+    audio = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if not audio.size:
+        raise ValueError(f"{path} has no samples; record or export it again")
+    if not np.isfinite(audio).all():
+        raise ValueError(f"{path} holds samples that are not finite; export it again")
+    length = max(round(audio.size * hp.sample_rate / rate), 1)
+    if rate != hp.sample_rate:
+        import librosa  # slow to import, and renders of ours need no resampling
+
+        audio = librosa.util.fix_length(librosa.resample(audio, orig_sr=rate, target_sr=hp.sample_rate), size=length)
+    return audio
+
+
+def write_audio(path, audio):
+    """Write mono `audio` [shape=(n,), in [-1, 1]] at `hp.sample_rate` as a 16-bit wav."""
+    with replacing(path) as temporary:
+        soundfile.write(temporary, audio, hp.sample_rate, subtype="PCM_16")
+
+
+def save_figure(path, figure):
+    """Write a matplotlib figure to `path`, the same bytes for the same figure."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, metadata={"Software": None})
+
+
+def plot_spectrograms(spectrograms, title=""):
+    """Draw log-mel spectrograms below each other, on one colour range.
+
+    Parameters
+    ----------
+    spectrograms : dict of str -> np.ndarray [shape=(n_mels, t), in [0, 1]]
+        Title and spectrogram of each panel.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not attached to a window: save it, or let a notebook show it.
+    """
+    import librosa
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 0.6 + 2.2 * len(spectrograms)), layout="constrained")
+    axes = figure.subplots(len(spectrograms), sharex=True, squeeze=False)[:, 0]
+    bands = librosa.mel_frequencies(hp.n_mels, fmin=hp.fmin, fmax=hp.fmax)
+    hertz = [128, 512, 1024, 2048, 4096, 8192]
+    for axis, (name, spectrogram) in zip(axes, spectrograms.items()):
+        seconds = spectrogram.shape[1] * hp.hop_length / hp.sample_rate
+        image = axis.imshow(to_db(np.asarray(spectrogram, dtype=np.float32)), origin="lower", aspect="auto",
+                            extent=(0, seconds, -0.5, hp.n_mels - 0.5), vmin=-hp.top_db, vmax=0, cmap="magma",
+                            interpolation="nearest")
+        axis.set_yticks(np.interp(hertz, bands, np.arange(hp.n_mels)), hertz)
+        axis.set_title(name, loc="left", fontsize="medium")
+        axis.set_ylabel("Hz")
+    axes[-1].set_xlabel("seconds")
+    figure.colorbar(image, ax=axes, label="dB below maximum", pad=0.01)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_losses(losses, title=""):
+    """Draw training and validation loss against the epoch.
+
+    `losses` holds the lists "training" and "validation", one number an epoch, and the text "loss" that names them.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for name in ("training", "validation"):
+        axis.plot(range(1, len(losses[name]) + 1), losses[name], label=name, marker="." if len(losses[name]) < 40 else "")
+    axis.set(xlabel="epoch", ylabel=losses["loss"], title=title)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def run(main):
+    """Call `main()`; what the user can mend ends in one sentence on stderr and status 1, Ctrl-C in status 130."""
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
