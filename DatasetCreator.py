@@ -8,6 +8,7 @@ from pathlib import Path
 
 import librosa
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import Hyperparameters as hp
@@ -58,6 +59,89 @@ def spectrogram(audio):
     """
     power = mel_power(stft(audio))[:, :max(len(audio) // hp.hop_length, 1)]
     return log_mel(power, power.max())
+
+
+def power_from_mel(mel, start):
+    """Power spectrum whose mel power is `mel`: KL-divergence multiplicative updates (Lee and Seung 2001,
+    "Algorithms for non-negative matrix factorization", with the filter bank as the fixed factor).
+
+    Least squares cares for the loudest bands alone; this divergence also for the soft ones, which the ear hears.
+
+    Parameters
+    ----------
+    mel : np.ndarray [shape=(n_mels, t)]
+    start : np.ndarray [shape=(1 + n_fft / 2, t)]
+        A power spectrum to start from. Each frame's level is of no matter; within a band its shape remains, so the
+        spectrum of the recording itself, which has its pitches, is a good one.
+
+    Returns
+    -------
+    np.ndarray [shape=(1 + n_fft / 2, t)]
+    """
+    filters = mel_filters()
+    weights = filters.sum(axis=0)[:, None]
+    power = np.where(weights > 0, start / (start.max(axis=0) + 1e-20) + hp.kl_floor, 0).astype(np.float32)
+    for _ in range(hp.kl_iterations):
+        power *= filters.T @ (mel / (filters @ power + 1e-20)) / (weights + 1e-20)
+    return power
+
+
+def griffin_lim(magnitude, phase, iterations=None):
+    """Audio whose STFT has the given magnitude: Griffin and Lim (1984) with the momentum of Perraudin, Balazs and
+    Soendergaard (2013, "A fast Griffin-Lim algorithm"), started from the phase of an STFT.
+
+    Parameters
+    ----------
+    magnitude : np.ndarray [shape=(1 + n_fft / 2, t)]
+    phase : np.ndarray [shape=(1 + n_fft / 2, t), complex]
+        Only its angle counts.
+
+    Returns
+    -------
+    np.ndarray [shape=((t - 1) * hop_length,)], float32
+    """
+    iterations = hp.griffin_lim_iterations if iterations is None else iterations
+    window = torch.hann_window(hp.n_fft)
+    frame = dict(n_fft=hp.n_fft, hop_length=hp.hop_length, window=window)
+    magnitude, estimate = torch.from_numpy(magnitude), torch.from_numpy(phase)
+    size, previous = (magnitude.shape[1] - 1) * hp.hop_length, 0
+    for _ in range(iterations):
+        audio = torch.istft(magnitude * estimate / (estimate.abs() + 1e-16), **frame, length=size)
+        rebuilt = torch.stft(audio, **frame, pad_mode="constant", return_complex=True)
+        estimate = rebuilt - hp.griffin_lim_momentum / (1 + hp.griffin_lim_momentum) * previous
+        previous = rebuilt
+    return torch.istft(magnitude * estimate / (estimate.abs() + 1e-16), **frame, length=size).numpy()
+
+
+def invert(mel, guide, inversion=hp.inversion):
+    """Mel power -> audio.
+
+    Parameters
+    ----------
+    mel : np.ndarray [shape=(n_mels, t)]
+        At least two frames.
+    guide : np.ndarray [shape=(1 + n_fft / 2, t), complex]
+        STFT of the recording that `mel` was made from. It shares onsets and pitches with the sound to be found:
+        its power spectrum and its phase are where the search starts.
+    inversion : str
+        "kl": `power_from_mel`, then `griffin_lim`, both from `guide`. "report": librosa's non-negative least squares
+        and its Griffin-Lim with 32 iterations from random phase, without a guide, as in the report.
+
+    Returns
+    -------
+    np.ndarray [shape=((t - 1) * hop_length,)], float32
+
+    Raises
+    ------
+    ValueError
+        For another `inversion`.
+    """
+    if inversion == "report":
+        magnitude = librosa.feature.inverse.mel_to_stft(mel, sr=hp.sample_rate, n_fft=hp.n_fft, fmin=hp.fmin, fmax=hp.fmax)
+        return librosa.griffinlim(magnitude, n_iter=32, hop_length=hp.hop_length, random_state=hp.seed)
+    if inversion != "kl":
+        raise ValueError(f"inversion is 'kl' or 'report', not '{inversion}'")
+    return griffin_lim(np.sqrt(power_from_mel(mel, np.abs(guide) ** 2)), guide)
 
 
 def pairs(data=hp.data):

@@ -44,8 +44,11 @@ unet_wf = 5             # 2**wf channels in the first layer; the report's publis
 # mel spectrogram -> audio
 inversion = "kl"        # "report": librosa's NNLS and Griffin-Lim from random phase
 kl_iterations = 20
+kl_floor = 1e-6         # added to the starting spectrum, relative to each frame's maximum
 griffin_lim_iterations = 32
 griffin_lim_momentum = 0.99
+chunk_frames = 2560     # frames of a long recording that are worked on at once: about 30 s
+context_frames = 128    # more frames on both sides, so that a chunk comes out as it would within the whole
 
 # paths, wherever the scripts are started from
 root = Path(__file__).resolve().parent
@@ -58,7 +61,7 @@ system_soundfonts = (
 )
 ae_weights = root / "ae.torch"
 unet_weights = root / "unet.torch"
-demo = data / "demo" / "satie_gymnopedie_1.wav"
+demo = data / "demo" / "mozart_rondo_alla_turca.wav"
 
 
 def choose_device(name="auto"):

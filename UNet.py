@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 import Hyperparameters as hp
+from Training import load_weights
 
 
 class Block(nn.Module):
@@ -44,11 +45,15 @@ class UNet(nn.Module):
         self.last = nn.Conv2d(channels[0], 1, 1)
 
     @classmethod
-    def like(cls, state_dict):
-        """Return a U-Net of the depth and width of a state_dict, with its weights."""
-        depth = 1 + max(int(key.split(".")[1]) for key in state_dict if key.startswith("down_path."))
-        network = cls(depth, (len(state_dict["down_path.0.block.0.weight"]) - 1).bit_length())
-        network.load_state_dict(state_dict)
+    def load(cls, path=hp.unet_weights):
+        """Return a U-Net of the depth and width that the weights in `path` have. Raises as `Training.load_weights`."""
+        state = load_weights(path)
+        try:
+            depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("down_path."))
+            network = cls(depth, (len(state["down_path.0.block.0.weight"]) - 1).bit_length())
+            network.load_state_dict(state)
+        except (KeyError, ValueError, IndexError, RuntimeError):
+            raise ValueError(f"{path} does not hold the weights of a U-Net; train it again or restore the file") from None
         return network
 
     def forward(self, x):

@@ -1,0 +1,188 @@
+"""Recording -> the same performance on an electric piano: autoencoder, U-Net, spectrogram inversion.
+
+`python Main.py recording.wav` writes recording_epiano.wav and a picture, recording_epiano.png.
+In Python: `audio = Main.pipeline("recording.wav")`.
+"""
+import argparse
+import functools
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import DatasetCreator
+import Hyperparameters as hp
+import Util
+from AEModel import AEModel
+from Training import Model, load_weights
+from UNet import UNet
+
+
+def find_weights(model=None):
+    """Return the paths of the autoencoder's and the U-Net's weights of a trained pair.
+
+    `model` is a name below data/models, or "shipped". None is "own", what AEMain.py and UNetMain.py train unless told
+    otherwise, if both are there, else "shipped".
+    """
+    folder = hp.models / (model or "own")
+    own = folder / "ae.torch", folder / "unet.torch"
+    if model == "shipped" or (model is None and not all(path.exists() for path in own)):
+        return hp.ae_weights, hp.unet_weights
+    return own
+
+
+@functools.cache
+def load_models(ae, unet, device="auto"):
+    """Return the two trained models; each pair of weights is read once. Raises as `Training.load_weights`."""
+    device = hp.choose_device(device)
+    return AEModel.load(ae, device), Model(UNet.load(unet), None, 0, device)
+
+
+def pipeline(path, model=None, ae=None, unet=None, device="auto", inversion=hp.inversion):
+    """Play a recording on the electric piano.
+
+    Parameters
+    ----------
+    path : str or Path
+        Any file that libsndfile reads; channels are mixed, any rate and length.
+    model : str, optional
+        Which pair of networks: see `find_weights`.
+    ae, unet : str or Path, optional
+        Weights to use in place of the pair's.
+    device : str
+        "auto", "cuda", "mps" or "cpu".
+    inversion : str
+        "kl", or "report" for the report's own: see `DatasetCreator.invert`.
+
+    Returns
+    -------
+    np.ndarray [shape=(n,)], float32
+        Mono at 22,050 Hz, as long and as loud as the recording, in [-1, 1].
+
+    Raises
+    ------
+    FileNotFoundError
+        If the recording or the weights are missing.
+    ValueError
+        If the recording is not audio, empty or silent, or the weights do not fit.
+    """
+    return resynthesise(read(path), load_models(*weights(model, ae, unet), device), inversion)[0]
+
+
+def weights(model, ae, unet):
+    """Return the paths of both weights: the given ones, else those of the pair `model`."""
+    found = find_weights(model)
+    return Path(ae or found[0]), Path(unet or found[1])
+
+
+def read(path):
+    """Read a recording as `Util.read_audio`, and raise ValueError if it is silent."""
+    audio = Util.read_audio(path)
+    if not audio.any():
+        raise ValueError(f"{path} is silent; there is nothing to play")
+    return audio
+
+
+def resynthesise(audio, models, inversion=hp.inversion):
+    """Turn a recording into the electric piano, chunk by chunk, so that memory does not grow with its length.
+
+    Both networks and the inversion see `hp.context_frames` beyond each side of a chunk, more than they look around, and
+    the reference of the dB scale is that of the whole recording: the chunks fit together without a seam. The report's
+    inversion starts from random phase, so that its chunks would not: it takes the recording whole.
+
+    Parameters
+    ----------
+    audio : np.ndarray [shape=(n,), float32]
+        Mono at `hp.sample_rate`, not silent.
+    models : (Model, Model)
+        Autoencoder and U-Net, as `load_models` returns them.
+
+    Returns
+    -------
+    (np.ndarray [shape=(n,), float32], dict of str -> np.ndarray [shape=(n_mels, t), in [0, 1]])
+        The audio, and the spectrograms of the first chunk: input, autoencoder output and final output.
+    """
+    autoencoder, unet = models
+    frames = 1 + max(-(-audio.size // hp.hop_length), 1)
+    padded = np.pad(audio, (hp.n_fft // 2, hp.n_fft // 2 + (frames - 1) * hp.hop_length - audio.size))
+
+    def spectrum(first, last):
+        return DatasetCreator.stft(padded[first * hp.hop_length:(last - 1) * hp.hop_length + hp.n_fft], center=False)
+
+    size = frames if inversion == "report" else hp.chunk_frames
+    chunks = [(first, min(first + size, frames)) for first in range(0, frames, size)]
+    reference = max(DatasetCreator.mel_power(spectrum(first, last)).max() for first, last in chunks)
+    output, pictures = np.zeros((frames - 1) * hp.hop_length, np.float32), {}
+    for first, last in tqdm(chunks, unit="chunk", disable=len(chunks) < 2, leave=False):
+        before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
+        guide = spectrum(before, after)
+        piano = DatasetCreator.log_mel(DatasetCreator.mel_power(guide), reference)
+        draft = autoencoder.generate(piano)
+        final = unet.generate(draft)
+        chunk = DatasetCreator.invert(DatasetCreator.mel_from_log(final), guide, inversion)
+        output[first * hp.hop_length:last * hp.hop_length] = chunk[(first - before) * hp.hop_length:][:(last - first) * hp.hop_length]
+        if not pictures:
+            pictures = {"input": piano, "autoencoder": draft, "autoencoder + U-Net": final}
+            pictures = {name: picture[:, :last] for name, picture in pictures.items()}
+    output = output[:audio.size]
+    loudness, peak = np.sqrt(np.mean(output ** 2, dtype=np.float64)), np.abs(output).max()
+    if peak > 0:
+        output *= min(np.sqrt(np.mean(audio ** 2, dtype=np.float64)) / loudness, hp.peak / peak)
+    return output, pictures
+
+
+def output_paths(recordings, output):
+    """Return where to write the wav of each recording: `output`, a wav if there is one recording, or a folder.
+
+    Raises ValueError if two recordings would be written to one file, or one over a recording.
+    """
+    if output and output.suffix.lower() == ".wav":
+        if len(recordings) > 1:
+            raise ValueError(f"{output} is one file for {len(recordings)} recordings; give a folder")
+        paths = [output]
+    else:
+        paths = [(output or Path()) / f"{recording.stem}_epiano.wav" for recording in recordings]
+    for i, path in enumerate(paths):
+        if path in paths[:i]:
+            raise ValueError(f"{recordings[paths.index(path)]} and {recordings[i]} would both be written to {path}; convert them apart")
+        if path.resolve() in [recording.resolve() for recording in recordings]:
+            raise ValueError(f"{path} would be written over a recording; choose another name with -o")
+    return paths
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Play piano recordings on an electric piano.")
+    parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", default=[hp.demo],
+                        help="wav, flac, ogg or mp3 (default: the demo recording)")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT",
+                        help="a wav, or a folder for several (default: <name>_epiano.wav in the working folder)")
+    parser.add_argument("--model", help="name below data/models, or 'shipped' (default: 'own' if trained, else 'shipped')")
+    parser.add_argument("--ae", type=Path, help="weights of the autoencoder, in place of the model's")
+    parser.add_argument("--unet", type=Path, help="weights of the U-Net, in place of the model's")
+    parser.add_argument("--device", default="auto", help="cuda, mps or cpu (default: the first there is)")
+    parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion,
+                        help="spectrogram to audio; 'report' is the slower one of the report (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    paths = output_paths(options.recordings, options.output)
+    models = load_models(*weights(options.model, options.ae, options.unet), options.device)
+    errors = []
+    for recording, path in zip(options.recordings, paths):
+        started = time.monotonic()
+        try:
+            audio, pictures = resynthesise(read(recording), models, options.inversion)
+        except (ValueError, FileNotFoundError) as error:
+            errors.append(str(error))
+            continue
+        Util.write_audio(path, audio)
+        picture = path.with_suffix(".png")
+        Util.save_figure(picture, Util.plot_spectrograms(pictures, recording.name))
+        print(f"{path} and its picture {picture}: {audio.size / hp.sample_rate:.1f} s in {time.monotonic() - started:.1f} s")
+    if errors:
+        raise ValueError("; ".join(errors))
+
+
+if __name__ == "__main__":
+    Util.run(main)
