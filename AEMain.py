@@ -42,9 +42,9 @@ def write_outputs(autoencoder, names, data=hp.data):
 
 
 def main(arguments=None):
-    options = Training.options("Train the autoencoder.", "ae", hp.ae_epochs, hp.ae_batch_size, hp.ae_learning_rate, arguments)
-    train(**options)
-    print("next: python UNetMain.py, with the same --model and --data")
+    parser = Training.command_line("Train the autoencoder.", "ae", hp.ae_epochs, hp.ae_batch_size, hp.ae_learning_rate)
+    train(**vars(parser.parse_args(arguments)))
+    print("next: UNetMain.py, with the same --model and --data")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ kl_iterations = 20
 kl_floor = 1e-6         # added to the starting spectrum, relative to each frame's maximum
 griffin_lim_iterations = 32
 griffin_lim_momentum = 0.99
-chunk_frames = 2560     # frames of a long recording that are worked on at once: about 30 s
+chunk_frames = 2592     # frames of a long recording that are worked on at once: 30 s and a little, a multiple of 8
 context_frames = 128    # more frames on both sides, so that a chunk comes out as it would within the whole
 
 # paths, wherever the scripts are started from

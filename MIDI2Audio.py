@@ -217,13 +217,13 @@ def create_test_set(data=hp.data, piano=hp.piano_preset, synth=hp.synth_preset, 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Render MIDI files on the piano and on the electric piano.")
     parser.add_argument("--data", type=Path, default=hp.data, help="folder that holds MIDI/ and MIDI_test/ (default: data/)")
-    parser.add_argument("--piano", default=":".join(map(str, hp.piano_preset)), metavar="FILE.sf2:BANK:PROGRAM",
+    parser.add_argument("--source", default=":".join(map(str, hp.piano_preset)), metavar="FILE.sf2:BANK:PROGRAM",
                         help="the instrument to listen to (default: %(default)s)")
-    parser.add_argument("--synth", default=":".join(map(str, hp.synth_preset)), metavar="FILE.sf2:BANK:PROGRAM",
+    parser.add_argument("--target", default=":".join(map(str, hp.synth_preset)), metavar="FILE.sf2:BANK:PROGRAM",
                         help="the instrument to play (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="render again what is there")
     options = parser.parse_args(arguments)
-    piano, synth = parse_preset(options.piano), parse_preset(options.synth)
+    piano, synth = parse_preset(options.source), parse_preset(options.target)
     errors = []
     for work in (lambda: synthesise_all("piano", options.data, piano, options.overwrite),
                  lambda: synthesise_all("synth", options.data, synth, options.overwrite),

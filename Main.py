@@ -20,6 +20,8 @@ from AEModel import AEModel
 from Training import Model, load_weights
 from UNet import UNet
 
+stage_names = ("input", "autoencoder", "autoencoder + U-Net")
+
 
 def find_weights(model=None):
     """Return the paths of the autoencoder's and the U-Net's weights of a trained pair.
@@ -97,16 +99,17 @@ def resynthesise(audio, models, inversion=hp.inversion):
     ----------
     audio : np.ndarray [shape=(n,), float32]
         Mono at `hp.sample_rate`, not silent.
-    models : (Model, Model)
-        Autoencoder and U-Net, as `load_models` returns them.
+    models : sequence of Model
+        What the spectrogram passes through in turn: autoencoder and U-Net, as `load_models` returns them.
+    inversion : str
+        See `DatasetCreator.invert`.
 
     Returns
     -------
-    (np.ndarray [shape=(n,), float32], dict of str -> np.ndarray [shape=(n_mels, t), in [0, 1]])
-        The audio, and the spectrograms of the first chunk: input, autoencoder output and final output.
+    (np.ndarray [shape=(n,), float32], list of np.ndarray [shape=(n_mels, t), in [0, 1]])
+        The audio, as loud as the recording, and the spectrograms of the first chunk: input, then each model's output.
     """
-    autoencoder, unet = models
-    frames = 1 + max(-(-audio.size // hp.hop_length), 1)
+    frames = 1 + max(-(-audio.size // hp.hop_length), 1)  # the last is centred on or after the end
     padded = np.pad(audio, (hp.n_fft // 2, hp.n_fft // 2 + (frames - 1) * hp.hop_length - audio.size))
 
     def spectrum(first, last):
@@ -115,23 +118,26 @@ def resynthesise(audio, models, inversion=hp.inversion):
     size = frames if inversion == "report" else hp.chunk_frames
     chunks = [(first, min(first + size, frames)) for first in range(0, frames, size)]
     reference = max(DatasetCreator.mel_power(spectrum(first, last)).max() for first, last in chunks)
-    output, pictures = np.zeros((frames - 1) * hp.hop_length, np.float32), {}
+    output, pictures = np.zeros((frames - 1) * hp.hop_length, np.float32), []
     for first, last in tqdm(chunks, unit="chunk", disable=len(chunks) < 2, leave=False):
         before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
         guide = spectrum(before, after)
-        piano = DatasetCreator.log_mel(DatasetCreator.mel_power(guide), reference)
-        draft = autoencoder.generate(piano)
-        final = unet.generate(draft)
-        chunk = DatasetCreator.invert(DatasetCreator.mel_from_log(final), guide, inversion)
+        stages = [DatasetCreator.log_mel(DatasetCreator.mel_power(guide), reference)]
+        for model in models:
+            stages.append(model.generate(stages[-1]))
+        chunk = DatasetCreator.invert(DatasetCreator.mel_from_log(stages[-1]), guide, inversion)
         output[first * hp.hop_length:last * hp.hop_length] = chunk[(first - before) * hp.hop_length:][:(last - first) * hp.hop_length]
-        if not pictures:
-            pictures = {"input": piano, "autoencoder": draft, "autoencoder + U-Net": final}
-            pictures = {name: picture[:, :last] for name, picture in pictures.items()}
-    output = output[:audio.size]
-    loudness, peak = np.sqrt(np.mean(output ** 2, dtype=np.float64)), np.abs(output).max()
-    if peak > 0:
-        output *= min(np.sqrt(np.mean(audio ** 2, dtype=np.float64)) / loudness, hp.peak / peak)
-    return output, pictures
+        pictures = pictures or [stage[:, :last] for stage in stages]
+    return at_level_of(audio, output[:audio.size]), pictures
+
+
+def at_level_of(recording, audio):
+    """Scale `audio` to the RMS level of `recording`, or as far as its largest sample stays within `hp.peak`."""
+    peak = np.abs(audio).max()
+    if peak == 0:
+        return audio
+    rms = [np.sqrt(np.mean(signal ** 2, dtype=np.float64)) for signal in (recording, audio)]
+    return audio * np.float32(min(rms[0] / rms[1], hp.peak / peak))
 
 
 def output_paths(recordings, output):
@@ -167,7 +173,10 @@ def main(arguments=None):
                         help="spectrogram to audio; 'report' is the slower one of the report (default: %(default)s)")
     options = parser.parse_args(arguments)
     paths = output_paths(options.recordings, options.output)
-    models = load_models(*weights(options.model, options.ae, options.unet), options.device)
+    chosen = weights(options.model, options.ae, options.unet)
+    models = load_models(*chosen, options.device)
+    if chosen != (hp.ae_weights, hp.unet_weights):
+        print(f"playing with {chosen[0]} and {chosen[1]}")
     errors = []
     for recording, path in zip(options.recordings, paths):
         started = time.monotonic()
@@ -178,7 +187,7 @@ def main(arguments=None):
             continue
         Util.write_audio(path, audio)
         picture = path.with_suffix(".png")
-        Util.save_figure(picture, Util.plot_spectrograms(pictures, recording.name))
+        Util.save_figure(picture, Util.plot_spectrograms(dict(zip(stage_names, pictures)), recording.name))
         print(f"{path} and its picture {picture}: {audio.size / hp.sample_rate:.1f} s in {time.monotonic() - started:.1f} s")
     if errors:
         raise ValueError("; ".join(errors))

@@ -240,8 +240,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     print(f"{weights}: validation loss {best:.5f} after {(time.monotonic() - started) / 60:.1f} min")
 
 
-def options(description, name, epochs, batch_size, learning_rate, arguments=None):
-    """Read the command line that both trainings share into keyword arguments of their `train`."""
+def command_line(description, name, epochs, batch_size, learning_rate):
+    """Return the parser of the flags that both trainings share: the keyword arguments of their `train`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=positive, default=epochs, help="times that every clip is seen")
     parser.add_argument("--batch-size", type=positive, default=batch_size, help="crops a step")
@@ -253,7 +253,7 @@ def options(description, name, epochs, batch_size, learning_rate, arguments=None
     parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/")
     parser.add_argument("--model", default="own", help=f"the weights go to <data>/models/<model>/{name}.torch")
     parser.add_argument("--overwrite", action="store_true", help="discard a finished model of that name")
-    return vars(parser.parse_args(arguments))
+    return parser
 
 
 def positive(text):

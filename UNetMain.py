@@ -32,9 +32,10 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
 
 
 def main(arguments=None):
-    options = Training.options("Train the U-Net.", "unet", hp.unet_epochs, hp.unet_batch_size, hp.unet_learning_rate, arguments)
-    train(**options)
-    print("next: python Main.py RECORDING, with the same --model")
+    parser = Training.command_line("Train the U-Net.", "unet", hp.unet_epochs, hp.unet_batch_size, hp.unet_learning_rate)
+    parser.add_argument("--wf", type=Training.positive, default=hp.unet_wf, help="2**wf channels in the first layer; the report's is 6")
+    train(**vars(parser.parse_args(arguments)))
+    print("next: Main.py RECORDING, with the same --model")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,184 @@
+"""How good is it? Scores the system on recordings with their true e-piano renders (report: evaluation).
+
+`python Evaluation.py` scores data/test and writes results/evaluation.md, .json and .png; `python Evaluation.py FOLDER`
+scores FOLDER/piano against FOLDER/synth, or renders the MIDI files in FOLDER first.
+"""
+import argparse
+import json
+from pathlib import Path
+
+import librosa
+import mido
+import numpy as np
+from tqdm import tqdm
+
+import DatasetCreator
+import Hyperparameters as hp
+import Main
+import MIDI2Audio
+import Util
+
+versions = ("unchanged", "autoencoder", "final", "ceiling")
+metrics = {"log_mel_l1": "log-mel L1, dB", "convergence": "spectral convergence", "onset_f1": "onset F1"}
+
+
+def log_mel_l1(output, truth):
+    """Mean distance of two log-mel spectrograms in dB, the output brought to the truth's RMS level.
+
+    128 bands, dB relative to the truth's maximum, floor at -80 dB. `output` and `truth`: np.ndarray [shape=(n,)] at
+    22,050 Hz.
+    """
+    output = output * np.sqrt((truth ** 2).mean() / ((output ** 2).mean() + 1e-20))
+    output, truth = (DatasetCreator.mel_power(DatasetCreator.stft(signal)) for signal in (output, truth))
+    reference = truth.max()
+    return hp.top_db * float(np.abs(DatasetCreator.log_mel(output, reference) - DatasetCreator.log_mel(truth, reference)).mean())
+
+
+def convergence(output, truth):
+    """Distance of two magnitude spectrograms, each at unit norm: 0 for the same up to a gain, at most sqrt(2).
+
+    Mean over the STFT sizes 512, 1024 and 2048. `output` and `truth`: np.ndarray [shape=(n,)].
+    """
+    distances = []
+    for n_fft in (512, 1024, 2048):
+        spectra = (np.abs(librosa.stft(signal, n_fft=n_fft, hop_length=n_fft // 4)) for signal in (output, truth))
+        output_unit, truth_unit = (spectrum / (np.linalg.norm(spectrum) + 1e-9) for spectrum in spectra)
+        distances.append(np.linalg.norm(output_unit - truth_unit))
+    return float(np.mean(distances))
+
+
+def onsets_of_midi(path, limit_s=hp.limit_s):
+    """Times in seconds at which notes begin, ascending; those of a chord, within 30 ms, count once."""
+    midi, _ = MIDI2Audio.trim(path, limit_s)
+    times, now = [], 0.0
+    for message in midi:
+        now += message.time
+        if message.type == "note_on" and message.velocity and (not times or now - times[-1] > 0.03):
+            times.append(now)
+    return times
+
+
+def onset_f1(output, onsets, tolerance=0.05):
+    """F1 of the onsets that librosa finds in `output` against the true `onsets`, in seconds, each matched once."""
+    found = librosa.onset.onset_detect(y=output, sr=hp.sample_rate, hop_length=hp.hop_length, units="time")
+    hits, i, j = 0, 0, 0
+    while i < len(found) and j < len(onsets):
+        if abs(found[i] - onsets[j]) <= tolerance:
+            hits, i, j = hits + 1, i + 1, j + 1
+        elif found[i] < onsets[j]:
+            i += 1
+        else:
+            j += 1
+    return 2 * hits / (len(found) + len(onsets)) if len(found) + len(onsets) else 1.0
+
+
+def ceiling(recording, truth, inversion=hp.inversion):
+    """The inversion applied to the true mel spectrogram: the best that the networks could lead to."""
+    power = DatasetCreator.mel_power(DatasetCreator.stft(truth))
+    mel = DatasetCreator.mel_from_log(DatasetCreator.log_mel(power, power.max()))
+    audio = DatasetCreator.invert(mel, DatasetCreator.stft(recording), inversion)
+    return librosa.util.fix_length(audio, size=truth.size)
+
+
+def play(recording, truth, models, inversion=hp.inversion):
+    """Return the audio of each of `versions` for a recording [shape=(n,)] and its true render [shape=(n,)]."""
+    return {
+        "unchanged": recording,
+        "autoencoder": Main.resynthesise(recording, models[:1], inversion)[0],
+        "final": Main.resynthesise(recording, models, inversion)[0],
+        "ceiling": ceiling(recording, truth, inversion),
+    }
+
+
+def evaluate(folder, midi_folder, models, inversion=hp.inversion):
+    """Score every piece of `folder`/piano against `folder`/synth, cut or filled up with silence to 30 s.
+
+    Returns piece -> version -> metric -> figure, with the mean as a last piece. `onset_f1` is there if `midi_folder`
+    holds the piece. Raises as `DatasetCreator.pairs`.
+    """
+    midi_files = Util.pieces(midi_folder, MIDI2Audio.midi_endings) if midi_folder and midi_folder.is_dir() else {}
+    scores = {}
+    for name, recordings in tqdm(DatasetCreator.pairs(folder).items(), desc="evaluation", unit="piece"):
+        recording, truth = (librosa.util.fix_length(Main.read(path), size=hp.limit_s * hp.sample_rate) for path in recordings)
+        scores[name] = {}
+        for version, audio in play(recording, truth, models, inversion).items():
+            scores[name][version] = {"log_mel_l1": log_mel_l1(audio, truth), "convergence": convergence(audio, truth)}
+            if name in midi_files:
+                scores[name][version]["onset_f1"] = onset_f1(audio, onsets_of_midi(midi_files[name]))
+    scores["mean"] = {version: {metric: float(np.mean([piece[version][metric] for piece in scores.values()]))
+                                for metric in metrics if all(metric in piece[version] for piece in scores.values())}
+                      for version in versions}
+    return scores
+
+
+def gap_closed(piece):
+    """Timbre gap closed: (unchanged - final) / (unchanged - ceiling) in log-mel L1; 0 is the piano, 1 all there is to win."""
+    unchanged, final, best = (piece[version]["log_mel_l1"] for version in ("unchanged", "final", "ceiling"))
+    return (unchanged - final) / (unchanged - best)
+
+
+def table(scores):
+    """The scores as Markdown: a row a piece, a column a metric and version, the timbre gap closed at the end."""
+    present = [metric for metric in metrics if metric in scores["mean"]["final"]]
+    lines = ["| piece | " + " | ".join(f"{metrics[metric]}: {version}" if version == versions[0] else version
+                                       for metric in present for version in versions) + " | timbre gap closed |"]
+    lines.append("|---" * (len(present) * len(versions) + 2) + "|")
+    for name, piece in scores.items():
+        cells = [f"{piece[version].get(metric, float('nan')):.2f}" for metric in present for version in versions]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {100 * gap_closed(piece):.0f} % |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(scores):
+    """Draw the log-mel L1 of each piece's versions. Returns a matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1 + 0.45 * len(scores)), layout="constrained")
+    axis = figure.subplots()
+    for offset, version in enumerate(versions):
+        axis.barh(np.arange(len(scores)) + (offset - 1.5) / 5, [piece[version]["log_mel_l1"] for piece in scores.values()],
+                  height=0.2, label=version)
+    axis.set_yticks(range(len(scores)), scores)
+    axis.invert_yaxis()
+    axis.set_xlabel("log-mel L1 to the true e-piano, dB")
+    axis.legend()
+    return figure
+
+
+def render(midi_folder, data):
+    """Render a folder of MIDI files on the default pair below `data`, and return the folder with piano/ and synth/."""
+    folder = Path(data) / "evaluation" / midi_folder.resolve().name
+    for mode, preset in (("piano", hp.piano_preset), ("synth", hp.synth_preset)):
+        MIDI2Audio.synthesise_folder(midi_folder, folder / mode, preset)
+    return folder
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Score the system against the true e-piano.")
+    parser.add_argument("folder", nargs="?", type=Path, default=hp.data / "test",
+                        help="with piano/ and synth/, or with MIDI files to render (default: data/test)")
+    parser.add_argument("--midi", type=Path, help="MIDI files of the pieces, for the onsets (default: data/MIDI_test)")
+    parser.add_argument("--model", help="as for Main.py")
+    parser.add_argument("--ae", type=Path, help="as for Main.py")
+    parser.add_argument("--unet", type=Path, help="as for Main.py")
+    parser.add_argument("--device", default="auto", help="as for Main.py")
+    parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion, help="as for Main.py")
+    parser.add_argument("-o", "--output", type=Path, default=hp.root / "results" / "evaluation",
+                        help="name of the .md, .json and .png to write (default: results/evaluation)")
+    options = parser.parse_args(arguments)
+    folder, midi_folder = options.folder, options.midi or hp.data / "MIDI_test"
+    if folder == hp.data / "test" and not folder.joinpath("piano").exists():
+        MIDI2Audio.create_test_set()
+    elif folder.is_dir() and not folder.joinpath("piano").exists():
+        folder, midi_folder = render(folder, hp.data), options.midi or folder
+    models = Main.load_models(*Main.weights(options.model, options.ae, options.unet), options.device)
+    scores = evaluate(folder, midi_folder, models, options.inversion)
+    for suffix, text in ((".md", table(scores)), (".json", json.dumps(scores, indent=1) + "\n")):
+        with Util.replacing(options.output.with_suffix(suffix)) as temporary:
+            temporary.write_text(text)
+    Util.save_figure(options.output.with_suffix(".png"), plot(scores))
+    print(table({"mean": scores["mean"]}) + f"all pieces: {options.output.with_suffix('.md')}")
+
+
+if __name__ == "__main__":
+    Util.run(main)

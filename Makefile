@@ -1,0 +1,35 @@
+# make demo: hear the electric piano.   make test: check everything.   The README gives the plain lines behind both.
+PYTHON ?= python3
+SOUNDFONT = FluidR3_GM.sf2
+# where the SoundFont is fetched from on a system without apt-get: Debian's source archive, MIT licence, 135 MB
+SOUNDFONT_ARCHIVE = https://deb.debian.org/debian/pool/main/f/fluid-soundfont/fluid-soundfont_3.1.orig.tar.gz
+
+.PHONY: demo test system
+
+demo: .venv/installed
+	@.venv/bin/python Main.py
+
+test: .venv/installed system
+	.venv/bin/python -m pytest tests
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q -r requirements.txt
+	@touch $@
+
+# FluidSynth and a SoundFont, only where they are missing
+system:
+	@set -e; sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	if command -v fluidsynth > /dev/null && ls SoundFonts/$(SOUNDFONT) /usr/share/sounds/sf2/$(SOUNDFONT) \
+	    /usr/share/soundfonts/$(SOUNDFONT) 2> /dev/null | grep -q .; then exit 0; fi; \
+	if command -v apt-get > /dev/null; then \
+	  echo "installing with apt-get: fluidsynth fluid-soundfont-gm"; \
+	  $$sudo apt-get update -qq; \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends fluidsynth fluid-soundfont-gm > /dev/null; \
+	elif command -v brew > /dev/null; then \
+	  echo "installing with brew: fluid-synth; and fetching $(SOUNDFONT) into SoundFonts/"; \
+	  command -v fluidsynth > /dev/null || brew install fluid-synth; \
+	  curl -fsSL $(SOUNDFONT_ARCHIVE) | tar xz -C SoundFonts --strip-components 1 fluid-soundfont-3.1/$(SOUNDFONT); \
+	else \
+	  echo "FluidSynth 2 or $(SOUNDFONT) is missing: install fluidsynth, and put $(SOUNDFONT) into SoundFonts/" >&2; exit 1; \
+	fi

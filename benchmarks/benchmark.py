@@ -1,0 +1,208 @@
+"""Measures, side by side in one run, the report's path from recording to audio and ours; run it on an idle machine.
+
+`python benchmarks/benchmark.py [FOLDER]` prints three tables and writes them to benchmarks/benchmark.md: seconds by stage
+for a 30 s clip, the error of the inversions on the pieces of FOLDER/piano and FOLDER/synth (default: data/test, rendered
+if it is not there), and time and memory against the length of the recording.
+"""
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import librosa
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import DatasetCreator
+import Evaluation
+import Hyperparameters as hp
+import Main
+import MIDI2Audio
+import Util
+from Autoencoder import Autoencoder
+from UNet import UNet
+
+mebibyte = 2 ** 20
+memory_unit = 1 if platform.system() == "Darwin" else 1024  # of ru_maxrss, in bytes
+
+
+def table(rows):
+    """Rows of cells as Markdown; the first is the heading."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
+
+
+class Stages:
+    """Seconds between calls, under the name given to each."""
+
+    def __init__(self):
+        self.seconds, self.last = {}, time.perf_counter()
+
+    def done(self, name):
+        now = time.perf_counter()
+        self.seconds[name], self.last = now - self.last, now
+
+
+@torch.no_grad()
+def report_path(audio, networks):
+    """The report's path in float32: both networks on the whole clip, non-negative least squares, librosa's Griffin-Lim."""
+    stages = Stages()
+    spectrogram = torch.from_numpy(DatasetCreator.spectrogram(audio))[None, None]
+    stages.done("front end")
+    for name, network in zip(("autoencoder", "U-Net"), networks):
+        spectrogram = network(spectrogram)
+        stages.done(name)
+    mel = DatasetCreator.mel_from_log(spectrogram[0, 0].clip(0, 1).numpy())
+    magnitude = librosa.feature.inverse.mel_to_stft(mel, sr=hp.sample_rate, n_fft=hp.n_fft)
+    stages.done("mel to linear")
+    librosa.griffinlim(magnitude, n_iter=32, hop_length=hp.hop_length, random_state=hp.seed)
+    stages.done("Griffin-Lim")
+    return stages.seconds
+
+
+def our_path(audio, models):
+    """The steps of `Main.resynthesise` for a recording of one chunk."""
+    stages = Stages()
+    guide = DatasetCreator.stft(audio)
+    power = DatasetCreator.mel_power(guide)
+    spectrogram = DatasetCreator.log_mel(power, power.max())
+    stages.done("front end")
+    for name, model in zip(("autoencoder", "U-Net"), models):
+        spectrogram = model.generate(spectrogram)
+        stages.done(name)
+    magnitude = np.sqrt(DatasetCreator.power_from_mel(DatasetCreator.mel_from_log(spectrogram), np.abs(guide) ** 2))
+    stages.done("mel to linear")
+    DatasetCreator.griffin_lim(magnitude, guide)
+    stages.done("Griffin-Lim")
+    return stages.seconds
+
+
+def run_apart(code, *arguments):
+    """Run Python code in a process of its own; return its seconds, as it prints them, and its peak memory in MiB."""
+    code += f"; import resource; print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * {memory_unit / mebibyte})"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=hp.root, check=True, text=True,
+                          stdout=subprocess.PIPE)
+    return map(float, done.stdout.split()[-2:])
+
+
+def stages(clip_s, repeats):
+    """Seconds by stage of both paths on the demo recording, the best of `repeats`, models loaded in both."""
+    audio = Util.read_audio(hp.demo)[:round(clip_s * hp.sample_rate)]
+    networks = Autoencoder().eval(), UNet(wf=6).eval()  # the report's sizes; their weights do not change the time
+    models = Main.load_models(*Main.weights(None, None, None))
+    best = []
+    for path, parts in ((report_path, networks), (our_path, models)):
+        path(audio[:hp.sample_rate], parts)  # what is compiled at the first call is no part of the comparison
+        best.append(min((path(audio, parts) for _ in range(repeats)), key=lambda seconds: sum(seconds.values())))
+    report, ours = best
+    rows = [("stage", "report's path, s", "ours, s", "times faster")]
+    for name in report:
+        rows.append((name, f"{report[name]:.2f}", f"{ours[name]:.2f}", f"{report[name] / ours[name]:.1f}"))
+    total = sum(report.values()), sum(ours.values())
+    rows.append(("**all**", f"**{total[0]:.2f}**", f"**{total[1]:.2f}**", f"**{total[0] / total[1]:.1f}**"))
+    length = audio.size / hp.sample_rate
+    rows.append(("real-time factor", f"{total[0] / length:.3f}", f"{total[1] / length:.3f}", ""))
+    code = ("import sys, time; sys.path.insert(0, 'benchmarks'); import benchmark as b; audio = b.Util.read_audio(b.hp.demo)"
+            f"[:{audio.size}]; start = time.time(); {{}}; seconds = time.time() - start")
+    memory = [list(run_apart(code.format(call)))[1] for call in (
+        "b.report_path(audio, (b.Autoencoder().eval(), b.UNet(wf=6).eval()))",
+        "b.our_path(audio, b.Main.load_models(*b.Main.weights(None, None, None)))")]
+    rows.append(("peak memory, MiB", *(f"{peak:.0f}" for peak in memory), ""))
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, hp.root / "Main.py", hp.demo, "-o", folder], check=True, stdout=subprocess.DEVNULL)
+        rows.append(("`python Main.py clip.wav`, start to files written", "", f"{time.perf_counter() - start:.1f}", ""))
+    return f"## A clip of {length:.0f} s\n\n" + table(rows)
+
+
+def random_phase(shape):
+    return np.exp(2j * np.pi * np.random.default_rng(hp.seed).random(shape)).astype(np.complex64)
+
+
+def inversions(folder, clip_s):
+    """Error and seconds of the inversions, from the true mel spectrogram and from the one that the networks predict."""
+    methods = {
+        "librosa NNLS, 32 Griffin-Lim iterations from random phase (report)":
+            lambda mel, guide: DatasetCreator.invert(mel, guide, "report"),
+        "KL updates from a flat start, Griffin-Lim from random phase":
+            lambda mel, guide: DatasetCreator.griffin_lim(
+                np.sqrt(DatasetCreator.power_from_mel(mel, np.ones(guide.shape, np.float32))), random_phase(guide.shape)),
+        "KL updates from the recording's spectrum, Griffin-Lim from its phase (ours)":
+            lambda mel, guide: DatasetCreator.invert(mel, guide, "kl"),
+    }
+    limit = "the limit: true magnitude, Griffin-Lim from the recording's phase"
+    figures = {(kind, name): [] for kind in ("true", "predicted") for name in [*methods, limit]}
+    models = Main.load_models(*Main.weights(None, None, None))
+    found = DatasetCreator.pairs(folder)
+    by_piece = []
+    for name, recordings in found.items():
+        recording, truth = (librosa.util.fix_length(Util.read_audio(path), size=round(clip_s * hp.sample_rate)) for path in recordings)
+        guide, target = DatasetCreator.stft(recording), DatasetCreator.stft(truth)
+        powers = [DatasetCreator.mel_power(spectrum) for spectrum in (guide, target)]
+        piano, synth = (DatasetCreator.log_mel(power, power.max()) for power in powers)
+        predicted = piano
+        for model in models:
+            predicted = model.generate(predicted)
+
+        def measure(kind, method, audio_of):
+            start = time.perf_counter()
+            audio = librosa.util.fix_length(audio_of(), size=truth.size)
+            seconds = time.perf_counter() - start
+            figures[kind, method].append((Evaluation.log_mel_l1(audio, truth), Evaluation.convergence(audio, truth), seconds))
+
+        for kind, spectrogram in (("true", synth), ("predicted", predicted)):
+            mel = DatasetCreator.mel_from_log(spectrogram)
+            for method, invert in methods.items():
+                measure(kind, method, lambda: invert(mel, guide))
+        measure("true", limit, lambda: DatasetCreator.griffin_lim(np.abs(target), guide))
+        errors = [figures["predicted", method][-1][0] for method in methods]
+        by_piece.append((name, *(f"{error:.2f}" for error in (errors[0], errors[2], errors[0] - errors[2]))))
+    rows = [("inversion", "true mel: log-mel L1, dB", "convergence", "predicted mel: log-mel L1, dB", "convergence", "seconds")]
+    for method in [*methods, limit]:
+        cells = [np.mean(figures[kind, method], axis=0) if figures[kind, method] else None for kind in ("true", "predicted")]
+        rows.append((method, *(f"{mean[i]:.{2 + i}f}" if mean is not None else "" for mean in cells for i in (0, 1)),
+                     f"{cells[0][2]:.2f}"))
+    return (f"## Inversions, mean of {len(found)} pieces\n\n" + table(rows) + "\nFrom the predicted spectrogram, piece by piece, log-mel "
+            "L1 in dB:\n\n" + table([("piece", "report's inversion", "ours", "lower by"), *by_piece]))
+
+
+def lengths(minutes):
+    """Seconds and peak memory of `Main.pipeline` against the length of the recording."""
+    clip = Util.read_audio(hp.demo)
+    rows = [("minutes", "seconds", "seconds a minute", "peak memory, MiB")]
+    with tempfile.TemporaryDirectory() as folder:
+        for length in minutes:
+            path = Path(folder) / "long.wav"
+            Util.write_audio(path, np.resize(clip, round(length * 60 * hp.sample_rate)))
+            seconds, memory = run_apart("import sys, time, Main; Main.pipeline(Main.hp.demo); start = time.time(); "
+                                        "Main.pipeline(sys.argv[1]); seconds = time.time() - start", path)
+            rows.append((f"{length:g}", f"{seconds:.1f}", f"{seconds / length:.1f}", f"{memory:.0f}"))
+    return "## Any length\n\n" + table(rows)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Measure the report's path and ours.")
+    parser.add_argument("folder", nargs="?", type=Path, default=hp.data / "test", help="with piano/ and synth/ (default: data/test)")
+    parser.add_argument("--clip-s", type=float, default=hp.limit_s, help="seconds of each piece (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of which the fastest counts (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, nargs="*", default=[1, 2, 5, 10], help="lengths (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"), help="(default: benchmarks/benchmark.md)")
+    options = parser.parse_args(arguments)
+    if options.folder == hp.data / "test" and not options.folder.joinpath("piano").exists():
+        MIDI2Audio.create_test_set()
+    parts = [f"# Benchmark\n\n`python benchmarks/benchmark.py`, {os.cpu_count()} processor cores, {hp.choose_device()}, torch {torch.__version__}.\n"]
+    for part in (lambda: stages(options.clip_s, options.repeats), lambda: inversions(options.folder, options.clip_s),
+                 lambda: lengths(options.minutes)):
+        parts.append(part())
+        print(parts[-1], flush=True)
+    with Util.replacing(options.output) as temporary:
+        temporary.write_text("\n".join(parts))
+
+
+if __name__ == "__main__":
+    Util.run(main)

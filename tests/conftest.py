@@ -1,0 +1,116 @@
+"""Fixtures that several tests share; what is slow to make is made once a session, below pytest's temporary folder."""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def pytest_configure():
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The folder that holds the scripts."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def instruments():
+    """The default presets (piano, synth), on a machine that can render them."""
+    import Hyperparameters as hp
+    import MIDI2Audio
+
+    try:
+        MIDI2Audio.find_fluidsynth()
+        MIDI2Audio.find_soundfont(hp.piano_preset[0])
+    except FileNotFoundError as error:
+        pytest.fail(f"{error}\nto run the tests: apt-get install fluidsynth fluid-soundfont-gm", pytrace=False)
+    return hp.piano_preset, hp.synth_preset
+
+
+@pytest.fixture(scope="session")
+def midi():
+    """Function that writes a MIDI file of notes (channel, pitch, onset, end), in seconds, and returns its path.
+
+    `requests` are messages of any other type with an absolute `time` in seconds; they precede notes of that time.
+    """
+    import mido
+
+    def write(path, notes=((0, 69, 0.0, 1.0),), requests=(), **header):
+        events = [(message.time, 0, message) for message in requests]
+        for channel, pitch, onset, end in notes:
+            note = dict(channel=channel, note=pitch, velocity=90)
+            events += [(onset, 2, mido.Message("note_on", **note)), (end, 1, mido.Message("note_off", **note))]
+        file = mido.MidiFile(ticks_per_beat=500, **header)  # at the default tempo a tick is a millisecond
+        track, now = file.add_track(), 0
+        for time, _, message in sorted(events, key=lambda event: event[:2]):
+            track.append(message.copy(time=round(time * 1000) - now))
+            now += track[-1].time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file.save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def command(root):
+    """Function that runs a script as its user does, from the folder `cwd`, and returns the finished process."""
+
+    def run(cwd, script, *arguments, **environment):
+        return subprocess.run([sys.executable, root / script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
+                              env={**os.environ, **environment})
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, root, instruments, command):
+    """A data folder after the whole sequence of commands on the three excerpts: 2 epochs, then 1."""
+    data = tmp_path_factory.mktemp("trained")
+    for folder in "MIDI", "MIDI_test":
+        data.joinpath(folder).mkdir()
+        for excerpt in sorted((root / "data" / "MIDI_test").glob("*.mid")):
+            shutil.copy(excerpt, data / folder)
+    for line in (("MIDI2Audio.py",), ("AEMain.py", "--epochs", 2), ("UNetMain.py", "--epochs", 1)):
+        process = command(data, *line, "--data", data)
+        assert process.returncode == 0, process.stderr
+    return data
+
+
+@pytest.fixture(scope="session")
+def three_seconds(tmp_path_factory, root, instruments):
+    """A data folder with the first three seconds of the excerpts in piano/, synth/ and generated/."""
+    import DatasetCreator
+    import MIDI2Audio
+
+    data = tmp_path_factory.mktemp("three_seconds")
+    for folder, preset in zip(("piano", "synth"), instruments):
+        for excerpt in (root / "data" / "MIDI_test").glob("*.mid"):
+            MIDI2Audio.synthesise_midi_to_audio(excerpt, data / folder / f"{excerpt.stem}.wav", *preset, limit_s=3)
+    DatasetCreator.build(data)
+    return data
+
+
+@pytest.fixture
+def data(three_seconds, tmp_path):
+    """A copy of `three_seconds` that a test may train on and spoil."""
+    return shutil.copytree(three_seconds, tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """Paths of the weights of an untrained autoencoder and an untrained, narrow U-Net."""
+    import torch
+    from Autoencoder import Autoencoder
+    from UNet import UNet
+
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    for name, network in ("ae", Autoencoder()), ("unet", UNet(wf=3)):
+        torch.save(network.state_dict(), folder / f"{name}.torch")
+    return folder / "ae.torch", folder / "unet.torch"

@@ -1,0 +1,230 @@
+"""Wav -> log-mel spectrogram -> pairs of tensors: the front end that every weight file depends on."""
+import os
+import random
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import DatasetCreator
+import Hyperparameters as hp
+import Util
+from AEDataset import AEDataset
+from UNetDataset import UNetDataset
+
+
+def noise(samples, seed=0):
+    return np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
+
+
+def music(samples=2 * hp.sample_rate):
+    """Three decaying partials over soft noise: loud and soft bands, loud and soft frames."""
+    time = np.arange(samples) / hp.sample_rate
+    tones = sum(np.sin(2 * np.pi * pitch * time) * np.exp(-pitch / 150 * time) for pitch in (220, 440, 3520))
+    return (tones + 1e-5 * noise(samples)).astype(np.float32)
+
+
+# front end
+
+@pytest.mark.parametrize("audio", (music(), noise(22050), np.r_[noise(5000), np.zeros(30000, np.float32)]))
+def test_the_front_end_is_librosas_mel_spectrogram_in_db_mapped_to_0_1(audio):
+    audio[-2000:] = 0  # librosa has one frame more, on the very end: it must not hold the maximum
+    mel = librosa.feature.melspectrogram(y=audio, sr=22050, n_fft=1024, hop_length=256, n_mels=128)
+    expected = librosa.power_to_db(mel, ref=np.max, top_db=80) / 80 + 1
+    spectrogram = DatasetCreator.spectrogram(audio)
+    np.testing.assert_allclose(spectrogram, expected[:, :spectrogram.shape[1]], atol=1e-5)
+    assert spectrogram.dtype == np.float32
+
+
+def test_a_sine_has_the_pinned_spectrogram():
+    """Numbers, not librosa: the weights also depend on librosa staying what it was."""
+    time = np.arange(22050) / 22050
+    bands = [0, 5, 10, 14, 15, 16, 17, 18, 19, 25, 40, 60]
+    pinned = [0.0, 0.0589, 0.257, 0.7356, 0.9384, 1.0, 0.9532, 0.741, 0.5306, 0.1211, 0.0, 0.0]
+    column = DatasetCreator.spectrogram(np.sin(2 * np.pi * 440 * time).astype(np.float32))[:, 40]
+    np.testing.assert_allclose(column[bands], pinned, atol=2e-4)
+
+
+@pytest.mark.parametrize("samples, frames", (
+    (30 * 22050, 2583), (1, 1), (100, 1), (255, 1), (256, 1), (511, 1), (512, 2), (1023, 3), (1024, 4), (22050, 86)))
+@pytest.mark.filterwarnings("ignore:n_fft=1024 is too large")
+def test_frames_are_samples_by_hop_length_and_at_least_one(samples, frames):
+    spectrogram = DatasetCreator.spectrogram(noise(samples))
+    assert spectrogram.shape == (128, frames)
+    assert spectrogram.min() >= 0 and spectrogram.max() == 1
+
+
+@pytest.mark.parametrize("gain", (2.0 ** -10, 0.5, 2.0, 1024.0))
+def test_the_gain_of_a_recording_does_not_matter(gain):
+    np.testing.assert_array_equal(DatasetCreator.spectrogram(np.float32(gain) * music()), DatasetCreator.spectrogram(music()))
+
+
+def test_silence_is_zero():
+    assert not DatasetCreator.spectrogram(np.zeros(22050, np.float32)).any()
+
+
+# range
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("reference", (1e-8, 1.0, 5e4))
+def test_the_log_mel_map_is_undone_within_top_db_of_the_reference(seed, reference):
+    db = np.random.default_rng(seed).uniform(-hp.top_db + 0.01, 0, (128, 40))
+    power = (reference * 10 ** (db / 10)).astype(np.float32)
+    unit = DatasetCreator.log_mel(power, reference)
+    assert unit.min() >= 0 and unit.max() <= 1
+    np.testing.assert_allclose(DatasetCreator.mel_from_log(unit) * reference, power, rtol=1e-4)
+
+
+def test_the_map_to_0_1_is_fixed():
+    db = np.array([-200, -80, -60, -40, -20, 0, 10], float)
+    np.testing.assert_allclose(Util.to_unit(db), [0, 0, 0.25, 0.5, 0.75, 1, 1])
+    np.testing.assert_allclose(Util.to_db(Util.to_unit(db[1:-1])), db[1:-1])
+
+
+def test_the_floor_has_no_power():
+    np.testing.assert_array_equal(DatasetCreator.mel_from_log(np.zeros((128, 3), np.float32)), 0)
+
+
+# pairs
+
+@pytest.fixture
+def wavs(tmp_path):
+    """Function that writes half a second to files of the given names below a folder of `tmp_path`, and returns tmp_path."""
+
+    def write(folder, *names, samples=11025):
+        for seed, name in enumerate(names):
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, noise(samples, seed) / 8, hp.sample_rate)
+        return tmp_path
+
+    return write
+
+
+def test_recordings_are_paired_by_name(wavs):
+    wavs("piano", "b.wav", "a.wav", "suite/a.wav")
+    data = wavs("synth", "a.WAV", "suite/a.flac", "b.wav")
+    assert DatasetCreator.pairs(data) == {name: (data / "piano" / piano, data / "synth" / synth) for name, piano, synth in (
+        ("a", "a.wav", "a.WAV"), ("b", "b.wav", "b.wav"), ("suite__a", "suite/a.wav", "suite/a.flac"))}
+    assert DatasetCreator.build(data) == sorted(DatasetCreator.pairs(data))
+    assert {path.parent.name for path in (data / "generated").rglob("*.npy")} == {"a", "b", "suite__a"}
+
+
+@pytest.mark.parametrize("alone", ("piano", "synth"))
+def test_a_recording_without_a_partner_is_an_error_that_names_it(wavs, alone):
+    wavs("piano", "a.wav")
+    wavs("synth", "a.wav")
+    data = wavs(alone, "lonely.wav")
+    with pytest.raises(ValueError) as error:
+        DatasetCreator.build(data)
+    assert str(data / alone / "lonely.wav") in str(error.value) and "a.wav" not in str(error.value)
+    assert not (data / "generated").exists()
+
+
+def test_recordings_of_different_length_are_refused_naming_both(wavs):
+    wavs("piano", "a.wav")
+    data = wavs("synth", "a.wav", samples=11025 + hp.hop_length + 1)
+    with pytest.raises(ValueError, match="piano/a.wav and .*synth/a.wav differ in length"):
+        DatasetCreator.build(data)
+
+
+@pytest.mark.parametrize("more", (1, hp.hop_length))
+def test_a_difference_of_a_frame_is_cut(wavs, more):
+    wavs("piano", "a.wav")
+    data = wavs("synth", "a.wav", samples=11025 + more)
+    DatasetCreator.build(data)
+    source, target = AEDataset(["a"], data)[0]
+    assert source.shape == target.shape == (1, 128, 11025 // 256)
+
+
+def test_a_silent_recording_is_refused_by_name(wavs):
+    data = wavs("piano", "a.wav")
+    Util.write_audio(data / "synth" / "a.wav", np.zeros(11025))
+    with pytest.raises(ValueError, match="synth/a.wav is silent"):
+        DatasetCreator.build(data)
+
+
+def test_long_recordings_are_cut_to_30_s(wavs):
+    wavs("piano", "a.wav", samples=31 * 22050)
+    data = wavs("synth", "a.wav", samples=31 * 22050)
+    DatasetCreator.build(data)
+    assert np.load(data / "generated" / "a" / "piano.npy").shape == (128, 2583)
+
+
+def test_spectrograms_are_built_once_and_again_for_a_newer_recording(wavs):
+    wavs("piano", "a.wav")
+    data = wavs("synth", "a.wav")
+    stored = data / "generated" / "a" / "synth.npy"
+    for path in data.rglob("*.wav"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    DatasetCreator.build(data)
+    first = np.load(stored)
+    np.save(stored, first + 1)
+    DatasetCreator.build(data)
+    np.testing.assert_array_equal(np.load(stored), first + 1)
+    os.utime(data / "synth" / "a.wav", (3_000_000_000, 3_000_000_000))
+    DatasetCreator.build(data)
+    np.testing.assert_array_equal(np.load(stored), first)
+
+
+# tensors
+
+def test_an_item_is_the_stored_pair(three_seconds):
+    names = DatasetCreator.build(three_seconds)
+    dataset = AEDataset(names, three_seconds)
+    assert len(dataset) == len(names) == 3
+    for i, name in enumerate(names):
+        for tensor, mode in zip(dataset[i], ("piano", "synth")):
+            stored = np.load(three_seconds / "generated" / name / f"{mode}.npy")
+            assert tensor.shape == (1, 128, 258) and tensor.dtype == torch.float32
+            np.testing.assert_array_equal(tensor[0].numpy(), stored.astype(np.float32))
+            wav = Util.read_audio(three_seconds / mode / f"{name}.wav")
+            np.testing.assert_allclose(tensor[0].numpy(), DatasetCreator.spectrogram(wav), atol=5e-4)
+
+
+@pytest.mark.parametrize("start, frames", ((0, 64), (100, 64), (194, 64), (0, 258), (0, 300), (250, 64)))
+def test_a_crop_is_that_part_of_both_filled_up_with_silence(three_seconds, start, frames):
+    dataset = AEDataset(DatasetCreator.build(three_seconds), three_seconds)
+    for whole, crop in zip(dataset[1], dataset[1, start, frames]):
+        assert crop.shape == (1, 128, frames)
+        here = min(frames, 258 - start)
+        assert torch.equal(crop[..., :here], whole[..., start:start + here]) and not crop[..., here:].any()
+
+
+def test_the_unet_reads_the_autoencoders_output_in_place_of_the_piano(data):
+    name = DatasetCreator.build(data)[0]
+    output = np.random.default_rng(0).random((128, 258)).astype(np.float16)
+    Util.save_array(data / "ae_output" / f"{name}.npy", output)
+    source, target = UNetDataset([name], data)[0]
+    np.testing.assert_array_equal(source[0].numpy(), output.astype(np.float32))
+    assert torch.equal(target, AEDataset([name], data)[0][1])
+
+
+def test_a_pair_of_different_shape_is_refused_by_name(data):
+    name = DatasetCreator.build(data)[0]
+    Util.save_array(data / "ae_output" / f"{name}.npy", np.zeros((128, 257), np.float16))
+    with pytest.raises(ValueError, match=f"'{name}' differ in shape"):
+        UNetDataset([name], data)
+
+
+# split
+
+@pytest.mark.parametrize("count, held_out", ((94, 19), (10, 2), (5, 1), (3, 1), (2, 1)))
+def test_the_split_is_80_to_20_disjoint_and_independent_of_order(count, held_out):
+    names = [f"piece {i}" for i in range(count)]
+    training, validation = Util.split(names, seed=3)
+    assert len(validation) == held_out and sorted(training + validation) == sorted(names)
+    for seed in range(5):
+        random.Random(seed).shuffle(names)
+        assert Util.split(names, seed=3) == (training, validation)
+
+
+def test_another_seed_gives_another_split():
+    names = [f"piece {i}" for i in range(94)]
+    assert Util.split(names, seed=0) != Util.split(names, seed=1)
+
+
+def test_a_single_piece_serves_as_both():
+    assert Util.split(["only"]) == (["only"], ["only"])

@@ -1,0 +1,85 @@
+"""From the mel spectrogram back to audio."""
+import librosa
+import numpy as np
+import pytest
+
+import DatasetCreator
+import Evaluation
+import Hyperparameters as hp
+import MIDI2Audio
+import Util
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Five seconds of the demo on both instruments."""
+    folder = tmp_path_factory.mktemp("pair")
+    for name, preset in (("piano", hp.piano_preset), ("synth", hp.synth_preset)):
+        MIDI2Audio.synthesise_midi_to_audio(hp.data / "MIDI_test" / f"{hp.demo.stem}.mid", folder / f"{name}.wav", *preset, limit_s=5)
+    return Util.read_audio(folder / "piano.wav"), Util.read_audio(folder / "synth.wav")
+
+
+def mel(audio):
+    return DatasetCreator.mel_power(DatasetCreator.stft(audio))
+
+
+def test_round_trip_of_a_real_render_beats_the_reports(pair):
+    piano, synth = pair
+    power = mel(synth)
+    stored = DatasetCreator.mel_from_log(DatasetCreator.log_mel(power, power.max()))
+    error, distance = {}, {}
+    for inversion in ("kl", "report"):
+        audio = librosa.util.fix_length(DatasetCreator.invert(stored, DatasetCreator.stft(piano), inversion), size=synth.size)
+        error[inversion], distance[inversion] = Evaluation.log_mel_l1(audio, synth), Evaluation.convergence(audio, synth)
+    assert error["kl"] < 1.5 and error["kl"] < error["report"] - 1
+    assert distance["kl"] < 0.2 and distance["kl"] < distance["report"]
+
+
+def test_power_has_the_mel_power_asked_for(pair):
+    piano, synth = pair
+    power = DatasetCreator.power_from_mel(mel(synth), np.abs(DatasetCreator.stft(piano)) ** 2)
+    assert (power >= 0).all() and power.shape == (1 + hp.n_fft // 2, 1 + synth.size // hp.hop_length)
+    found, wanted = DatasetCreator.mel_filters() @ power, mel(synth)
+    loud = wanted > wanted.max() * 1e-6
+    assert np.abs(10 * np.log10(found[loud] / wanted[loud])).mean() < 0.5
+
+
+def test_a_spectrum_that_fits_already_stays():
+    start = np.random.default_rng(0).random((1 + hp.n_fft // 2, 7)).astype(np.float32)
+    power = DatasetCreator.power_from_mel(DatasetCreator.mel_filters() @ start, start)
+    used = DatasetCreator.mel_filters().sum(axis=0) > 0
+    np.testing.assert_allclose(power[used], start[used], rtol=1e-3, atol=1e-4)
+
+
+def test_silence_becomes_silence_and_a_silent_guide_does_no_harm(pair):
+    _, synth = pair
+    silent = np.zeros((1 + hp.n_fft // 2, 20), np.complex64)
+    assert not DatasetCreator.invert(np.zeros((hp.n_mels, 20), np.float32), silent).any()
+    audio = DatasetCreator.invert(mel(synth)[:, :20], silent)
+    assert np.isfinite(audio).all() and audio.any()
+
+
+def test_griffin_lim_keeps_a_consistent_spectrum(pair):
+    _, synth = pair
+    size = synth.size // hp.hop_length * hp.hop_length
+    spectrum = DatasetCreator.stft(synth[:size])
+    np.testing.assert_allclose(DatasetCreator.griffin_lim(np.abs(spectrum), spectrum, iterations=4), synth[:size], atol=1e-4)
+
+
+def test_griffin_lim_comes_closer_with_every_few_iterations(pair):
+    piano, synth = pair
+    magnitude, phase = np.abs(DatasetCreator.stft(synth)), DatasetCreator.stft(piano)
+    distances = [Evaluation.convergence(librosa.util.fix_length(DatasetCreator.griffin_lim(magnitude, phase, n), size=synth.size), synth)
+                 for n in (0, 4, 16, 32)]
+    assert distances == sorted(distances, reverse=True) and len(set(distances)) == 4
+
+
+def test_inversion_does_not_depend_on_the_level(pair):
+    piano, synth = pair
+    loud, soft = (DatasetCreator.invert(gain * mel(synth), DatasetCreator.stft(piano)) for gain in (1, 1e-4))
+    np.testing.assert_allclose(soft * 100, loud, atol=0.01 * np.abs(loud).max())
+
+
+def test_unknown_inversion_is_refused(pair):
+    with pytest.raises(ValueError, match="'kl' or 'report', not 'magic'"):
+        DatasetCreator.invert(mel(pair[0]), DatasetCreator.stft(pair[0]), "magic")

@@ -1,0 +1,174 @@
+"""The pipeline and its command line: any length, any file, loudness, chunks, names."""
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import Hyperparameters as hp
+import Main
+import Util
+from Autoencoder import Autoencoder
+from UNet import UNet
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Paths of two small networks with random weights: what is tested here does not depend on training."""
+    folder = tmp_path_factory.mktemp("networks")
+    torch.manual_seed(0)
+    torch.save(Autoencoder().state_dict(), folder / "ae.torch")
+    torch.save(UNet(wf=2).state_dict(), folder / "unet.torch")
+    return {"ae": folder / "ae.torch", "unet": folder / "unet.torch"}
+
+
+def notes(seconds, rate=hp.sample_rate, gain=0.3):
+    """Decaying tones of three notes a second, as float64 samples."""
+    time = np.arange(max(round(seconds * rate), 1)) / rate
+    pitch = 220 * 2 ** (np.floor(time * 3) % 12 / 12)
+    return gain * np.sin(2 * np.pi * np.cumsum(pitch) / rate + 0.1) * np.exp(-3 * (time * 3 % 1))
+
+
+def rms_db(audio):
+    return 10 * np.log10(np.mean(np.square(audio, dtype=np.float64)))
+
+
+@pytest.mark.parametrize("seconds", [1 / hp.sample_rate, hp.hop_length / hp.sample_rate, 0.0311, 1, 30, 61.7])
+def test_output_has_the_length_of_the_input(tmp_path, networks, seconds):
+    audio = notes(seconds)
+    soundfile.write(tmp_path / "in.wav", audio, hp.sample_rate)
+    output = Main.pipeline(tmp_path / "in.wav", **networks)
+    assert output.shape == audio.shape and output.dtype == np.float32
+    assert np.isfinite(output).all() and np.abs(output).max() <= 1
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000, 96000])
+@pytest.mark.parametrize("channels, ending, subtype", [(1, "wav", "PCM_16"), (2, "wav", "PCM_24"), (6, "wav", "FLOAT"),
+                                                       (2, "flac", "PCM_16"), (1, "ogg", "VORBIS")])
+def test_any_file_keeps_its_duration(tmp_path, networks, rate, channels, ending, subtype):
+    audio = notes(0.73, rate)
+    path = tmp_path / f"in.{ending}"
+    soundfile.write(path, np.stack([audio] * channels, axis=1), rate, subtype=subtype)
+    output = Main.pipeline(path, **networks)
+    assert output.shape == (round(audio.size * hp.sample_rate / rate),)
+    assert rms_db(output) == pytest.approx(rms_db(audio), abs=0.5)
+
+
+def test_mp3_is_read(tmp_path, networks):
+    soundfile.write(tmp_path / "in.mp3", notes(1, 44100), 44100)
+    assert Main.pipeline(tmp_path / "in.mp3", **networks).size == pytest.approx(hp.sample_rate, abs=2 * 1152)
+
+
+def test_stereo_is_mixed_to_its_mean(tmp_path):
+    left, right = notes(0.5), notes(0.5)[::-1]
+    soundfile.write(tmp_path / "in.wav", np.stack([left, right], axis=1), hp.sample_rate, subtype="FLOAT")
+    np.testing.assert_allclose(Util.read_audio(tmp_path / "in.wav"), (left + right) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("gain", [1, 0.1, 0.001])
+def test_loudness_follows_the_input_and_the_notes_do_not_change(networks, gain):
+    audio, models = notes(2).astype(np.float32), Main.load_models(networks["ae"], networks["unet"])
+    output, stages = Main.resynthesise(gain * audio, models)
+    reference, reference_stages = Main.resynthesise(audio, models)
+    assert rms_db(output) == pytest.approx(rms_db(gain * audio), abs=0.01)
+    np.testing.assert_allclose(output / gain, reference, atol=0.01 * np.abs(reference).max())
+    np.testing.assert_allclose(stages[-1], reference_stages[-1], atol=1e-3)
+
+
+def test_the_loudest_input_does_not_clip(networks):
+    square = np.sign(notes(1)).astype(np.float32)
+    output, _ = Main.resynthesise(square, Main.load_models(networks["ae"], networks["unet"]))
+    assert 0.1 < np.abs(output).max() <= hp.peak + 1e-6
+
+
+@pytest.fixture(scope="module")
+def unchunked():
+    """A recording with loud and soft parts, the shipped models, and what they make of it in one piece."""
+    audio = Util.read_audio(hp.demo)[:14 * hp.sample_rate].copy()
+    audio[:audio.size // 2] *= 0.1
+    models = Main.load_models(*Main.weights("shipped", None, None))
+    return audio, models, Main.resynthesise(audio, models)
+
+
+@pytest.mark.parametrize("chunk_frames", [256, 328])
+def test_chunked_equals_unchunked(unchunked, monkeypatch, chunk_frames):
+    audio, models, (whole, stages) = unchunked
+    monkeypatch.setattr(hp, "chunk_frames", chunk_frames)
+    chunked, first = Main.resynthesise(audio, models)
+    for stage, part in zip(stages, first):
+        assert part.shape[1] == chunk_frames
+        np.testing.assert_allclose(part, stage[:, :chunk_frames], atol=0.1 / hp.top_db)
+    difference = rms_db(chunked - whole) - rms_db(whole)
+    borders = [(chunked - whole)[i * hp.hop_length - 512:i * hp.hop_length + 512]
+               for i in range(chunk_frames, audio.size // hp.hop_length, chunk_frames)]
+    assert difference < -50
+    assert max(map(rms_db, borders)) - rms_db(whole) < -40
+
+
+def test_models_load_once(networks):
+    Main.load_models.cache_clear()
+    for _ in range(3):
+        Main.load_models(networks["ae"], networks["unet"])
+    assert Main.load_models.cache_info().misses == 1
+
+
+def test_own_models_come_before_the_shipped_ones_once_both_are_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(hp, "models", tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "ae.torch").touch()
+    assert Main.find_weights() == (hp.ae_weights, hp.unet_weights)
+    (tmp_path / "own" / "unet.torch").touch()
+    assert Main.find_weights() == (tmp_path / "own" / "ae.torch", tmp_path / "own" / "unet.torch")
+    assert Main.find_weights("shipped") == (hp.ae_weights, hp.unet_weights)
+    assert Main.find_weights("other") == (tmp_path / "other" / "ae.torch", tmp_path / "other" / "unet.torch")
+
+
+def flags(networks):
+    return ["--ae", str(networks["ae"]), "--unet", str(networks["unet"])]
+
+
+def test_several_recordings_go_to_a_folder(tmp_path, networks, capsys):
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", notes(0.5), hp.sample_rate)
+    Main.main([str(tmp_path / "a.wav"), str(tmp_path / "b.wav"), "-o", str(tmp_path / "out"), *flags(networks)])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a_epiano.png", "a_epiano.wav", "b_epiano.png", "b_epiano.wav"]
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    info = soundfile.info(tmp_path / "out" / "a_epiano.wav")
+    assert (info.samplerate, info.channels, info.subtype, info.frames) == (hp.sample_rate, 1, "PCM_16", hp.sample_rate // 2)
+
+
+def test_output_names_a_file_or_the_working_folder(tmp_path, networks, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("in.wav", notes(0.5), hp.sample_rate)
+    Main.main(["in.wav", *flags(networks)])
+    Main.main(["in.wav", "-o", "deep/er/out.wav", *flags(networks)])
+    for path in ("in_epiano.wav", "in_epiano.png", "deep/er/out.wav", "deep/er/out.png"):
+        assert (tmp_path / path).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("recordings, output, complaint", [
+    (["a/x.wav", "b/x.wav"], None, "both be written to x_epiano.wav"),
+    (["a/x.wav", "a/y.wav"], "z.wav", "give a folder"),
+    (["a/x.wav"], "a/x.wav", "over a recording"),
+])
+def test_outputs_that_would_overwrite_are_refused(recordings, output, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Main.output_paths([Main.Path(name) for name in recordings], output and Main.Path(output))
+
+
+def test_a_bad_recording_does_not_stop_the_good_ones(tmp_path, networks):
+    soundfile.write(tmp_path / "good.wav", notes(0.5), hp.sample_rate)
+    (tmp_path / "bad.wav").write_text("no sound")
+    with pytest.raises(ValueError, match="bad.wav is not audio"):
+        Main.main([str(tmp_path / "bad.wav"), str(tmp_path / "good.wav"), "-o", str(tmp_path / "out"), *flags(networks)])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good_epiano.png", "good_epiano.wav"]
+
+
+def test_shipped_weights_bring_the_demo_closer_to_the_electric_piano(tmp_path):
+    import Evaluation
+    import MIDI2Audio
+
+    MIDI2Audio.synthesise_midi_to_audio(hp.data / "MIDI_test" / f"{hp.demo.stem}.mid", tmp_path / "truth.wav", *hp.synth_preset)
+    recording, truth = Util.read_audio(hp.demo), Util.read_audio(tmp_path / "truth.wav")
+    output = Main.pipeline(hp.demo, model="shipped")
+    assert Evaluation.log_mel_l1(output, truth) < 0.5 * Evaluation.log_mel_l1(recording, truth)

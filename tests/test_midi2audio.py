@@ -1,0 +1,353 @@
+"""MIDI -> wav with the real FluidSynth: pitch, time, instrument, what is kept and what is refused."""
+import os
+import random
+import shutil
+
+import mido
+import numpy as np
+import pytest
+import soundfile
+
+import Hyperparameters as hp
+import MIDI2Audio
+import Util
+
+
+@pytest.fixture
+def render(instruments, tmp_path):
+    """Function that renders a MIDI file on a preset (by default the piano) and returns the samples."""
+
+    def samples(path, preset=instruments[0], **options):
+        MIDI2Audio.synthesise_midi_to_audio(path, tmp_path / "render.wav", *preset, **options)
+        audio, rate = soundfile.read(tmp_path / "render.wav", dtype="int16")
+        assert rate == hp.sample_rate and audio.ndim == 1
+        return audio
+
+    return samples
+
+
+def rms(audio, start, end):
+    return np.sqrt(np.mean(audio[round(start * hp.sample_rate):round(end * hp.sample_rate)].astype(float) ** 2))
+
+
+def onset(audio, around):
+    """First sample near `around`, in seconds, that is clearly louder than what came just before."""
+    first = round((around - 0.05) * hp.sample_rate)
+    part = np.abs(audio[first:first + 4410].astype(float))
+    return first + np.argmax(part > part[:1000].max() + 0.05 * part.max())
+
+
+# pitch and time
+
+@pytest.mark.parametrize("preset", (hp.piano_preset, hp.synth_preset))
+def test_an_a4_of_one_second_sounds_at_440_hz_for_one_second(render, midi, tmp_path, preset):
+    audio = render(midi(tmp_path / "a4.mid", [(0, 69, 0.0, 1.0)]), preset)
+    assert audio.size == round((1 + hp.release_s) * hp.sample_rate)
+    tone = audio[2205:19845] * np.hanning(17640)
+    spectrum = np.abs(np.fft.rfft(tone, 1 << 18))[:round(600 / hp.sample_rate * (1 << 18))]
+    assert np.argmax(spectrum) * hp.sample_rate / (1 << 18) == pytest.approx(440, rel=0.01)
+    assert rms(audio, 0.8, 0.95) > 0.1 * rms(audio, 0, 0.2)
+    assert rms(audio, 1.7, 2.0) < 0.05 * rms(audio, 0.8, 0.95)
+
+
+@pytest.mark.parametrize("limit_s, seconds", ((hp.limit_s, 30), (3, 3)))
+def test_a_long_piece_is_cut_at_the_limit_exactly(render, midi, tmp_path, limit_s, seconds):
+    notes = [(0, 60 + i % 12, float(i), i + 0.9) for i in range(60)]
+    assert render(midi(tmp_path / "long.mid", notes), limit_s=limit_s).size == seconds * hp.sample_rate
+
+
+def test_thirty_seconds_are_661500_samples(render, root):
+    assert render(root / "data" / "MIDI_test" / "satie_gymnopedie_1.mid").size == 661500
+
+
+@pytest.mark.parametrize("notes", ([(0, 48, 0.0, 60.0)], [(0, 48, 0.0, 5.0), (0, 60, 20.0, 45.0)]))
+def test_a_note_held_beyond_the_limit_sounds_until_the_limit(render, midi, tmp_path, notes):
+    audio = render(midi(tmp_path / "held.mid", notes), hp.synth_preset)
+    assert audio.size == 30 * hp.sample_rate
+    assert rms(audio, 20.5, 22) > 0
+
+
+def test_tempo_changes_are_followed(midi, tmp_path):
+    slower = mido.MetaMessage("set_tempo", tempo=1_000_000, time=1.0)  # from there on a second is written as a half
+    path = midi(tmp_path / "slower.mid", [(0, 60, 0.0, 1.0), (0, 62, 1.5, 2.0)], [slower])
+    trimmed, length = MIDI2Audio.trim(path)
+    now, onsets = 0, []
+    for message in trimmed:
+        now += message.time
+        onsets += [now] if message.type == "note_on" else []
+    assert onsets == pytest.approx([0, 2], abs=1e-3)
+    assert length == pytest.approx(3 + hp.release_s)
+
+
+@pytest.mark.parametrize("type", (0, 1))
+def test_the_type_of_the_midi_file_does_not_matter(midi, tmp_path, type):
+    one = midi(tmp_path / "one.mid", [(0, 60, 0.0, 1.0), (1, 64, 0.5, 1.5)], type=type)
+    file = mido.MidiFile(type=1, ticks_per_beat=500)
+    for channel, pitch, wait in ((0, 60, 0), (1, 64, 500)):
+        file.tracks.append(mido.MidiTrack([
+            mido.Message("note_on", channel=channel, note=pitch, velocity=90, time=wait),
+            mido.Message("note_off", channel=channel, note=pitch, velocity=90, time=1000)]))
+    file.save(tmp_path / "tracks.mid")
+    (one, one_length), (tracks, tracks_length) = map(MIDI2Audio.trim, (one, tmp_path / "tracks.mid"))
+    assert list(one) == list(tracks) and one_length == tracks_length
+
+
+# instrument
+
+chord = [(0, 60, 0.0, 1.0), (3, 64, 0.5, 1.5), (0, 67, 1.0, 2.0)]
+foreign = {
+    "program": [mido.Message("program_change", channel=channel, program=40) for channel in (0, 3)],
+    "program in between": [mido.Message("program_change", channel=channel, program=40, time=0.7) for channel in (0, 3)],
+    "bank": [mido.Message("control_change", channel=channel, control=control, value=1) for channel in (0, 3) for control in (0, 32)],
+    "bank and program": [message for channel in (0, 3) for message in (
+        mido.Message("control_change", channel=channel, control=0, value=8),
+        mido.Message("control_change", channel=channel, control=32, value=0),
+        mido.Message("program_change", channel=channel, program=40))],
+    "drum kit": [mido.Message("control_change", channel=0, control=0, value=127), mido.Message("program_change", channel=0, program=0)],
+    "General MIDI reset": [mido.Message("sysex", data=(0x7E, 0x7F, 9, 1), time=0.7)],
+}
+
+
+@pytest.mark.parametrize("preset", (hp.piano_preset, hp.synth_preset))
+@pytest.mark.parametrize("request_name", foreign)
+def test_program_changes_do_not_override_the_preset(render, midi, tmp_path, preset, request_name):
+    plain = render(midi(tmp_path / "plain.mid", chord), preset)
+    asking = render(midi(tmp_path / "asking.mid", chord, foreign[request_name]), preset)
+    np.testing.assert_array_equal(asking, plain)
+
+
+def test_the_preset_is_heard(render, midi, tmp_path):
+    path = midi(tmp_path / "plain.mid", chord)
+    piano, synth, violin = (render(path, (hp.piano_preset[0], 0, program)) for program in (0, 5, 40))
+    assert not np.array_equal(piano, synth) and not np.array_equal(piano, violin)
+
+
+def test_percussion_is_left_out(render, midi, tmp_path):
+    drums = [(9, 38, beat / 4, beat / 4 + 0.1) for beat in range(20)]  # they last longer than the chord
+    kit = [mido.Message("program_change", channel=9, program=40)]
+    plain, drummed = render(midi(tmp_path / "plain.mid", chord)), render(midi(tmp_path / "drums.mid", chord + drums, kit))
+    np.testing.assert_array_equal(drummed, plain)
+
+
+def test_a_file_of_percussion_alone_is_refused_by_name(midi, tmp_path):
+    with pytest.raises(ValueError, match="drums.mid has no notes"):
+        MIDI2Audio.trim(midi(tmp_path / "drums.mid", [(9, 38, 0.0, 0.1)]))
+
+
+def test_a_render_is_deterministic_and_its_largest_sample_is_the_peak(render, midi, tmp_path):
+    path = midi(tmp_path / "chord.mid", chord)
+    first = render(path)
+    np.testing.assert_array_equal(render(path), first)
+    assert np.abs(first.astype(int)).max() == pytest.approx(hp.peak * 32768, abs=2)
+
+
+# pairs
+
+def test_piano_and_synth_are_aligned_to_the_frame_over_30_s(render, midi, instruments, tmp_path):
+    onsets = [0.5, 1.3, 2.05, 14.0, 28.9]
+    path = midi(tmp_path / "notes.mid", [(0, 60, at, at + 0.4) for at in onsets])
+    piano, synth = (render(path, preset) for preset in instruments)
+    assert piano.size == synth.size
+    for at in onsets:
+        assert abs(onset(piano, at) - onset(synth, at)) < hp.hop_length
+        assert 0 <= onset(piano, at) - at * hp.sample_rate < hp.hop_length
+
+
+def test_the_renders_of_an_excerpt_have_their_onsets_in_the_same_place(three_seconds):
+    import librosa
+
+    for folder in (three_seconds / "generated").iterdir():
+        piano, synth = (librosa.onset.onset_strength(S=hp.top_db * np.load(folder / f"{name}.npy").astype(float))
+                        for name in ("piano", "synth"))
+        lags = range(-8, 9)  # less than the shortest note: the prelude repeats itself
+        likeness = [(piano - piano.mean()) @ np.roll(synth - synth.mean(), lag) for lag in lags]
+        assert abs(lags[np.argmax(likeness)]) <= 1  # a slower attack may blur the envelope by a frame
+
+
+def test_folders_and_endings_make_distinct_pieces(instruments, midi, tmp_path):
+    for name in ("one.mid", "two.midi", "three.MID", "bach/one.mid", "bach/early/one.mid", "op.10 no.3.mid"):
+        midi(tmp_path / "MIDI" / name)
+    (tmp_path / "MIDI" / "notes.txt").write_text("not music")
+    (tmp_path / "MIDI" / ".hidden.mid").write_text("not music")
+    for mode in "piano", "synth":
+        MIDI2Audio.synthesise_all(mode, tmp_path)
+    names = {"one", "two", "three", "bach__one", "bach__early__one", "op.10 no.3"}
+    for mode in "piano", "synth":
+        assert {path.name for path in (tmp_path / mode).glob("*.wav")} == {f"{name}.wav" for name in names}
+
+
+@pytest.mark.parametrize("other", ("one.midi", "one.MIDI", "a__b.mid"))
+def test_two_midi_files_of_one_name_are_refused(midi, tmp_path, other):
+    for name in "one.mid", "a/b.mid":
+        midi(tmp_path / name)
+    midi(tmp_path / other)
+    with pytest.raises(ValueError, match="would both be the piece"):
+        Util.pieces(tmp_path, MIDI2Audio.midi_endings)
+
+
+def test_the_mode_is_checked(tmp_path):
+    with pytest.raises(ValueError, match="organ"):
+        MIDI2Audio.synthesise_all("organ", tmp_path)
+
+
+# what is kept
+
+@pytest.fixture
+def folder(instruments, midi, tmp_path):
+    """A folder MIDI with one short file, rendered on the piano into out; both lie in the past."""
+    midi(tmp_path / "MIDI" / "one.mid")
+    MIDI2Audio.synthesise_folder(tmp_path / "MIDI", tmp_path / "out", instruments[0])
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    return tmp_path
+
+
+def rendered_again(folder):
+    return (folder / "out" / "one.wav").stat().st_mtime != 1_000_000_000
+
+
+def test_a_render_is_kept(folder, instruments):
+    MIDI2Audio.synthesise_folder(folder / "MIDI", folder / "out", instruments[0])
+    assert not rendered_again(folder)
+
+
+def test_a_newer_midi_file_is_rendered_again(folder, instruments):
+    os.utime(folder / "MIDI" / "one.mid")
+    MIDI2Audio.synthesise_folder(folder / "MIDI", folder / "out", instruments[0])
+    assert rendered_again(folder)
+
+
+def test_overwrite_renders_again_also_on_another_preset(folder, instruments):
+    before = (folder / "out" / "one.wav").read_bytes()
+    MIDI2Audio.synthesise_folder(folder / "MIDI", folder / "out", instruments[1], overwrite=True)
+    assert rendered_again(folder) and (folder / "out" / "one.wav").read_bytes() != before
+
+
+def test_renders_of_another_preset_are_refused_naming_both(folder, instruments):
+    with pytest.raises(ValueError) as error:
+        MIDI2Audio.synthesise_folder(folder / "MIDI", folder / "out", instruments[1])
+    assert "FluidR3_GM.sf2:0:0" in str(error.value) and "FluidR3_GM.sf2:0:5" in str(error.value)
+    assert str(folder / "out") in str(error.value) and not rendered_again(folder)
+
+
+def test_a_preset_that_could_not_be_rendered_does_not_claim_the_folder(instruments, midi, tmp_path):
+    midi(tmp_path / "MIDI" / "one.mid")
+    with pytest.raises(ValueError, match="no preset at bank 5"):
+        MIDI2Audio.synthesise_folder(tmp_path / "MIDI", tmp_path / "out", (instruments[0][0], 5, 0))
+    MIDI2Audio.synthesise_folder(tmp_path / "MIDI", tmp_path / "out", instruments[0])
+    assert (tmp_path / "out" / "one.wav").exists()
+
+
+def test_renders_of_another_preset_are_not_taken_for_those_of_one_that_failed(folder, instruments):
+    for overwrite in True, False:
+        with pytest.raises(ValueError):
+            MIDI2Audio.synthesise_folder(folder / "MIDI", folder / "out", (instruments[0][0], 5, 0), overwrite)
+
+
+# SoundFonts and presets
+
+def test_soundfonts_are_looked_for_in_the_own_folder_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(hp, "soundfonts", tmp_path / "own")
+    monkeypatch.setattr(hp, "system_soundfonts", (tmp_path / "system", tmp_path / "other"))
+    monkeypatch.chdir(tmp_path)
+    for folder in "other", "system", "own":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "piano.sf2").touch()
+        assert MIDI2Audio.find_soundfont("piano.sf2") == tmp_path / folder / "piano.sf2"
+    assert MIDI2Audio.find_soundfont("other/piano.sf2").resolve() == tmp_path / "other" / "piano.sf2"
+
+
+@pytest.mark.parametrize("text, preset", (
+    ("FluidR3_GM.sf2:0:5", ("FluidR3_GM.sf2", 0, 5)),
+    ("some folder/a b.sf2:128:127", ("some folder/a b.sf2", 128, 127)),
+    ("C:\\sounds\\x.sf2:16383:0", ("C:\\sounds\\x.sf2", 16383, 0)),
+))
+def test_a_preset_is_file_bank_program(text, preset):
+    assert MIDI2Audio.parse_preset(text) == preset
+
+
+@pytest.mark.parametrize("text", ("", "x.sf2", "x.sf2:0", ":0:0", "x.sf2:0:128", "x.sf2:-1:0", "x.sf2:0:5.0", "x.sf2:a:b",
+                                  "x.sf2::", "x.sf2:16384:0"))
+def test_anything_else_is_no_preset(text):
+    with pytest.raises(ValueError, match=f"'{text}'"):
+        MIDI2Audio.parse_preset(text)
+
+
+@pytest.mark.parametrize("bank, program", ((5, 0), (128, 127), (16383, 3)))
+def test_a_preset_that_the_soundfont_lacks_is_named(render, midi, tmp_path, bank, program):
+    with pytest.raises(ValueError, match=f"FluidR3_GM.sf2 has no preset at bank {bank}, program {program}"):
+        render(midi(tmp_path / "a.mid"), ("FluidR3_GM.sf2", bank, program))
+    assert not (tmp_path / "render.wav").exists()
+
+
+@pytest.mark.parametrize("content", (b"text", b"RIFF\x10\0\0\0sfbk"))
+def test_a_file_that_is_no_soundfont_is_named(render, midi, tmp_path, content):
+    (tmp_path / "bad.sf2").write_bytes(content)
+    with pytest.raises(ValueError, match="bad.sf2 is not a SoundFont"):
+        render(midi(tmp_path / "a.mid"), (str(tmp_path / "bad.sf2"), 0, 0))
+
+
+# damage
+
+def damaged(good, chance):
+    """Spoil the bytes of a good MIDI file in one of several ways."""
+    spoiled = bytearray(good)
+    way = chance.randrange(5)
+    if way == 0:
+        return good[:chance.randrange(len(good))]
+    if way == 1:
+        return b"MThd" + chance.randbytes(chance.randrange(100))
+    if way == 2:
+        return good[:22] + chance.randbytes(200)
+    if way == 3:
+        spoiled[8:14] = chance.randbytes(6)
+    else:
+        for _ in range(20):
+            spoiled[chance.randrange(14, len(good))] = chance.randrange(256)
+    return bytes(spoiled)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_damaged_midi_file_is_rendered_or_refused_by_name(root, tmp_path, seed):
+    chance, refused = random.Random(seed), 0
+    good = (root / "data" / "MIDI_test" / "satie_gymnopedie_1.mid").read_bytes()
+    path = tmp_path / "damaged.mid"
+    for _ in range(30):
+        path.write_bytes(damaged(good, chance))
+        try:
+            trimmed, length = MIDI2Audio.trim(path)
+        except ValueError as error:
+            assert "damaged.mid" in str(error) and "\n" not in str(error)
+            refused += 1
+        else:
+            trimmed.save(tmp_path / "trimmed.mid")
+            assert 0 < length <= hp.limit_s
+    assert refused
+
+
+@pytest.mark.parametrize("division", (0, -1, -6360))
+def test_a_midi_file_without_a_plain_time_division_is_refused_by_name(root, tmp_path, division):
+    spoiled = bytearray((root / "data" / "MIDI_test" / "satie_gymnopedie_1.mid").read_bytes())
+    spoiled[12:14] = division.to_bytes(2, "big", signed=True)
+    (tmp_path / "division.mid").write_bytes(spoiled)
+    with pytest.raises(ValueError, match="division.mid"):
+        MIDI2Audio.trim(tmp_path / "division.mid")
+
+
+def test_a_midi_file_of_type_2_is_refused_by_name(midi, tmp_path):
+    with pytest.raises(ValueError, match="two.mid is a MIDI file of type 2"):
+        MIDI2Audio.trim(midi(tmp_path / "two.mid", type=2))
+
+
+def test_a_missing_midi_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nosuch.mid"):
+        MIDI2Audio.trim(tmp_path / "nosuch.mid")
+
+
+def test_fluidsynth_and_soundfont_that_are_missing_come_with_the_command_that_installs_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="apt-get install fluidsynth"):
+        MIDI2Audio.find_fluidsynth()
+    with pytest.raises(FileNotFoundError, match="nosuch.sf2.*apt-get install fluid-soundfont-gm"):
+        MIDI2Audio.find_soundfont("nosuch.sf2")
+    assert shutil.which("fluidsynth") is None

@@ -1,0 +1,130 @@
+"""Both networks: any width in, the same out; parameters named and shaped as in the report's checkpoints."""
+import pytest
+import torch
+
+from Autoencoder import Autoencoder
+from UNet import UNet
+
+autoencoder_shapes = {
+    "encoder.0.weight": (64, 1, 128, 1), "encoder.0.bias": (64,),
+    "encoder.1.weight": (64,), "encoder.1.bias": (64,),
+    "encoder.1.running_mean": (64,), "encoder.1.running_var": (64,), "encoder.1.num_batches_tracked": (),
+    "encoder.3.weight": (128, 64, 1, 2), "encoder.3.bias": (128,),
+    "encoder.4.weight": (128,), "encoder.4.bias": (128,),
+    "encoder.4.running_mean": (128,), "encoder.4.running_var": (128,), "encoder.4.num_batches_tracked": (),
+    "encoder.6.weight": (256, 128, 1, 2), "encoder.6.bias": (256,),
+    "encoder.7.weight": (256,), "encoder.7.bias": (256,),
+    "encoder.7.running_mean": (256,), "encoder.7.running_var": (256,), "encoder.7.num_batches_tracked": (),
+    "decoder.0.weight": (256, 128, 1, 2), "decoder.0.bias": (128,),
+    "decoder.1.weight": (128,), "decoder.1.bias": (128,),
+    "decoder.1.running_mean": (128,), "decoder.1.running_var": (128,), "decoder.1.num_batches_tracked": (),
+    "decoder.3.weight": (128, 64, 1, 2), "decoder.3.bias": (64,),
+    "decoder.4.weight": (64,), "decoder.4.bias": (64,),
+    "decoder.4.running_mean": (64,), "decoder.4.running_var": (64,), "decoder.4.num_batches_tracked": (),
+    "decoder.6.weight": (64, 1, 128, 4), "decoder.6.bias": (1,),
+}
+
+unet_shapes = {  # depth 4, wf 6
+    "down_path.0.block.0.weight": (64, 1, 3, 3), "down_path.0.block.0.bias": (64,),
+    "down_path.0.block.2.weight": (64, 64, 3, 3), "down_path.0.block.2.bias": (64,),
+    "down_path.1.block.0.weight": (128, 64, 3, 3), "down_path.1.block.0.bias": (128,),
+    "down_path.1.block.2.weight": (128, 128, 3, 3), "down_path.1.block.2.bias": (128,),
+    "down_path.2.block.0.weight": (256, 128, 3, 3), "down_path.2.block.0.bias": (256,),
+    "down_path.2.block.2.weight": (256, 256, 3, 3), "down_path.2.block.2.bias": (256,),
+    "down_path.3.block.0.weight": (512, 256, 3, 3), "down_path.3.block.0.bias": (512,),
+    "down_path.3.block.2.weight": (512, 512, 3, 3), "down_path.3.block.2.bias": (512,),
+    "up_path.0.up.weight": (512, 256, 2, 2), "up_path.0.up.bias": (256,),
+    "up_path.0.conv_block.block.0.weight": (256, 512, 3, 3), "up_path.0.conv_block.block.0.bias": (256,),
+    "up_path.0.conv_block.block.2.weight": (256, 256, 3, 3), "up_path.0.conv_block.block.2.bias": (256,),
+    "up_path.1.up.weight": (256, 128, 2, 2), "up_path.1.up.bias": (128,),
+    "up_path.1.conv_block.block.0.weight": (128, 256, 3, 3), "up_path.1.conv_block.block.0.bias": (128,),
+    "up_path.1.conv_block.block.2.weight": (128, 128, 3, 3), "up_path.1.conv_block.block.2.bias": (128,),
+    "up_path.2.up.weight": (128, 64, 2, 2), "up_path.2.up.bias": (64,),
+    "up_path.2.conv_block.block.0.weight": (64, 128, 3, 3), "up_path.2.conv_block.block.0.bias": (64,),
+    "up_path.2.conv_block.block.2.weight": (64, 64, 3, 3), "up_path.2.conv_block.block.2.bias": (64,),
+    "last.weight": (1, 64, 1, 1), "last.bias": (1,),
+}
+
+
+@pytest.fixture(scope="module", params=("autoencoder", "unet"))
+def network(request):
+    torch.manual_seed(0)
+    return (Autoencoder() if request.param == "autoencoder" else UNet(wf=3)).eval()
+
+
+@pytest.mark.parametrize("network_class, options, shapes", (
+    (Autoencoder, {}, autoencoder_shapes), (UNet, dict(depth=4, wf=6), unet_shapes)), ids=("autoencoder", "unet"))
+def test_parameters_are_named_and_shaped_as_in_the_published_checkpoints(network_class, options, shapes):
+    assert {key: tuple(value.shape) for key, value in network_class(**options).state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize("frames", (*range(1, 21), 2583))
+@torch.inference_mode()
+def test_as_many_frames_come_out_as_go_in(network, frames):
+    output = network(torch.rand(1, 1, 128, frames))
+    assert output.shape == (1, 1, 128, frames) and output.isfinite().all()
+
+
+@pytest.mark.parametrize("frames", (1, 6, 255))
+def test_training_takes_any_width_too(network, frames):
+    network.train()
+    source = torch.rand(2, 1, 128, frames, requires_grad=True)
+    network(source).sum().backward()
+    assert source.grad.shape == source.shape and source.grad.any()
+    network.eval()
+
+
+@torch.inference_mode()
+def test_a_clip_of_30_s_has_the_reports_latent():
+    assert Autoencoder().encoder(torch.rand(1, 1, 128, 2583)).shape == (1, 256, 1, 645)
+
+
+@torch.inference_mode()
+def test_nothing_is_sampled(network):
+    source = torch.rand(1, 1, 128, 50)
+    assert torch.equal(network(source), network(source))
+
+
+@torch.inference_mode()
+def test_a_clip_does_not_depend_on_the_others_in_its_batch(network):
+    batch = torch.rand(3, 1, 128, 40)
+    torch.testing.assert_close(network(batch)[1:2], network(batch[1:2]))
+
+
+@pytest.mark.parametrize("frames", (3, 17, 20, 101))
+@torch.inference_mode()
+def test_a_clip_is_filled_up_with_silence(network, frames):
+    source = torch.rand(1, 1, 128, frames)
+    silence = torch.zeros(1, 1, 128, 64)
+    far = network(torch.cat([source, silence], 3))[..., :frames]
+    near = network(source)
+    seen = max(frames - 48, 0)  # how far either network looks around a frame, at most
+    torch.testing.assert_close(near[..., :seen], far[..., :seen])
+    filled = torch.cat([source, silence[..., :-(frames - 3) % 4 if isinstance(network, Autoencoder) else -frames % 8]], 3)
+    torch.testing.assert_close(network(filled)[..., :frames], near)
+
+
+@torch.inference_mode()
+def test_the_autoencoders_output_is_within_0_and_1():
+    output = Autoencoder().eval()(10 * torch.randn(2, 1, 128, 40))
+    assert output.min() >= 0 and output.max() <= 1
+
+
+@pytest.mark.parametrize("depth, wf", ((4, 3), (4, 6), (3, 5)))
+@torch.inference_mode()
+def test_depth_and_width_are_read_from_the_weights(tmp_path, depth, wf):
+    saved = UNet(depth, wf)
+    torch.save(saved.state_dict(), tmp_path / "unet.torch")
+    loaded = UNet.load(tmp_path / "unet.torch")
+    source = torch.rand(1, 1, 128, 9)
+    assert loaded.last.in_channels == 2 ** wf and len(loaded.down_path) == depth
+    assert torch.equal(loaded(source), saved(source))
+
+
+@torch.inference_mode()
+def test_weights_in_half_precision_are_loaded_in_full(tmp_path):
+    network = UNet(wf=3)
+    torch.save({key: value.half() for key, value in network.state_dict().items()}, tmp_path / "half.torch")
+    loaded = UNet.load(tmp_path / "half.torch")
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value, network.state_dict()[key].half().float())
