@@ -72,9 +72,9 @@ def command(root):
 def trained(tmp_path_factory, root, instruments, command):
     """A data folder after the whole sequence of commands on the three excerpts: 2 epochs, then 1."""
     data = tmp_path_factory.mktemp("trained")
-    for folder in "MIDI", "MIDI_test":
+    for folder, pieces in ("MIDI", "*.mid"), ("MIDI_test", "satie*.mid"):
         data.joinpath(folder).mkdir()
-        for excerpt in sorted((root / "data" / "MIDI_test").glob("*.mid")):
+        for excerpt in (root / "data" / "MIDI_test").glob(pieces):
             shutil.copy(excerpt, data / folder)
     for line in (("MIDI2Audio.py",), ("AEMain.py", "--epochs", 2), ("UNetMain.py", "--epochs", 1)):
         process = command(data, *line, "--data", data)
@@ -84,15 +84,17 @@ def trained(tmp_path_factory, root, instruments, command):
 
 @pytest.fixture(scope="session")
 def three_seconds(tmp_path_factory, root, instruments):
-    """A data folder with the first three seconds of the excerpts in piano/, synth/ and generated/."""
+    """A data folder with the first three seconds of the excerpts: piano/, synth/, generated/ and ae_output/."""
+    import AEMain
     import DatasetCreator
     import MIDI2Audio
+    from AEModel import AEModel
 
     data = tmp_path_factory.mktemp("three_seconds")
     for folder, preset in zip(("piano", "synth"), instruments):
         for excerpt in (root / "data" / "MIDI_test").glob("*.mid"):
             MIDI2Audio.synthesise_midi_to_audio(excerpt, data / folder / f"{excerpt.stem}.wav", *preset, limit_s=3)
-    DatasetCreator.build(data)
+    AEMain.write_outputs(AEModel(), DatasetCreator.build(data), data)
     return data
 
 

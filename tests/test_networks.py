@@ -91,17 +91,13 @@ def test_a_clip_does_not_depend_on_the_others_in_its_batch(network):
     torch.testing.assert_close(network(batch)[1:2], network(batch[1:2]))
 
 
-@pytest.mark.parametrize("frames", (3, 17, 20, 101))
+@pytest.mark.parametrize("frames", (20, 21, 22))
 @torch.inference_mode()
-def test_a_clip_is_filled_up_with_silence(network, frames):
+def test_a_width_that_does_not_fit_is_filled_up_with_silence(network, frames):
+    fits = 23 if isinstance(network, Autoencoder) else 24
     source = torch.rand(1, 1, 128, frames)
-    silence = torch.zeros(1, 1, 128, 64)
-    far = network(torch.cat([source, silence], 3))[..., :frames]
-    near = network(source)
-    seen = max(frames - 48, 0)  # how far either network looks around a frame, at most
-    torch.testing.assert_close(near[..., :seen], far[..., :seen])
-    filled = torch.cat([source, silence[..., :-(frames - 3) % 4 if isinstance(network, Autoencoder) else -frames % 8]], 3)
-    torch.testing.assert_close(network(filled)[..., :frames], near)
+    filled = torch.cat([source, torch.zeros(1, 1, 128, fits - frames)], 3)
+    torch.testing.assert_close(network(filled)[..., :frames], network(source))
 
 
 @torch.inference_mode()

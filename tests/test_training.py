@@ -1,0 +1,367 @@
+"""Training: the loss falls, a seed fixes everything, an interruption changes nothing, nothing is lost or overwritten."""
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import AEMain
+import Hyperparameters as hp
+import Main
+import Training
+import UNetMain
+import Util
+from AEDataset import AEDataset
+from AEModel import AEModel
+from UNet import UNet
+
+brief = dict(epochs=2, batch_size=2, crop_frames=64, device="cpu")  # 4 batches an epoch: two clips of 258 frames
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Sums in another order differ in the last bit, so the number of threads must not vary."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=("ae", "unet"))
+def train(request, data):
+    """Function that trains one of the networks, briefly unless told otherwise, and returns the path of its weights."""
+
+    def run(**options):
+        script, width = (AEMain, {}) if request.param == "ae" else (UNetMain, {"wf": 3})
+        script.train(**{**brief, "data": data, **width, **options})
+        return data / "models" / options.get("model", "own") / f"{request.param}.torch"
+
+    return run
+
+
+def state(weights):
+    return torch.load(weights, weights_only=True)
+
+
+def losses(weights):
+    recorded = json.loads(weights.with_name(f"{weights.stem}_losses.json").read_text())
+    del recorded["minutes"]
+    return recorded
+
+
+def assert_same(weights, others):
+    one, other = state(weights), state(others)
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert torch.equal(value, other[key]), key
+    assert losses(weights) == losses(others)
+
+
+# one training
+
+def test_the_loss_falls(train):
+    recorded = losses(train(epochs=6, crop_frames=16, learning_rate=2e-3, schedule="constant"))
+    for part in "training", "validation":
+        assert len(recorded[part]) == 6
+        assert recorded[part][-1] < 0.8 * recorded[part][0]
+
+
+def test_the_same_seed_gives_the_same_weights_and_losses(train):
+    first, again, other = train(model="first"), train(model="again"), train(model="other", seed=1)
+    assert_same(first, again)
+    assert losses(first)["training"] != losses(other)["training"]
+
+
+def test_what_a_training_leaves(train):
+    weights = train()
+    stem = weights.stem
+    assert {path.name for path in weights.parent.iterdir() if path.stem.startswith(stem)} == {
+        f"{stem}.torch", f"{stem}_losses.json", f"{stem}_losses.png", f"{stem}_epoch_2.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in weights.parent.glob("*.png"))
+    recorded = losses(weights)
+    assert len(recorded["training"]) == len(recorded["validation"]) == 2
+    assert recorded["loss"] == {"ae": "L1 loss", "unet": "MSE loss"}[stem]
+    assert all(isinstance(value, torch.Tensor) and value.dtype in (torch.float32, torch.int64) for value in state(weights).values())
+
+
+def test_the_weights_are_those_of_the_epoch_with_the_least_validation_loss(tmp_path):
+    for name, target in ("training", 1), ("validation", 0):  # the better on the one, the worse on the other
+        for mode, level in ("piano", 1), ("synth", target):
+            Util.save_array(tmp_path / "generated" / name / f"{mode}.npy", np.full((128, 64), level, np.float16))
+    sets = AEDataset(["training"], tmp_path), AEDataset(["validation"], tmp_path)
+    settings = {**brief, "batch_size": 1, "schedule": "constant", "seed": 0}
+    for epochs in 1, 3:
+        network = torch.nn.Conv2d(1, 1, 1)
+        torch.nn.init.zeros_(network.weight), torch.nn.init.zeros_(network.bias)
+        model = Training.Model(network, torch.nn.functional.l1_loss, 0.01, torch.device("cpu"))
+        Training.fit(model, *sets, tmp_path / f"{epochs}.torch", {**settings, "epochs": epochs}, "L1 loss")
+        assert torch.equal(network.bias, state(tmp_path / f"{epochs}.torch")["bias"])  # the model goes on with them
+    first, second, third = losses(tmp_path / "3.torch")["validation"]
+    assert first < second < third
+    for key, value in state(tmp_path / "1.torch").items():
+        assert torch.equal(value, state(tmp_path / "3.torch")[key])
+
+
+def test_the_autoencoder_leaves_its_output_for_every_piece(data):
+    shutil.rmtree(data / "ae_output")
+    AEMain.train(data, **brief)
+    model = AEModel.load(data / "models" / "own" / "ae.torch")
+    folders = list((data / "generated").iterdir())
+    assert {path.stem for path in (data / "ae_output").iterdir()} == {folder.name for folder in folders} and len(folders) == 3
+    for folder in folders:
+        output, target = np.load(data / "ae_output" / f"{folder.name}.npy"), np.load(folder / "synth.npy")
+        assert output.shape == target.shape == (128, 258) and output.dtype == np.float16
+        np.testing.assert_array_equal(output, model.generate(np.load(folder / "piano.npy")).astype(np.float16))
+
+
+# interruptions
+
+@pytest.fixture(scope="module")
+def uninterrupted(three_seconds, tmp_path_factory):
+    """The weights of a brief training of the autoencoder that nothing interrupted."""
+    data = shutil.copytree(three_seconds, tmp_path_factory.mktemp("uninterrupted") / "data")
+    AEMain.train(data, **brief)
+    return data / "models" / "own" / "ae.torch"
+
+
+doomed_training = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import torch
+import AEMain, Hyperparameters as hp, Util
+torch.set_num_threads(1)
+hp.checkpoint_minutes = 0
+reads = 0
+
+class Doomed(AEMain.AEDataset):
+    def __getitem__(self, key):
+        global reads
+        reads += 1
+        if eval(sys.argv[2]):
+            os.kill(os.getpid(), int(sys.argv[3]))
+        return super().__getitem__(key)
+
+AEMain.AEDataset = Doomed
+Util.run(lambda: AEMain.train(".", epochs=2, batch_size=2, crop_frames=64, device="cpu"))
+"""
+
+
+def doomed(root, data, condition, number):
+    """Train as `brief` in a process of its own, which gets a signal when it reads a crop and the condition holds."""
+    return subprocess.run([sys.executable, "-c", doomed_training, root, condition, str(int(number))], cwd=data,
+                          capture_output=True, text=True)
+
+
+@contextlib.contextmanager
+def interruption(data, read, number=signal.SIGINT, script=AEMain, dataset="AEDataset"):
+    """Have a training get Ctrl-C when it reads its `read`-th crop or clip, and expect that it ends with a checkpoint."""
+
+    class Interrupting(getattr(script, dataset)):
+        reads = 0
+
+        def __getitem__(self, key):
+            Interrupting.reads += 1
+            if Interrupting.reads == read:
+                os.kill(os.getpid(), number)
+            return super().__getitem__(key)
+
+    previous = signal.signal(number, lambda *_: pytest.fail("the training does not defer the signal"))
+    try:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(script, dataset, Interrupting)
+            yield
+    finally:
+        signal.signal(number, previous)
+    assert list((data / "models" / "own").glob("*.checkpoint"))
+
+
+@pytest.mark.parametrize("number, status", ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)))
+def test_a_training_resumes_after_a_signal_as_if_there_had_been_none(root, data, uninterrupted, number, status):
+    weights = data / "models" / "own" / "ae.torch"
+    process = doomed(root, data, "reads == 14", number)  # an epoch has 8 crops, and a clip to validate on
+    assert process.returncode == status, process.stderr
+    assert "Traceback" not in process.stderr
+    assert not weights.exists()
+    checkpoint = torch.load(weights.with_suffix(".checkpoint"), weights_only=True)
+    assert checkpoint["epoch"] == 1 and checkpoint["batch"] > 0
+    AEMain.train(data, **brief)
+    assert_same(weights, uninterrupted)
+    assert not weights.with_suffix(".checkpoint").exists()
+
+
+@pytest.mark.parametrize("number, reads", (
+    (signal.SIGINT, (1,)), (signal.SIGINT, (8,)), (signal.SIGINT, (19,)),  # 19: amid the last validation
+    (signal.SIGINT, (2, 11)), (signal.SIGINT, (3, 3, 3)), (signal.SIGTERM, (3,))))
+def test_a_training_resumes_from_any_batch(data, uninterrupted, number, reads):
+    for read in reads:
+        with interruption(data, read, number):
+            AEMain.train(data, **brief)
+    AEMain.train(data, **brief)
+    assert_same(data / "models" / "own" / "ae.torch", uninterrupted)
+
+
+def test_the_unet_resumes_as_well(data):
+    UNetMain.train(data, model="uninterrupted", wf=3, **brief)
+    with interruption(data, 6, signal.SIGINT, UNetMain, "UNetDataset"):
+        UNetMain.train(data, wf=3, **brief)
+    UNetMain.train(data, wf=3, **brief)
+    assert_same(data / "models" / "own" / "unet.torch", data / "models" / "uninterrupted" / "unet.torch")
+
+
+def test_a_kill_after_the_last_epoch_does_not_lose_the_outputs(root, data, uninterrupted):
+    weights = data / "models" / "own" / "ae.torch"
+    shutil.rmtree(data / "ae_output")
+    process = doomed(root, data, "len(list(__import__('pathlib').Path('ae_output').glob('*.npy'))) == 1", signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    AEMain.train(data, **brief)
+    assert_same(weights, uninterrupted)
+    for output in uninterrupted.parents[2].joinpath("ae_output").iterdir():
+        np.testing.assert_array_equal(np.load(data / "ae_output" / output.name), np.load(output))
+
+
+def test_a_checkpoint_of_other_settings_is_refused_naming_them(data):
+    with interruption(data, 3):
+        AEMain.train(data, **brief)
+    checkpoint = data / "models" / "own" / "ae.checkpoint"
+    before = checkpoint.read_bytes()
+    with pytest.raises(ValueError, match=r"ae.checkpoint was started with other settings \(epochs, batch_size\)"):
+        AEMain.train(data, **{**brief, "epochs": 4, "batch_size": 3})
+    assert checkpoint.read_bytes() == before
+    AEMain.train(data, **{**brief, "epochs": 1}, overwrite=True)
+    assert len(losses(checkpoint.with_suffix(".torch"))["training"]) == 1
+
+
+# finished models
+
+def test_a_finished_model_is_overwritten_only_on_demand(train):
+    weights = train(epochs=1)
+    before = weights.read_bytes(), weights.stat().st_mtime_ns
+    for seed in 0, 1:
+        with pytest.raises(ValueError, match=f"{weights.name} is finished"):
+            train(epochs=1, seed=seed)
+    assert (weights.read_bytes(), weights.stat().st_mtime_ns) == before
+    train(epochs=1, seed=1, overwrite=True)
+    assert weights.read_bytes() != before[0] and losses(weights)["settings"]["seed"] == 1
+
+
+def test_a_finished_model_stays_until_the_one_that_overwrites_it_is_finished(data):
+    AEMain.train(data, **brief)
+    weights = data / "models" / "own" / "ae.torch"
+    before = weights.read_bytes()
+    with interruption(data, 3):
+        AEMain.train(data, **{**brief, "seed": 1}, overwrite=True)
+    assert weights.read_bytes() == before
+    AEMain.train(data, **{**brief, "seed": 1})
+    assert losses(weights)["settings"]["seed"] == 1
+
+
+# crops and schedule
+
+@pytest.mark.parametrize("seed", range(20))
+def test_crops_cover_every_clip_within_its_bounds(seed):
+    chance = random.Random(seed)
+    lengths = [chance.randint(1, 2583) for _ in range(30)]
+    frames, batch_size = chance.randint(1, 400), chance.randint(1, 16)
+    batches = Training.crops(lengths, frames, batch_size, seed)
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1) and 1 <= len(batches[-1]) <= batch_size
+    for piece, length in enumerate(lengths):
+        crops = sorted((start, size) for key, start, size in sum(batches, []) if key == piece)
+        assert {size for _, size in crops} == {frames}
+        starts = [start for start, _ in crops]
+        assert starts == list(range(starts[0], starts[0] + frames * len(starts), frames))  # side by side
+        if length < frames:
+            assert starts == [0]
+        else:
+            assert starts[0] >= 0 and starts[-1] + frames <= length < frames * (len(starts) + 1)
+
+
+def test_crops_are_fixed_by_the_seed():
+    lengths = [2583] * 10
+    assert Training.crops(lengths, 255, 16, "0 1") == Training.crops(lengths, 255, 16, "0 1")
+    assert Training.crops(lengths, 255, 16, "0 1") != Training.crops(lengths, 255, 16, "0 2")
+
+
+@pytest.mark.parametrize("frames", (0, None))
+def test_whole_clips_are_crops_too(frames):
+    batches = Training.crops([2583, 2583, 2000], frames, 2, 0)
+    assert sorted(sum(batches, [])) == [(0, 0, 2583), (1, 0, 2583), (2, 0, 2583)]
+
+
+@pytest.mark.parametrize("step, steps, factor", (
+    (0, 1000, 0.01), (49, 1000, 0.5 * 0.951), (99, 1000, 0.901), (500, 1000, 0.5), (999, 1000, 0.001), (0, 1, 1.0), (4, 10, 0.3)))
+def test_the_linear_schedule_warms_up_and_falls_to_zero(step, steps, factor):
+    assert Training.schedule(step, steps, "linear") == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("steps", (1, 7, 100, 101, 3000))
+def test_factors_of_the_schedules_are_within_0_and_1(steps):
+    factors = [Training.schedule(step, steps, "linear") for step in range(steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert factors[hp.warmup_steps:] == sorted(factors[hp.warmup_steps:], reverse=True)
+    assert {Training.schedule(step, steps, "constant") for step in range(steps)} == {1.0}
+
+
+# the whole sequence
+
+def test_the_three_commands_leave_what_the_data_folder_describes(trained):
+    pieces = {"bach_prelude_c", "mozart_rondo_alla_turca", "satie_gymnopedie_1"}
+    rendered = {f"{folder}/{piece}.wav" for folder in ("piano", "synth") for piece in pieces}
+    rendered |= {"test/piano/satie_gymnopedie_1.wav", "test/synth/satie_gymnopedie_1.wav"}
+    assert {path.relative_to(trained).as_posix() for path in trained.rglob("*.wav")} == rendered
+    assert all(soundfile.info(path).frames == 661500 for path in trained.rglob("*.wav"))
+    arrays = [trained / "generated" / piece / f"{mode}.npy" for piece in pieces for mode in ("piano", "synth")]
+    for path in arrays + [trained / "ae_output" / f"{piece}.npy" for piece in pieces]:
+        assert np.load(path).shape == (128, 2583)
+    assert {path.name for path in (trained / "models" / "own").iterdir()} == {
+        "ae.torch", "ae_losses.json", "ae_losses.png", "ae_epoch_2.png",
+        "unet.torch", "unet_losses.json", "unet_losses.png", "unet_epoch_1.png"}
+    assert UNet.load(trained / "models" / "own" / "unet.torch").last.in_channels == 2 ** hp.unet_wf
+
+
+def test_what_was_trained_plays_a_recording(trained, tmp_path):
+    recording = Util.read_audio(trained / "test" / "piano" / "satie_gymnopedie_1.wav")[:3 * 22050 + 123]
+    Util.write_audio(tmp_path / "recording.wav", recording)
+    models = trained / "models" / "own"
+    audio = Main.pipeline(tmp_path / "recording.wav", ae=models / "ae.torch", unet=models / "unet.torch", device="cpu")
+    assert audio.shape == recording.shape and audio.dtype == np.float32
+    assert np.isfinite(audio).all() and audio.any() and np.abs(audio).max() <= 1
+
+
+# importing
+
+importing = """
+import sys
+root, own = sys.argv[1], sys.argv[2:]
+sys.path.insert(0, root)
+written = []
+
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        written.append(str(arguments[0]))
+    elif event in ("os.mkdir", "os.rename", "os.remove"):
+        written.append(str(arguments[0]))
+
+sys.addaudithook(watch)
+for name in own:
+    for module in own:
+        sys.modules.pop(module, None)  # each as if it were the first
+    __import__(name)
+    assert "matplotlib.pyplot" not in sys.modules, f"{name} imports matplotlib.pyplot"
+    assert not [path for path in written if path.startswith(root) or not path.startswith("/")], f"{name} writes {written}"
+"""
+
+
+def test_importing_a_module_does_nothing_else(root, tmp_path):
+    modules = sorted(path.stem for path in root.glob("*.py"))
+    assert {"Main", "AEMain", "UNetMain", "MIDI2Audio", "DatasetCreator"} <= set(modules)
+    process = subprocess.run([sys.executable, "-B", "-c", importing, root, *modules], cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert not process.stdout and not process.stderr and not list(tmp_path.iterdir())

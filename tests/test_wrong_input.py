@@ -1,0 +1,235 @@
+"""What is wrong with the input is said in one sentence that names it, and nothing is left half-written."""
+import re
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import AEMain
+import Main
+import MIDI2Audio
+import UNetMain
+import Util
+
+
+@pytest.fixture
+def complaint(tmp_path):
+    """Function that calls a `main` with arguments that it has to refuse, and returns its one sentence.
+
+    Nothing may be written below `tmp_path` but files whose names end in `may_write`.
+    """
+
+    def files():
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+    def call(main, *arguments, may_write=()):
+        before = files()
+        with pytest.raises(SystemExit) as exit:
+            Util.run(lambda: main([str(argument) for argument in arguments]))
+        assert isinstance(exit.value.code, str)  # Python prints it on stderr, and exits with status 1
+        assert exit.value.code.strip() and "\n" not in exit.value.code
+        assert not {path for path, time in files().items() if before.get(path) != time and not path.name.endswith(may_write or "/")}
+        return exit.value.code
+
+    return call
+
+
+def lines(stderr):
+    """The non-empty lines of a process's stderr, apart from progress bars."""
+    return [line for line in re.split(r"[\r\n]", stderr) if line.strip() and not re.search(r"\d+%\||\d+/\d+ \[|/s\]", line)]
+
+
+# Main.py
+
+def wav(content, rate=22050):
+    return lambda path: soundfile.write(path, content, rate)
+
+
+recordings = {
+    "an empty file": (lambda path: path.touch(), "empty"),
+    "text": (lambda path: path.write_text("la la la"), "not audio"),
+    "random bytes": (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "not audio"),
+    "a wav header alone": (lambda path: path.write_bytes(b"RIFF\x24\0\0\0WAVEfmt "), "not audio|no samples"),
+    "a wav of zero length": (wav(np.zeros(0)), "no samples"),
+    "silence": (wav(np.zeros(22050)), "silent"),
+    "silence in stereo at 48 kHz": (wav(np.zeros((48000, 2)), 48000), "silent"),
+    "samples that are not numbers": (lambda path: soundfile.write(path, np.full(100, np.nan), 22050, subtype="FLOAT"), "not finite"),
+    "a folder": (lambda path: path.mkdir(), "no such file"),
+    "nothing": (lambda path: None, "no such file"),
+}
+
+
+@pytest.fixture
+def play(complaint, weights, tmp_path):
+    """Function that has Main.py complain about a recording called in.wav, or about other arguments."""
+    ae, unet = weights
+
+    def call(*arguments, **options):
+        return complaint(Main.main, tmp_path / "in.wav", "-o", tmp_path / "out.wav", "--ae", ae, "--unet", unet,
+                         "--device", "cpu", *arguments, **options)
+
+    return call
+
+
+@pytest.mark.parametrize("recording", recordings)
+def test_a_recording_that_cannot_be_played_is_named(play, tmp_path, recording):
+    make, reason = recordings[recording]
+    make(tmp_path / "in.wav")
+    message = play()
+    assert str(tmp_path / "in.wav") in message and re.search(reason, message)
+
+
+def test_a_bad_recording_does_not_stop_the_others(complaint, weights, tmp_path):
+    wav(np.sin(np.arange(4000) / 10) / 2)(tmp_path / "good.wav")
+    (tmp_path / "bad.wav").touch()
+    message = complaint(Main.main, tmp_path / "nosuch.wav", tmp_path / "bad.wav", tmp_path / "good.wav", "-o", tmp_path / "out",
+                        "--ae", weights[0], "--unet", weights[1], may_write=("good_epiano.wav", "good_epiano.png"))
+    assert "nosuch.wav" in message and "bad.wav" in message and "good.wav" not in message
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good_epiano.wav", "good_epiano.png"}
+
+
+@pytest.mark.parametrize("option", ("--ae", "--unet"))
+@pytest.mark.parametrize("content", ("missing", "empty", "text", "random bytes", "tensor", "no weights", "of the other network"))
+def test_weights_that_do_not_fit_are_named(play, weights, tmp_path, option, content):
+    path = tmp_path / "bad.torch"
+    wav(np.sin(np.arange(4000) / 10) / 2)(tmp_path / "in.wav")
+    if content in ("empty", "text", "random bytes"):
+        path.write_bytes({"empty": b"", "text": b"weights", "random bytes": np.random.default_rng(0).bytes(5000)}[content])
+    elif content != "missing":
+        torch.save({"tensor": torch.zeros(3), "no weights": {}, "of the other network": torch.load(
+            weights[option == "--ae"], weights_only=True)}[content], path)
+    message = play(option, path)
+    assert str(path) in message and ("no such weights" if content == "missing" else "does not hold the weights") in message
+
+
+def test_an_untrained_model_is_named(complaint, tmp_path):
+    wav(np.sin(np.arange(4000) / 10) / 2)(tmp_path / "in.wav")
+    assert "nosuchmodel" in complaint(Main.main, tmp_path / "in.wav", "--model", "nosuchmodel", "-o", tmp_path / "out.wav")
+
+
+@pytest.mark.parametrize("device", ("tpu", "cuda:99", "cpu:x", ""))
+def test_a_device_that_is_not_there_is_named(play, complaint, tmp_path, data, device):
+    wav(np.sin(np.arange(4000) / 10) / 2)(tmp_path / "in.wav")
+    for message in (play("--device", device), *(complaint(script.main, "--data", data, "--device", device)
+                                                for script in (AEMain, UNetMain))):
+        assert f"'{device}'" in message
+
+
+def test_main_says_one_line_on_stderr(command, weights, tmp_path):
+    (tmp_path / "in.wav").write_text("la la la")
+    process = command(tmp_path, "Main.py", "in.wav", "--ae", weights[0], "--unet", weights[1])
+    assert process.returncode == 1
+    assert lines(process.stderr) == ["Main.py: in.wav is not audio that libsndfile reads; convert it to wav, flac, ogg or mp3"]
+    assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
+
+
+# MIDI2Audio.py
+
+@pytest.fixture
+def good(instruments, midi, tmp_path):
+    """A data folder with one good MIDI file for training and one for tests."""
+    midi(tmp_path / "data" / "MIDI" / "good.mid")
+    midi(tmp_path / "data" / "MIDI_test" / "excerpt.mid")
+    return tmp_path / "data"
+
+
+def test_without_fluidsynth_the_command_that_installs_it_is_given(complaint, good, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert re.search("fluidsynth is not on PATH.*apt-get install fluidsynth", complaint(MIDI2Audio.main, "--data", good))
+
+
+@pytest.mark.parametrize("option", ("--source", "--target"))
+def test_a_soundfont_that_is_missing_is_named(complaint, good, option):
+    message = complaint(MIDI2Audio.main, "--data", good, option, "nosuch.sf2:0:0", may_write=(".wav", "preset.txt"))
+    assert "nosuch.sf2" in message and "apt-get install fluid-soundfont-gm" in message
+
+
+@pytest.mark.parametrize("preset", ("nosuch.sf2", "FluidR3_GM.sf2:0:128"))
+def test_a_preset_that_is_none_is_named(complaint, good, preset):
+    assert f"'{preset}' is no preset" in complaint(MIDI2Audio.main, "--data", good, "--target", preset)
+
+
+@pytest.mark.parametrize("make", (lambda data: None, lambda data: data.mkdir(), lambda data: (data / "MIDI").mkdir(parents=True)),
+                         ids=("missing data", "empty data", "empty MIDI"))
+def test_a_folder_without_midi_files_is_named(instruments, complaint, tmp_path, make):
+    make(tmp_path / "data")
+    assert str(tmp_path / "data" / "MIDI") in complaint(MIDI2Audio.main, "--data", tmp_path / "data")
+
+
+corruptions = {
+    "empty": lambda good: b"",
+    "text": lambda good: b"la la la",
+    "cut in the middle of the track": lambda good: good[:len(good) // 2],
+    "random bytes after MThd": lambda good: good[:4] + np.random.default_rng(0).bytes(300),
+    "random bytes in the track": lambda good: good[:22] + np.random.default_rng(1).bytes(len(good) - 22),
+    "a system message with data": lambda good: good[:22] + b"\x00\xfa\x40\x40" + good[26:],
+    "no time division": lambda good: good[:12] + b"\0\0" + good[14:],
+    "no notes": lambda good: good[:18] + (4).to_bytes(4, "big") + b"\x00\xff\x2f\x00",
+}
+
+
+@pytest.mark.parametrize("corruption", corruptions)
+def test_a_corrupt_midi_file_is_named_and_the_good_ones_are_rendered(complaint, good, corruption):
+    bad = good / "MIDI" / "bad.mid"
+    bad.write_bytes(corruptions[corruption]((good / "MIDI" / "good.mid").read_bytes()))
+    message = complaint(MIDI2Audio.main, "--data", good, may_write=("good.wav", "excerpt.wav", "preset.txt"))
+    assert message.count(str(bad)) == 1 and "good.mid" not in message
+    assert {path.relative_to(good).as_posix() for path in good.rglob("*.wav")} == {
+        "piano/good.wav", "synth/good.wav", "test/piano/excerpt.wav", "test/synth/excerpt.wav"}
+
+
+def test_midi2audio_says_one_line_on_stderr(command, good, tmp_path):
+    (good / "MIDI" / "bad.mid").write_text("la la la")
+    process = command(tmp_path, "MIDI2Audio.py", "--data", "data")
+    assert process.returncode == 1
+    (line,) = lines(process.stderr)
+    assert line.startswith("MIDI2Audio.py: data/MIDI/bad.mid is not a MIDI file")
+
+
+# AEMain.py and UNetMain.py
+
+@pytest.mark.parametrize("script", (AEMain, UNetMain))
+def test_a_training_without_recordings_names_the_folder(complaint, tmp_path, script):
+    (tmp_path / "data").mkdir()
+    assert str(tmp_path / "data" / "piano") in complaint(script.main, "--data", tmp_path / "data")
+
+
+@pytest.mark.parametrize("script", (AEMain, UNetMain))
+@pytest.mark.parametrize("mode", ("piano", "synth"))
+def test_a_training_without_a_partner_names_the_recording(complaint, data, script, mode):
+    (data / mode / "satie_gymnopedie_1.wav").unlink()
+    other = {"piano": "synth", "synth": "piano"}[mode]
+    message = complaint(script.main, "--data", data)
+    assert str(data / other / "satie_gymnopedie_1.wav") in message and "bach" not in message
+
+
+def test_a_recording_of_the_data_set_that_is_not_audio_is_named(complaint, data):
+    (data / "synth" / "satie_gymnopedie_1.wav").write_text("la la la")
+    assert f"{data / 'synth' / 'satie_gymnopedie_1.wav'} is not audio" in complaint(AEMain.main, "--data", data)
+
+
+def test_the_unet_names_the_missing_outputs_of_the_autoencoder(complaint, data):
+    shutil.rmtree(data / "ae_output")
+    message = complaint(UNetMain.main, "--data", data)
+    assert str(data / "ae_output") in message and "AEMain.py" in message
+
+
+@pytest.mark.parametrize("script", (AEMain, UNetMain))
+@pytest.mark.parametrize("option, value", (("--epochs", "0"), ("--batch-size", "-1"), ("--crop-frames", "-5"), ("--learning-rate", "-1"),
+                                           ("--learning-rate", "nan"), ("--schedule", "cosine")))
+def test_a_training_option_that_makes_no_sense_is_refused(data, capsys, script, option, value):
+    with pytest.raises(SystemExit) as exit:
+        Util.run(lambda: script.main(["--data", str(data), "--epochs", "1", "--device", "cpu", option, value]))
+    assert exit.value.code
+    assert value in capsys.readouterr().err + str(exit.value.code)
+    assert not (data / "models").exists()
+
+
+def test_a_training_says_one_line_on_stderr(command, tmp_path):
+    process = command(tmp_path, "AEMain.py", "--data", "nosuch")
+    assert process.returncode == 1 and not process.stdout
+    (line,) = lines(process.stderr)
+    assert line.startswith("AEMain.py: nosuch/piano holds no .wav")
+    assert not list(tmp_path.iterdir())
