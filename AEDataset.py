@@ -4,37 +4,62 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import DatasetCreator
 import Hyperparameters as hp
+from Augmentation import augment
 
 
 class AEDataset(torch.utils.data.Dataset):
     """The pairs data/generated/<piece>/{piano,synth}.npy of the given pieces, kept in memory in half precision.
 
-    An item is (source, target), two tensors [shape=(1, n_mels, t), in [0, 1]]. The key is the number of the piece,
-    or (number, first frame, frames) for a crop; a crop that passes the end of its piece is filled up with silence.
+    An item is (source, target), two tensors [shape=(1, n_mels, t), in [0, 1]]. The key is the number of the piece, or
+    (number, first frame, frames, seed) for a crop; a crop that passes the end of its piece is filled up with silence.
 
-    Raises FileNotFoundError if a spectrogram is missing, ValueError if a pair differs in shape.
+    Parameters
+    ----------
+    names : list of str
+    data : Path
+    sources : list of str
+        Which pianos: for a crop its seed chooses one. A whole piece is that of the first.
+    augmented : bool
+        Crops are taken through `Augmentation.augment`, by their seed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a spectrogram is missing.
+    ValueError
+        If those of a piece differ in shape.
     """
 
-    def __init__(self, names, data=hp.data):
-        self.names = list(names)
-        self.clips = [self.load(name, Path(data)) for name in self.names]
-        for name, (source, target) in zip(self.names, self.clips):
-            if source.shape != target.shape:
-                raise ValueError(f"the spectrograms of '{name}' differ in shape, {tuple(source.shape)} and "
-                                 f"{tuple(target.shape)}; remove {Path(data) / 'generated' / name} and build it again")
+    def __init__(self, names, data=hp.data, sources=("piano",), augmented=False):
+        self.names, self.augmented = list(names), augmented
+        self.sources = [self.load(name, Path(data), sources) for name in self.names]
+        self.targets = [read(Path(data) / "generated" / name / "synth.npy") for name in self.names]
+        for name, clips, target in zip(self.names, self.sources, self.targets):
+            if any(clip.shape != target.shape for clip in clips):
+                raise ValueError(f"the spectrograms of '{name}' differ in shape; remove {Path(data) / 'generated' / name} "
+                                 "and build them again")
 
-    def load(self, name, data):
-        folder = data / "generated" / name
-        return read(folder / "piano.npy"), read(folder / "synth.npy")
+    def load(self, name, data, sources):
+        return [read(data / "generated" / name / f"{source}.npy") for source in sources]
 
     def __len__(self):
-        return len(self.clips)
+        return len(self.targets)
 
     def __getitem__(self, key):
-        piece, start, frames = key if isinstance(key, tuple) else (key, 0, self.clips[key][0].shape[-1])
-        crops = [clip[None, :, start:start + frames].float() for clip in self.clips[piece]]
-        return tuple(torch.nn.functional.pad(crop, (0, frames - crop.shape[-1])) for crop in crops)
+        if not isinstance(key, tuple):
+            return self.sources[key][0][None].float(), self.targets[key][None].float()
+        piece, start, frames, seed = key
+        rng = np.random.default_rng(seed)
+        clip = self.sources[piece][rng.integers(len(self.sources[piece]))]
+        source, target = (part[:, start:start + frames].float() for part in (clip, self.targets[piece]))
+        if self.augmented:
+            before = min(start, hp.context_frames)  # for the reverberation of what came before the crop
+            power = DatasetCreator.mel_from_log(clip[:, start - before:start + frames].float().numpy())
+            maxima = DatasetCreator.mel_from_log(clip.amax(dim=1).float().numpy())
+            source = torch.from_numpy(DatasetCreator.log_mel(augment(power, maxima, rng), 1)[:, before:]).float()
+        return tuple(torch.nn.functional.pad(part[None], (0, frames - part.shape[-1])) for part in (source, target))
 
 
 def read(path):

@@ -19,19 +19,20 @@ from AEModel import AEModel
 
 def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
           learning_rate=hp.ae_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
-          device="auto", overwrite=False):
+          augmented=False, validation_source=None, channels=hp.ae_channels, device="auto", overwrite=False):
     """Train data/models/<model>/ae.torch on the pairs below `data`, then write its outputs for the U-Net.
 
     Raises as `DatasetCreator.build` and `Training.fit`.
     """
     device = hp.choose_device(device)
     names = DatasetCreator.build(data)
-    training, validation = (AEDataset(part, data) for part in Util.split(names, seed))
+    training, validation = Training.datasets(names, data, seed, augmented, validation_source)
     torch.manual_seed(seed)
-    autoencoder = AEModel(device, learning_rate)
+    autoencoder = AEModel(device, learning_rate, channels)
     Training.fit(autoencoder, training, validation, Path(data) / "models" / model / "ae.torch", dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
-        seed=seed), "L1 loss", overwrite)
+        seed=seed, augmented=augmented, validation_source=validation_source, channels=list(channels), pieces=names),
+        "L1 loss", overwrite)
     write_outputs(autoencoder, names, data)
 
 
@@ -43,6 +44,7 @@ def write_outputs(autoencoder, names, data=hp.data):
 
 def main(arguments=None):
     parser = Training.command_line("Train the autoencoder.", "ae", hp.ae_epochs, hp.ae_batch_size, hp.ae_learning_rate)
+    parser.add_argument("--channels", type=Training.positive, nargs=3, default=hp.ae_channels, help="of the three layers")
     train(**vars(parser.parse_args(arguments)))
     print("next: UNetMain.py, with the same --model and --data")
 

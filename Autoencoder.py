@@ -15,6 +15,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, n_mels=hp.n_mels, channels=hp.ae_channels):
         super().__init__()
+        self.inputs = 1
         first, second, third = channels
         self.encoder = nn.Sequential(
             nn.Conv2d(1, first, (n_mels, 1)), nn.BatchNorm2d(first), nn.Tanh(),

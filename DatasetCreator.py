@@ -144,12 +144,17 @@ def invert(mel, guide, inversion=hp.inversion):
     return griffin_lim(np.sqrt(power_from_mel(mel, np.abs(guide) ** 2)), guide)
 
 
-def pairs(data=hp.data):
-    """Map piece -> (piano recording, synth recording), matched by name.
+def sources(data=hp.data):
+    """Names of the folders with pianos below `data`: "piano", and "piano_2" and so on where there are several."""
+    return ["piano", *sorted(path.name for path in Path(data).glob("piano_*") if path.is_dir())]
+
+
+def pairs(data=hp.data, source="piano"):
+    """Map piece -> (recording in `source`, recording in synth), matched by name.
 
     Raises FileNotFoundError if a folder is empty, ValueError naming the recordings without a partner.
     """
-    piano, synth = (Util.pieces(Path(data) / name, audio_endings) for name in ("piano", "synth"))
+    piano, synth = (Util.pieces(Path(data) / name, audio_endings) for name in (source, "synth"))
     alone = sorted({str(piano.get(name) or synth.get(name)) for name in piano.keys() ^ synth.keys()})
     if alone:
         raise ValueError(f"no partner of the same name in the other folder for {', '.join(alone)}; "
@@ -163,20 +168,25 @@ def build(data=hp.data):
     Returns the names of the pieces. Raises as `pairs`, and ValueError for a recording that is not audio or silent,
     or whose length differs from its partner's by more than a frame.
     """
-    found = pairs(data)
-    for name, recordings in tqdm(found.items(), desc="spectrograms", unit="piece"):
-        folder = Path(data) / "generated" / name
-        outputs = folder / "piano.npy", folder / "synth.npy"
-        if all(map(Util.newer, outputs, recordings)):
-            continue
-        clips = [Util.read_audio(recording)[:hp.limit_s * hp.sample_rate] for recording in recordings]
-        for clip, recording in zip(clips, recordings):
-            if not clip.any():
-                raise ValueError(f"{recording} is silent; record it again or remove the pair")
-        if abs(clips[0].size - clips[1].size) > hp.hop_length:
-            raise ValueError(f"{recordings[0]} and {recordings[1]} differ in length by "
-                             f"{abs(clips[0].size - clips[1].size) / hp.sample_rate:.2f} s; they have to be aligned")
-        size = min(clip.size for clip in clips)
-        for clip, output in zip(clips, outputs):
+    found = {(source, name): recordings for source in sources(data) for name, recordings in pairs(data, source).items()}
+    for (source, name), recordings in tqdm(found.items(), desc="spectrograms", unit="piece"):
+        store(recordings, [Path(data) / "generated" / name / f"{side}.npy" for side in (source, "synth")])
+    return sorted({name for _, name in found})
+
+
+def store(recordings, outputs):
+    """Write the spectrograms of a pair of recordings, where one is missing or older than its recording."""
+    stale = [not Util.newer(output, recording) for output, recording in zip(outputs, recordings)]
+    if not any(stale):
+        return
+    clips = [Util.read_audio(recording)[:hp.limit_s * hp.sample_rate] for recording in recordings]
+    for clip, recording in zip(clips, recordings):
+        if not clip.any():
+            raise ValueError(f"{recording} is silent; record it again or remove the pair")
+    if abs(clips[0].size - clips[1].size) > hp.hop_length:
+        raise ValueError(f"{recordings[0]} and {recordings[1]} differ in length by "
+                         f"{abs(clips[0].size - clips[1].size) / hp.sample_rate:.2f} s; they have to be aligned")
+    size = min(clip.size for clip in clips)
+    for clip, output, old in zip(clips, outputs, stale):
+        if old:
             Util.save_array(output, spectrogram(clip[:size]).astype(np.float16))
-    return list(found)

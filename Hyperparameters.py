@@ -56,7 +56,7 @@ data = root / "data"
 models = data / "models"
 soundfonts = root / "SoundFonts"
 system_soundfonts = (
-    Path("/usr/share/sounds/sf2"), Path("/usr/share/soundfonts"), Path("/usr/local/share/soundfonts"),
+    Path("/usr/share/sounds/sf2"), Path("/usr/share/sounds/sf3"), Path("/usr/share/soundfonts"), Path("/usr/local/share/soundfonts"),
     Path("/usr/local/share/fluidsynth"), Path("/opt/homebrew/share/soundfonts"), Path("/opt/homebrew/share/fluid-synth/sf2"),
 )
 ae_weights = root / "ae.torch"

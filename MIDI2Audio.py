@@ -4,6 +4,7 @@
 """
 import argparse
 import os
+import random
 import shutil
 import subprocess
 import tempfile
@@ -22,6 +23,7 @@ midi_endings = (".mid", ".midi")
 percussion_channel = 9
 bank_select = (0, 32)  # controllers that, like program changes, would override the chosen preset
 ticks_per_second = hp.sample_rate
+pitch_wheel_cents = 200  # the range of the pitch wheel that General MIDI starts with
 
 
 def find_soundfont(name):
@@ -46,18 +48,28 @@ def find_fluidsynth():
 
 
 def parse_preset(text):
-    """Turn "FILE.sf2:BANK:PROGRAM" into (file, bank, program). Raises ValueError if it is anything else."""
+    """Turn "FILE.sf2:BANK:PROGRAM" into (file, bank, program), and "FILE.sf2:BANK:PROGRAM:room" into the same and True.
+
+    Raises ValueError if it is anything else.
+    """
+    if text.endswith(":room"):
+        return *parse_preset(text.removesuffix(":room")), True
     file, *numbers = text.rsplit(":", 2)
     if not file or len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or int(numbers[1]) > 127:
         raise ValueError(f"'{text}' is no preset; write FILE.sf2:BANK:PROGRAM, for instance FluidR3_GM.sf2:0:5")
     return file, int(numbers[0]), int(numbers[1])
 
 
-def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0):
+def preset_text(preset):
+    """The inverse of `parse_preset`."""
+    return ":".join(map(str, preset[:3])) + (":room" if any(preset[3:]) else "")
+
+
+def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0, detune=0):
     """Reduce a MIDI file to what one instrument plays in its first `limit_s` seconds.
 
-    Every channel gets the given preset; the file's own program changes, its percussion channel and its system
-    messages are left out. The result has one track and one tick a sample at `hp.sample_rate`.
+    Every channel gets the given preset, `detune` cents from its pitch (at most 200); the file's own program changes, its
+    percussion channel and its system messages are left out. The result has one track and one tick a sample at `hp.sample_rate`.
 
     Returns
     -------
@@ -97,6 +109,8 @@ def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0):
         track.append(mido.Message("control_change", channel=channel, control=0, value=bank >> 7))
         track.append(mido.Message("control_change", channel=channel, control=32, value=bank & 127))
         track.append(mido.Message("program_change", channel=channel, program=program))
+        if detune:
+            track.append(mido.Message("pitchwheel", channel=channel, pitch=round(detune / pitch_wheel_cents * 8191)))
     ticks = 0
     for time, message in events:
         track.append(message.copy(time=round(time * ticks_per_second) - ticks))
@@ -105,7 +119,7 @@ def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0):
     return mido.MidiFile(ticks_per_beat=ticks_per_second // 2, tracks=[track]), length
 
 
-def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=0, limit_s=hp.limit_s, effects=False):
+def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=0, room=False, limit_s=hp.limit_s, detune=0):
     """Render the first seconds of a MIDI file on one preset of a SoundFont.
 
     Parameters
@@ -116,10 +130,12 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
         A file, or the name of one in SoundFonts/ or the system's folders.
     bank, program : int
         The preset, counted from 0; it plays on every channel whatever the file asks for.
+    room : bool
+        With FluidSynth's reverb, as in a room, or dry.
     limit_s : float
         Seconds to render; a shorter piece ends `hp.release_s` after its last event.
-    effects : bool
-        FluidSynth's reverb and chorus.
+    detune : float
+        Cents by which the instrument is tuned off.
 
     Raises
     ------
@@ -129,14 +145,13 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
         If the MIDI file is damaged or has no notes, or the SoundFont lacks the preset.
     """
     fluidsynth, soundfont = find_fluidsynth(), find_soundfont(soundfont)
-    midi, length = trim(midi_path, limit_s, bank, program)
+    midi, length = trim(midi_path, limit_s, bank, program, detune)
     with tempfile.TemporaryDirectory() as folder:
         trimmed, rendered = Path(folder) / "trimmed.mid", Path(folder) / "rendered.wav"
         midi.save(trimmed)
         # the rate is given: FluidSynth's own 44,100 Hz read as 22,050 would be an octave low at half speed
         log = subprocess.run(
-            [fluidsynth, "-ni", "-r", str(hp.sample_rate), "-g", str(hp.gain), "-R", str(int(effects)), "-C", str(int(effects)),
-             "-o", "synth.dynamic-sample-loading=1", "-o", "synth.midi-bank-select=mma", "-o", "synth.polyphony=512",
+            [fluidsynth, "-ni", "-r", str(hp.sample_rate), "-g", str(hp.gain), "-R", str(int(room)), "-C", "0", "-o", "synth.reverb.room-size=0.7", "-o", "synth.reverb.level=0.5", "-o", "synth.dynamic-sample-loading=1", "-o", "synth.midi-bank-select=mma", "-o", "synth.polyphony=512",
              "-T", "wav", "-O", "float", "-F", rendered, soundfont, trimmed],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         if "Failed to load SoundFont" in log.stdout or "not a SoundFont" in log.stdout:
@@ -154,10 +169,10 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
     Util.write_audio(output_path, audio * (hp.peak / loudest))
 
 
-def synthesise_folder(midi_folder, output_folder, preset, overwrite=False):
+def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detune=0):
     """Render every MIDI file below `midi_folder` on one preset, in parallel, to `output_folder`/<piece>.wav.
 
-    What is there already is kept unless its MIDI file is newer or `overwrite` is set. A MIDI file that cannot be
+    Each piece is tuned off by up to `detune` cents, by another, but always the same, amount in each folder. What is there already is kept unless its MIDI file is newer or `overwrite` is set. A MIDI file that cannot be
     rendered does not stop the others.
 
     Raises
@@ -171,7 +186,7 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False):
     find_fluidsynth(), find_soundfont(preset[0])
     output_folder = Path(output_folder)
     midi_files = Util.pieces(midi_folder, midi_endings)
-    note, text = output_folder / "preset.txt", ":".join(map(str, preset)) + "\n"
+    note, text = output_folder / "preset.txt", preset_text(preset) + "\n"
     if note.exists() and note.read_text() != text and not overwrite:
         raise ValueError(f"{output_folder} holds renders of {note.read_text().strip()}, not of {text.strip()}; "
                          "add --overwrite to replace them")
@@ -182,7 +197,8 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False):
         output = output_folder / f"{name}.wav"
         try:
             if overwrite or not Util.newer(output, midi_files[name]):
-                synthesise_midi_to_audio(midi_files[name], output, *preset)
+                cents = random.Random(f"{output_folder.name} {name}").uniform(-detune, detune)
+                synthesise_midi_to_audio(midi_files[name], output, *preset, detune=cents)
         except ValueError as error:
             return str(error)
 
@@ -196,16 +212,19 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False):
         raise ValueError("; ".join(errors))
 
 
-def synthesise_all(mode, data=hp.data, preset=None, overwrite=False):
-    """Render data/MIDI on one instrument: `mode` "piano" into data/piano, "synth" into data/synth.
+def synthesise_all(mode, data=hp.data, presets=None, overwrite=False, detune=0):
+    """Render data/MIDI on one side of the pair: `mode` "piano" into data/piano, "synth" into data/synth.
 
-    `preset` is (SoundFont, bank, program), by default `hp.piano_preset` or `hp.synth_preset`. Raises as
-    `synthesise_folder`, and ValueError for another `mode`.
+    `presets` are (SoundFont, bank, program), by default `hp.piano_preset` or `hp.synth_preset`. Several pianos for one
+    synth go into data/piano, data/piano_2, data/piano_3 and so on, all but the first tuned off by up to `detune` cents.
+    Raises as `synthesise_folder`, and ValueError for another `mode`.
     """
     defaults = {"piano": hp.piano_preset, "synth": hp.synth_preset}
     if mode not in defaults:
         raise ValueError(f"mode is 'piano' or 'synth', not '{mode}'")
-    synthesise_folder(Path(data) / "MIDI", Path(data) / mode, preset or defaults[mode], overwrite)
+    for number, preset in enumerate(presets or [defaults[mode]], 1):
+        folder = Path(data) / (mode if number == 1 else f"{mode}_{number}")
+        synthesise_folder(Path(data) / "MIDI", folder, preset, overwrite, detune if number > 1 else 0)
 
 
 def create_test_set(data=hp.data, piano=hp.piano_preset, synth=hp.synth_preset, overwrite=False):
@@ -217,19 +236,22 @@ def create_test_set(data=hp.data, piano=hp.piano_preset, synth=hp.synth_preset, 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Render MIDI files on the piano and on the electric piano.")
     parser.add_argument("--data", type=Path, default=hp.data, help="folder that holds MIDI/ and MIDI_test/ (default: data/)")
-    parser.add_argument("--source", default=":".join(map(str, hp.piano_preset)), metavar="FILE.sf2:BANK:PROGRAM",
-                        help="the instrument to listen to (default: %(default)s)")
-    parser.add_argument("--target", default=":".join(map(str, hp.synth_preset)), metavar="FILE.sf2:BANK:PROGRAM",
+    parser.add_argument("--source", nargs="+", default=[preset_text(hp.piano_preset)], metavar="FILE.sf2:BANK:PROGRAM[:room]",
+                        help="the instrument to listen to, or several, dry or in a room (default: %(default)s)")
+    parser.add_argument("--target", default=preset_text(hp.synth_preset), metavar="FILE.sf2:BANK:PROGRAM",
                         help="the instrument to play (default: %(default)s)")
+    parser.add_argument("--detune", type=float, default=0, help="tune all sources but the first off by up to so many cents")
     parser.add_argument("--overwrite", action="store_true", help="render again what is there")
     options = parser.parse_args(arguments)
-    piano, synth = parse_preset(options.source), parse_preset(options.target)
+    sources, target = [parse_preset(text) for text in options.source], parse_preset(options.target)
+    work = [lambda: synthesise_all("piano", options.data, sources, options.overwrite, options.detune),
+            lambda: synthesise_all("synth", options.data, [target], options.overwrite)]
+    if (options.data / "MIDI_test").exists():
+        work.append(lambda: create_test_set(options.data, sources[0], target, options.overwrite))
     errors = []
-    for work in (lambda: synthesise_all("piano", options.data, piano, options.overwrite),
-                 lambda: synthesise_all("synth", options.data, synth, options.overwrite),
-                 lambda: create_test_set(options.data, piano, synth, options.overwrite)):
+    for step in work:
         try:
-            work()
+            step()
         except ValueError as error:
             errors += [part for part in str(error).split("; ") if part not in errors]
     if errors:

@@ -124,7 +124,7 @@ def resynthesise(audio, models, inversion=hp.inversion):
         guide = spectrum(before, after)
         stages = [DatasetCreator.log_mel(DatasetCreator.mel_power(guide), reference)]
         for model in models:
-            stages.append(model.generate(stages[-1]))
+            stages.append(model.generate(*stages[::-1]))
         chunk = DatasetCreator.invert(DatasetCreator.mel_from_log(stages[-1]), guide, inversion)
         output[first * hp.hop_length:last * hp.hop_length] = chunk[(first - before) * hp.hop_length:][:(last - first) * hp.hop_length]
         pictures = pictures or [stage[:, :last] for stage in stages]

@@ -1,18 +1,22 @@
 """The training loop that both networks share: random crops, Adam, checkpoints, resuming, loss curves."""
 import argparse
 import contextlib
+import io
 import json
 import random
 import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
+import DatasetCreator
 import Hyperparameters as hp
 import Util
+from AEDataset import AEDataset
 
 
 def crops(lengths, frames, batch_size, seed):
@@ -27,7 +31,7 @@ def crops(lengths, frames, batch_size, seed):
     for piece, length in enumerate(lengths):
         count = max(length // frames, 1)
         first = chance.randint(0, max(length - count * frames, 0))
-        keys += [(piece, first + i * frames, frames) for i in range(count)]
+        keys += [(piece, first + i * frames, frames, chance.getrandbits(32)) for i in range(count)]
     chance.shuffle(keys)
     return [keys[i:i + batch_size] for i in range(0, len(keys), batch_size)]
 
@@ -68,7 +72,7 @@ class Model:
         """Yield the loss of each batch (source, target) after its step; `factors` scale the learning rate."""
         self.network.train()
         for (source, target), factor in zip(batches, factors):
-            source, target = self.move(source), self.move(target)
+            source, target = self.prepare(self.move(source)), self.move(target)
             for group in self.optimiser.param_groups:
                 group["lr"] = self.learning_rate * factor
             with autocast(self.device):
@@ -80,22 +84,32 @@ class Model:
             self.optimiser.step()
             yield loss.item()
 
+    @torch.inference_mode()
     def validate(self, dataset):
         """Return the mean loss over whole clips."""
         losses = []
         for source, target in dataset:
-            output = torch.from_numpy(self.generate(source[0].numpy()))
-            losses.append(self.loss(output, target[0]).item())
+            output = self.run(self.prepare(self.move(source[None])))
+            losses.append(self.loss(output, self.move(target[None])).item())
         return sum(losses) / len(losses)
 
     @torch.inference_mode()
-    def generate(self, spectrogram):
-        """Map one spectrogram, np.ndarray [shape=(n_mels, t), in [0, 1]], to another of the same shape and range."""
+    def generate(self, *spectrograms):
+        """Map a spectrogram, np.ndarray [shape=(n_mels, t), in [0, 1]], to another of the same shape and range.
+
+        A network of several input channels takes as many, the one to improve first; what is left over is ignored.
+        """
+        source = torch.from_numpy(np.stack(spectrograms[:self.network.inputs]))[None].float()
+        return self.run(self.move(source))[0, 0].cpu().numpy()
+
+    def run(self, source):
         self.network.eval()
-        source = self.move(torch.from_numpy(spectrogram)[None, None].float())
         with autocast(self.device):
-            output = self.network(source)
-        return output[0, 0].float().clip(0, 1).cpu().numpy()
+            return self.network(source).float().clip(0, 1)
+
+    def prepare(self, source):
+        """Make the network's input from a batch of the data set."""
+        return source
 
     def move(self, batch):
         return batch.to(self.device, memory_format=torch.channels_last)
@@ -108,27 +122,35 @@ class Model:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-def load_weights(path, network=None):
-    """Read a state_dict, and put it into `network` if one is given.
+def datasets(names, data, seed, augmented, validation_source):
+    """Split the pieces: return the training set, on all pianos but `validation_source`, and the validation set, whole
+    clips of the first piano and of `validation_source`."""
+    training, validation = Util.split(names, seed)
+    pianos = [source for source in DatasetCreator.sources(data) if source != validation_source]
+    held_out = [AEDataset(validation, data, [source]) for source in (pianos[0], validation_source) if source]
+    return AEDataset(training, data, pianos, augmented), torch.utils.data.ConcatDataset(held_out)
 
-    Raises FileNotFoundError if there is no such file, ValueError if it holds anything but weights of that network.
+
+def load_weights(path):
+    """Read a state_dict, in single precision.
+
+    Raises FileNotFoundError if there is no such file, ValueError if it holds anything but tensors by name.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights; train them with AEMain.py and UNetMain.py, or restore the file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-        if network is not None:
-            network.load_state_dict(state)
-    except Exception:
-        raise ValueError(f"{path} does not hold the weights of this network; train it again or restore the file") from None
-    return state
+        return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    except Exception:  # torch raises a dozen kinds for what is not a file of its own
+        raise ValueError(f"{path} does not hold the weights of a network; train it again or restore the file") from None
 
 
 def save(path, content):
+    buffer = io.BytesIO()  # written in one go, a full disk is an OSError that names the file
+    torch.save(content, buffer)
     with Util.replacing(path) as temporary:
-        torch.save(content, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 @contextlib.contextmanager
@@ -154,10 +176,12 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     Parameters
     ----------
     model : Model
-    training_set, validation_set : AEDataset
+    training_set : AEDataset
+    validation_set : sequence of (source, target)
     weights : Path
     settings : dict
-        "epochs", "batch_size", "crop_frames", "schedule" and "seed"; a checkpoint of other settings is refused.
+        "epochs", "batch_size", "crop_frames", "schedule", "seed" and what else the result depends on, the names of the
+        pieces among it; a checkpoint of other settings is refused.
     loss_name : str
         What the loss measures, for the plot.
     overwrite : bool
@@ -177,7 +201,6 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
         checkpoint.unlink(missing_ok=True)
     elif weights.exists() and not checkpoint.exists():
         raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it anew")
-    settings = {**settings, "training": training_set.names, "validation": validation_set.names}
     state = {"settings": settings, "epoch": 0, "batch": 0, "epoch_losses": [], "seconds": 0.0, "best": None,
              "losses": {"loss": loss_name, "training": [], "validation": []}}
     if checkpoint.exists():
@@ -188,7 +211,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
                              "give the same ones, or add --overwrite to start anew")
         model.load_state(state)
         print(f"going on from epoch {state['epoch'] + 1}, batch {state['batch']}")
-    lengths = [target.shape[-1] for _, target in training_set.clips]
+    lengths = [target.shape[-1] for target in training_set.targets]
     started = saved = time.monotonic() - state["seconds"]
 
     def save_checkpoint():
@@ -222,9 +245,11 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
                   f"validation {losses['validation'][-1]:.5f}  {(time.monotonic() - started) / 60:.1f} min", flush=True)
             Util.save_figure(beside["_losses.png"], Util.plot_losses(losses, weights.stem))
             if state["epoch"] % hp.log_epochs == 0 or state["epoch"] == settings["epochs"]:
-                source, target = (clip[0].numpy() for clip in training_set[0])
+                source, target = training_set[0]
+                with torch.inference_mode():
+                    output = model.run(model.prepare(model.move(source[None])))[0].cpu()
                 Util.save_figure(weights.with_name(f"{weights.stem}_epoch_{state['epoch']}.png"), Util.plot_spectrograms(
-                    {"input": source, f"output after epoch {state['epoch']}": model.generate(source), "target": target},
+                    {"input": source[0], f"output after epoch {state['epoch']}": output[0], "target": target[0]},
                     training_set.names[0]))
             if interrupted or time.monotonic() - saved > hp.checkpoint_minutes * 60:
                 save_checkpoint()
@@ -251,6 +276,8 @@ def command_line(description, name, epochs, batch_size, learning_rate):
     parser.add_argument("--seed", type=int, default=hp.seed, help="of the split, the first weights and the crops")
     parser.add_argument("--device", default="auto", help="cuda, mps or cpu; auto takes the first there is")
     parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/")
+    parser.add_argument("--augmented", action="store_true", help="train as if other microphones in other rooms had recorded")
+    parser.add_argument("--validation-source", help="folder with a piano to validate on too, and not to train on")
     parser.add_argument("--model", default="own", help=f"the weights go to <data>/models/<model>/{name}.torch")
     parser.add_argument("--overwrite", action="store_true", help="discard a finished model of that name")
     return parser

@@ -33,14 +33,16 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """`depth` levels with 2**wf, 2**(wf + 1), ... channels and skip connections, then a 1 x 1 layer (report: U-Net).
 
-    The report's published network has depth 4 and wf 6; the names and shapes of the parameters are those of its
+    With two inputs it sees the recording's spectrogram beside the autoencoder's output. The report's published network has
+    depth 4, wf 6 and one input; the names and shapes of the parameters are those of its
     checkpoints.
     """
 
-    def __init__(self, depth=hp.unet_depth, wf=hp.unet_wf):
+    def __init__(self, depth=hp.unet_depth, wf=hp.unet_wf, inputs=1):
         super().__init__()
+        self.inputs = inputs
         channels = [2 ** (wf + level) for level in range(depth)]
-        self.down_path = nn.ModuleList(map(Block, [1] + channels[:-1], channels))
+        self.down_path = nn.ModuleList(map(Block, [inputs] + channels[:-1], channels))
         self.up_path = nn.ModuleList(map(Up, channels[:0:-1], channels[-2::-1]))
         self.last = nn.Conv2d(channels[0], 1, 1)
 
@@ -50,14 +52,15 @@ class UNet(nn.Module):
         state = load_weights(path)
         try:
             depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("down_path."))
-            network = cls(depth, (len(state["down_path.0.block.0.weight"]) - 1).bit_length())
+            first, inputs, *_ = state["down_path.0.block.0.weight"].shape
+            network = cls(depth, (first - 1).bit_length(), inputs)
             network.load_state_dict(state)
         except (KeyError, ValueError, IndexError, RuntimeError):
             raise ValueError(f"{path} does not hold the weights of a U-Net; train it again or restore the file") from None
         return network
 
     def forward(self, x):
-        """Map spectrograms [shape=(batch, 1, n_mels, t), in [0, 1]] to cleaner ones of the same shape.
+        """Map spectrograms [shape=(batch, inputs, n_mels, t), in [0, 1]] to cleaner ones [shape=(batch, 1, n_mels, t)].
 
         Any t from 1 up: the image is halved `depth` - 1 times, so the input is filled up with silence to a multiple
         of 2**(depth - 1) frames, and the output cut back.

@@ -10,30 +10,55 @@ import DatasetCreator
 import Hyperparameters as hp
 import Training
 import Util
+from AEModel import AEModel
 from UNet import UNet
 from UNetDataset import UNetDataset
 
 
+class UNetModel(Training.Model):
+    """A U-Net trained behind a finished autoencoder, which runs on each batch; see `Training.Model`."""
+
+    def __init__(self, unet, autoencoder, loss, learning_rate, device):
+        super().__init__(unet, loss, learning_rate, device)
+        self.autoencoder = autoencoder
+
+    def prepare(self, source):
+        with torch.no_grad():
+            return torch.cat([self.autoencoder.run(source), source], 1)[:, :self.network.inputs]
+
+
 def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_batch_size,
           learning_rate=hp.unet_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
-          wf=hp.unet_wf, device="auto", overwrite=False):
+          augmented=False, validation_source=None, wf=hp.unet_wf, inputs=1, loss="mse", device="auto", overwrite=False):
     """Train data/models/<model>/unet.torch, with 2**wf channels in the first layer.
 
-    Raises as `Training.fit`, and FileNotFoundError if the autoencoder's outputs are missing.
+    One input and nothing augmented is the report's form, on the stored outputs of the autoencoder; else the autoencoder
+    data/models/<model>/ae.torch runs on each batch.
+
+    Raises as `Training.fit`, and FileNotFoundError if the autoencoder's outputs or weights are missing.
     """
-    device = hp.choose_device(device)
+    device, folder = hp.choose_device(device), Path(data) / "models" / model
     names = DatasetCreator.build(data)
-    training, validation = (UNetDataset(part, data) for part in Util.split(names, seed))
+    losses = {"mse": torch.nn.functional.mse_loss, "l1": torch.nn.functional.l1_loss}
     torch.manual_seed(seed)
-    unet = Training.Model(UNet(wf=wf), torch.nn.functional.mse_loss, learning_rate, device)
-    Training.fit(unet, training, validation, Path(data) / "models" / model / "unet.torch", dict(
+    unet = UNet(wf=wf, inputs=inputs)
+    if inputs == 1 and not augmented and not validation_source:
+        training, validation = (UNetDataset(part, data) for part in Util.split(names, seed))
+        unet = Training.Model(unet, losses[loss], learning_rate, device)
+    else:
+        training, validation = Training.datasets(names, data, seed, augmented, validation_source)
+        unet = UNetModel(unet, AEModel.load(folder / "ae.torch", device), losses[loss], learning_rate, device)
+    Training.fit(unet, training, validation, folder / "unet.torch", dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
-        seed=seed, wf=wf), "MSE loss", overwrite)
+        seed=seed, augmented=augmented, validation_source=validation_source, wf=wf, inputs=inputs, loss=loss, pieces=names),
+        f"{loss.upper()} loss", overwrite)
 
 
 def main(arguments=None):
     parser = Training.command_line("Train the U-Net.", "unet", hp.unet_epochs, hp.unet_batch_size, hp.unet_learning_rate)
     parser.add_argument("--wf", type=Training.positive, default=hp.unet_wf, help="2**wf channels in the first layer; the report's is 6")
+    parser.add_argument("--inputs", type=int, choices=(1, 2), default=1, help="2 shows it the recording beside the autoencoder's output")
+    parser.add_argument("--loss", choices=("mse", "l1"), default="mse", help="the report's is mse")
     train(**vars(parser.parse_args(arguments)))
     print("next: Main.py RECORDING, with the same --model")
 
