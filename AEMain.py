@@ -2,19 +2,16 @@
 
 `python AEMain.py` trains data/models/own/ae.torch on data/piano and data/synth, with the report's 600 epochs.
 """
-import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
 import DatasetCreator
 import Hyperparameters as hp
 import Training
 import Util
-from AEDataset import AEDataset
 from AEModel import AEModel
+from UNetDataset import write_outputs
 
 
 def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
@@ -25,21 +22,17 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     Raises as `DatasetCreator.build` and `Training.fit`.
     """
     device = hp.choose_device(device)
-    names = DatasetCreator.build(data)
+    names = Training.first_alone(lambda: DatasetCreator.build(data))
     training, validation = Training.datasets(names, data, seed, augmented, validation_source)
     torch.manual_seed(seed)
     autoencoder = AEModel(device, learning_rate, channels)
-    Training.fit(autoencoder, training, validation, Path(data) / "models" / model / "ae.torch", dict(
+    weights = Path(data) / "models" / model / "ae.torch"
+    Training.fit(autoencoder, training, validation, weights, dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
-        seed=seed, augmented=augmented, validation_source=validation_source, channels=list(channels), pieces=names),
+        seed=seed, augmented=augmented, validation_source=validation_source, channels=list(channels), pieces=names,
+        trained_for=DatasetCreator.trained_for(data)),
         "L1 loss", overwrite)
-    write_outputs(autoencoder, names, data)
-
-
-def write_outputs(autoencoder, names, data=hp.data):
-    """Write the autoencoder's output for every piece to data/ae_output/<piece>.npy."""
-    for name, (piano, _) in zip(tqdm(names, desc="ae_output", unit="piece"), AEDataset(names, data)):
-        Util.save_array(Path(data) / "ae_output" / f"{name}.npy", autoencoder.generate(piano[0].numpy()).astype(np.float16))
+    Training.first_alone(lambda: write_outputs(weights, names, data, device))
 
 
 def main(arguments=None):

@@ -1,9 +1,11 @@
 """Wav -> log-mel spectrogram: the one front end that training and `Main.pipeline` share, and its inverse.
 
 `build(data)` stores the spectrograms of every pair of wavs in data/piano and data/synth, once, as
-data/generated/<piece>/piano.npy and synth.npy.
+data/generated/<piece>/piano.npy and synth.npy; `python DatasetCreator.py` does it from the command line.
 """
+import argparse
 import functools
+import sys
 from pathlib import Path
 
 import librosa
@@ -15,6 +17,18 @@ import Hyperparameters as hp
 import Util
 
 audio_endings = (".wav", ".flac", ".ogg", ".mp3")
+
+
+def front_end():
+    """The numbers that a trained network depends on."""
+    return {name: getattr(hp, name) for name in ("sample_rate", "n_fft", "hop_length", "n_mels", "fmin", "fmax", "top_db")}
+
+
+def trained_for(data=hp.data):
+    """The front end, and the instruments in `data`: their presets where MIDI2Audio.py has rendered them, else "recordings"."""
+    notes = [Path(data) / folder / "preset.txt" for folder in [*sources(data), "synth"]]
+    presets = [note.read_text().strip() if note.exists() else "recordings" for note in notes]
+    return {"front_end": front_end(), "pair": f"{', '.join(presets[:-1])} -> {presets[-1]}"}
 
 
 @functools.cache
@@ -162,15 +176,16 @@ def pairs(data=hp.data, source="piano"):
     return {name: (piano[name], synth[name]) for name in piano}
 
 
-def build(data=hp.data):
+def build(data=hp.data, shard=(0, 1)):
     """Store the log-mel spectrograms of every pair below `data`; what is there and not older than its wav is kept.
 
-    Returns the names of the pieces. Raises as `pairs`, and ValueError for a recording that is not audio or silent,
-    or whose length differs from its partner's by more than a frame.
+    `shard` (i, n) does every n-th pair from the i-th on, so that n machines share the work. Returns the names of all
+    pieces. Raises as `pairs`, and ValueError for a recording that is not audio or silent, or whose length differs from
+    its partner's by more than a frame.
     """
     found = {(source, name): recordings for source in sources(data) for name, recordings in pairs(data, source).items()}
-    for (source, name), recordings in tqdm(found.items(), desc="spectrograms", unit="piece"):
-        store(recordings, [Path(data) / "generated" / name / f"{side}.npy" for side in (source, "synth")])
+    for source, name in tqdm(sorted(found)[shard[0]::shard[1]], desc="spectrograms", unit="piece"):
+        store(found[source, name], [Path(data) / "generated" / name / f"{side}.npy" for side in (source, "synth")])
     return sorted({name for _, name in found})
 
 
@@ -187,6 +202,38 @@ def store(recordings, outputs):
         raise ValueError(f"{recordings[0]} and {recordings[1]} differ in length by "
                          f"{abs(clips[0].size - clips[1].size) / hp.sample_rate:.2f} s; they have to be aligned")
     size = min(clip.size for clip in clips)
-    for clip, output, old in zip(clips, outputs, stale):
+    spectrograms = [spectrogram(clip[:size]) for clip in clips]
+    late = offset(*spectrograms)
+    if abs(late) > 1:
+        tqdm.write(f"warning: {recordings[1]} comes {late * hp.hop_length / hp.sample_rate:+.3f} s after {recordings[0]}; "
+                   "shift one of them", file=sys.stderr)
+    for image, output, old in zip(spectrograms, outputs, stale):
         if old:
-            Util.save_array(output, spectrogram(clip[:size]).astype(np.float16))
+            Util.save_array(output, image.astype(np.float16))
+
+
+def offset(source, target, most=86):
+    """Frames by which the onsets of `target` come after those of `source` [both shape=(n_mels, t)], at most `most`.
+
+    The lag of the highest correlation of the onset strengths, the mean rise over all bands.
+    """
+    if source.shape[1] < 3:
+        return 0
+    rises = [np.maximum(np.diff(image, axis=1), 0).mean(axis=0) for image in (source, target)]
+    rises = [rise - rise.mean() for rise in rises]
+    correlation = np.correlate(rises[1], rises[0], "full")
+    middle = rises[0].size - 1
+    lags = np.arange(max(middle - most, 0), min(middle + most + 1, correlation.size))
+    return int(lags[np.argmax(correlation[lags])]) - middle
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Store the spectrograms of data/piano and data/synth; AEMain.py does it too.")
+    parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/ (default: data/)")
+    parser.add_argument("--shard", type=Util.shard, default=(0, 1), metavar="I/N", help="do every N-th pair from the I-th on, from 0")
+    options = parser.parse_args(arguments)
+    build(options.data, options.shard)
+
+
+if __name__ == "__main__":
+    Util.run(main)

@@ -174,8 +174,7 @@ def main(arguments=None):
     models = Main.load_models(*Main.weights(options.model, options.ae, options.unet), options.device)
     scores = evaluate(folder, midi_folder, models, options.inversion)
     for suffix, text in ((".md", table(scores)), (".json", json.dumps(scores, indent=1) + "\n")):
-        with Util.replacing(options.output.with_suffix(suffix)) as temporary:
-            temporary.write_text(text)
+        Util.save_text(options.output.with_suffix(suffix), text)
     Util.save_figure(options.output.with_suffix(".png"), plot(scores))
     print(table({"mean": scores["mean"]}) + f"all pieces: {options.output.with_suffix('.md')}")
 

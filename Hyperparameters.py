@@ -72,6 +72,8 @@ def choose_device(name="auto"):
     import torch
 
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if isinstance(name, torch.device):
+        return name
     if name == "auto":
         return torch.device(next(kind for kind, here in present.items() if here))
     if not present.get(name.split(":")[0]):

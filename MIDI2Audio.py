@@ -196,8 +196,7 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     if note.exists() and note.read_text() != text and not overwrite:
         raise ValueError(f"{output_folder} holds renders of {note.read_text().strip()}, not of {text.strip()}; "
                          "add --overwrite to replace them")
-    with Util.replacing(note) as temporary:
-        temporary.write_text(text)
+    Util.save_text(note, text)
 
     def render(name):
         output = output_folder / f"{name}.wav"

@@ -17,7 +17,7 @@ import DatasetCreator
 import Hyperparameters as hp
 import Util
 from AEModel import AEModel
-from Training import Model, load_weights
+from Training import Model, load_weights, trained_for
 from UNet import UNet
 
 stage_names = ("input", "autoencoder", "autoencoder + U-Net")
@@ -38,8 +38,14 @@ def find_weights(model=None):
 
 @functools.cache
 def load_models(ae, unet, device="auto"):
-    """Return the two trained models; each pair of weights is read once. Raises as `Training.load_weights`."""
+    """Return the two trained models; each pair of weights is read once.
+
+    Raises as `Training.load_weights`, and ValueError if the two were trained for different instruments.
+    """
     device = hp.choose_device(device)
+    pairs = [trained_for(load_weights(path)).get("pair") for path in (ae, unet)]
+    if all(pairs) and pairs[0] != pairs[1]:
+        raise ValueError(f"{ae} was trained for {pairs[0]} and {unet} for {pairs[1]}; take two of the same pair")
     return AEModel.load(ae, device), Model(UNet.load(unet), None, 0, device)
 
 

@@ -1,8 +1,9 @@
-"""The training loop that both networks share: random crops, Adam, checkpoints, resuming, loss curves."""
+"""The training loop that both networks share: random crops, Adam, checkpoints, resuming, loss curves, several processes."""
 import argparse
 import contextlib
 import io
 import json
+import os
 import random
 import signal
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
@@ -50,6 +52,54 @@ def autocast(device):
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(fast and fast()))
 
 
+def processes():
+    """Return (rank, number) of the processes that torchrun started, and join them at the first call; else (0, 1)."""
+    if "RANK" not in os.environ:
+        return 0, 1
+    if not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def first_alone(work):
+    """Call `work` in the first process, then in the others, which find done what it left; return its result."""
+    rank, number = processes()
+    if rank == 0:
+        result = work()
+    if number > 1:
+        dist.barrier()
+    return result if rank == 0 else work()
+
+
+def summed(tensor):
+    """The sum of a tensor over all processes."""
+    if processes()[1] > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of all processes' batches, so that how many there are does not matter.
+    (torch's own SyncBatchNorm needs CUDA.)"""
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        axes, x = (0, 2, 3), x.float()
+        count = x.new_full((1,), x.numel() / x.shape[1])
+        sums = dist.nn.functional.all_reduce(torch.cat([x.sum(axes), (x ** 2).sum(axes), count]))
+        mean, square = (sums[:-1] / sums[-1]).chunk(2)
+        variance = square - mean ** 2
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * sums[-1] / (sums[-1] - 1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+
+
 class Model:
     """A network from spectrogram to spectrogram, with its loss and Adam: train one epoch, validate, generate.
 
@@ -67,6 +117,9 @@ class Model:
         self.network = network.to(device, memory_format=torch.channels_last)
         self.loss, self.learning_rate, self.device = loss, learning_rate, device
         self.optimiser = torch.optim.Adam(network.parameters(), learning_rate)
+        for module in network.modules():
+            if processes()[1] > 1 and isinstance(module, nn.BatchNorm2d):
+                module.__class__ = SharedBatchNorm2d  # same parameters, same names
 
     def train_epoch(self, batches, factors):
         """Yield the loss of each batch (source, target) after its step; `factors` scale the learning rate."""
@@ -77,12 +130,17 @@ class Model:
                 group["lr"] = self.learning_rate * factor
             with autocast(self.device):
                 output = self.network(source)
-            loss = self.loss(output.float(), target)
+            share = len(source) / summed(torch.tensor(float(len(source)), device=self.device))
+            loss = share * self.loss(output.float(), target)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
+            if processes()[1] > 1:
+                gradients = [parameter.grad for parameter in self.network.parameters()]
+                summed_up = summed(nn.utils.parameters_to_vector(gradients))
+                nn.utils.vector_to_parameters(summed_up, gradients)
             nn.utils.clip_grad_norm_(self.network.parameters(), hp.gradient_norm)
             self.optimiser.step()
-            yield loss.item()
+            yield summed(loss.detach()).item()
 
     @torch.inference_mode()
     def validate(self, dataset):
@@ -134,16 +192,29 @@ def datasets(names, data, seed, augmented, validation_source):
 def load_weights(path):
     """Read a state_dict, in single precision.
 
-    Raises FileNotFoundError if there is no such file, ValueError if it holds anything but tensors by name.
+    Raises FileNotFoundError if there is no such file, ValueError if it holds anything but tensors by name, or what was
+    trained with another front end than the present one.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights; train them with AEMain.py and UNetMain.py, or restore the file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+        for key, value in state.items():
+            state[key] = value.float() if value.is_floating_point() else value
     except Exception:  # torch raises a dozen kinds for what is not a file of its own
         raise ValueError(f"{path} does not hold the weights of a network; train it again or restore the file") from None
+    front_end = trained_for(state).get("front_end", DatasetCreator.front_end())
+    for name, value in DatasetCreator.front_end().items():
+        if front_end.get(name) != value:
+            raise ValueError(f"{path} was trained with {name} = {front_end.get(name)}, and Hyperparameters.py has {value}; "
+                             "set it back or train again")
+    return state
+
+
+def trained_for(state):
+    """What `snapshot` noted in a state_dict: "front_end" and "pair", or nothing if it is from elsewhere."""
+    return getattr(state, "_metadata", {}).get("trained_for", {})
 
 
 def save(path, content):
@@ -169,9 +240,10 @@ def deferred_interrupt():
 def fit(model, training_set, validation_set, weights, settings, loss_name, overwrite=False):
     """Train `model` and write its best weights, by validation loss, with the recorded losses beside them.
 
-    For the weights `x.torch` there are `x_losses.json` and `x_losses.png`, every `hp.log_epochs` epochs the output for
-    one training piece as `x_epoch_<n>.png`, and while the training lasts `x.checkpoint`, from which the same call
-    goes on after an interruption, with the same result as if there had been none.
+    For the weights `x.torch` there are those of the last epoch, `x_last.torch`, the losses, `x_losses.json` and `.png`,
+    every `hp.log_epochs` epochs the output for one training piece, `x_epoch_<n>.npy` and `.png`, and while the training
+    lasts `x.checkpoint`, from which the same call goes on after an interruption, with the same result as if there had been
+    none. Of several processes (torchrun) each takes its share of every batch, and the first alone writes.
 
     Parameters
     ----------
@@ -180,7 +252,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     validation_set : sequence of (source, target)
     weights : Path
     settings : dict
-        "epochs", "batch_size", "crop_frames", "schedule", "seed" and what else the result depends on, the names of the
+        "epochs", "batch_size", "crop_frames", "schedule", "seed", "trained_for" (`DatasetCreator.trained_for`) and what else the result depends on, the names of the
         pieces among it; a checkpoint of other settings is refused.
     loss_name : str
         What the loss measures, for the plot.
@@ -194,11 +266,12 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     KeyboardInterrupt
         After Ctrl-C or SIGTERM, with the checkpoint saved.
     """
-    weights = Path(weights)
-    beside = {name: weights.with_name(weights.stem + name) for name in (".checkpoint", "_losses.json", "_losses.png")}
-    checkpoint = beside[".checkpoint"]
+    weights, (rank, number) = Path(weights), processes()
+    checkpoint = weights.with_suffix(".checkpoint")
+    if settings["batch_size"] % number:
+        raise ValueError(f"a batch of {settings['batch_size']} does not divide among {number} processes; choose another --batch-size")
     if overwrite:
-        checkpoint.unlink(missing_ok=True)
+        first_alone(lambda: checkpoint.unlink(missing_ok=True))
     elif weights.exists() and not checkpoint.exists():
         raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it anew")
     state = {"settings": settings, "epoch": 0, "batch": 0, "epoch_losses": [], "seconds": 0.0, "best": None,
@@ -210,59 +283,78 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
             raise ValueError(f"{checkpoint} was started with other settings ({', '.join(differing)}); "
                              "give the same ones, or add --overwrite to start anew")
         model.load_state(state)
-        print(f"going on from epoch {state['epoch'] + 1}, batch {state['batch']}")
-    lengths = [target.shape[-1] for target in training_set.targets]
-    started = saved = time.monotonic() - state["seconds"]
+        if rank == 0:
+            print(f"going on from epoch {state['epoch'] + 1}, batch {state['batch']}")
+    losses, lengths = state["losses"], [target.shape[-1] for target in training_set.targets]
+    saved, started = time.monotonic(), time.monotonic() - state["seconds"]
 
-    def save_checkpoint():
+    def pause():
+        """Save the checkpoint every few minutes and on Ctrl-C, which then takes effect."""
         nonlocal saved
-        saved = time.monotonic()
-        save(checkpoint, {**state, **model.state(), "seconds": saved - started})
+        stop = summed(torch.tensor(float(bool(interrupted)), device=model.device)).item() > 0
+        if rank == 0 and (stop or time.monotonic() - saved > hp.checkpoint_minutes * 60):
+            saved = time.monotonic()
+            save(checkpoint, {**state, **model.state(), "seconds": saved - started})
+        if stop:
+            raise KeyboardInterrupt
 
     with deferred_interrupt() as interrupted:
         while state["epoch"] < settings["epochs"]:
             batches = crops(lengths, settings["crop_frames"], settings["batch_size"], f"{settings['seed']} {state['epoch']}")
+            if len(batches[-1]) < number:  # some process would have nothing to do
+                batches.pop()
             first, steps = state["epoch"] * len(batches), settings["epochs"] * len(batches)
             factors = [schedule(first + i, steps, settings["schedule"]) for i in range(state["batch"], len(batches))]
-            loader = torch.utils.data.DataLoader(training_set, batch_sampler=batches[state["batch"]:])
-            bar = tqdm(model.train_epoch(loader, factors), total=len(batches), initial=state["batch"], leave=False,
+            keys = [batch[rank::number] for batch in batches[state["batch"]:]]
+            bar = tqdm(model.train_epoch(torch.utils.data.DataLoader(training_set, batch_sampler=keys), factors),
+                       total=len(batches), initial=state["batch"], leave=False, disable=rank > 0,
                        desc=f"epoch {state['epoch'] + 1}/{settings['epochs']}", unit="batch")
             for loss in bar:
                 state["batch"] += 1
                 state["epoch_losses"].append(loss)
-                bar.set_postfix(loss=f"{sum(state['epoch_losses']) / state['batch']:.5f}")
-                if interrupted or time.monotonic() - saved > hp.checkpoint_minutes * 60:
-                    save_checkpoint()
-                if interrupted:
-                    raise KeyboardInterrupt
-            losses = state["losses"]
+                bar.set_postfix(loss=f"{sum(state['epoch_losses']) / state['batch']:.5f}",
+                                validation=f"{(losses['validation'] or [float('nan')])[-1]:.5f}")
+                pause()
             losses["training"].append(sum(state["epoch_losses"]) / len(state["epoch_losses"]))
-            losses["validation"].append(model.validate(validation_set))
-            if losses["validation"][-1] == min(losses["validation"]):
-                state["best"] = {key: value.detach().cpu().clone() for key, value in model.network.state_dict().items()}
             state.update(epoch=state["epoch"] + 1, batch=0, epoch_losses=[])
-            print(f"epoch {state['epoch']}/{settings['epochs']}  training {losses['training'][-1]:.5f}  "
-                  f"validation {losses['validation'][-1]:.5f}  {(time.monotonic() - started) / 60:.1f} min", flush=True)
-            Util.save_figure(beside["_losses.png"], Util.plot_losses(losses, weights.stem))
-            if state["epoch"] % hp.log_epochs == 0 or state["epoch"] == settings["epochs"]:
-                source, target = training_set[0]
-                with torch.inference_mode():
-                    output = model.run(model.prepare(model.move(source[None])))[0].cpu()
-                Util.save_figure(weights.with_name(f"{weights.stem}_epoch_{state['epoch']}.png"), Util.plot_spectrograms(
-                    {"input": source[0], f"output after epoch {state['epoch']}": output[0], "target": target[0]},
-                    training_set.names[0]))
-            if interrupted or time.monotonic() - saved > hp.checkpoint_minutes * 60:
-                save_checkpoint()
-            if interrupted:
-                raise KeyboardInterrupt
-    with Util.replacing(beside["_losses.json"]) as temporary:
-        temporary.write_text(json.dumps({**state["losses"], "settings": settings,
-                                         "minutes": round((time.monotonic() - started) / 60, 1)}, indent=1) + "\n")
-    save(weights, state["best"])
-    checkpoint.unlink(missing_ok=True)
-    model.network.load_state_dict(state["best"])
-    best = min(state["losses"]["validation"])
-    print(f"{weights}: validation loss {best:.5f} after {(time.monotonic() - started) / 60:.1f} min")
+            if rank == 0:
+                losses["validation"].append(model.validate(validation_set))
+                if losses["validation"][-1] == min(losses["validation"]):
+                    state["best"] = snapshot(model.network, settings["trained_for"])
+                report(model, training_set, weights, state, (time.monotonic() - started) / 60)
+            pause()
+    if rank == 0:
+        save(weights.with_name(f"{weights.stem}_last.torch"), snapshot(model.network, settings["trained_for"]))
+        save(weights, state["best"])
+        checkpoint.unlink(missing_ok=True)
+        print(f"{weights}: validation loss {min(losses['validation']):.5f} after {(time.monotonic() - started) / 60:.1f} min")
+
+
+def snapshot(network, trained_for):
+    """A copy of a network's state_dict in the processor's memory, with a note of the front end and pair it is for."""
+    state = network.state_dict()
+    state._metadata["trained_for"] = trained_for  # beside the tensors: the file remains a plain state_dict
+    for key in state:
+        state[key] = state[key].detach().cpu().clone()
+    return state
+
+
+def report(model, training_set, weights, state, minutes):
+    """Say how the epoch went, store the losses and their plot, and every `hp.log_epochs` what becomes of one piece."""
+    losses, epoch, epochs = state["losses"], state["epoch"], state["settings"]["epochs"]
+    print(f"epoch {epoch}/{epochs}  training {losses['training'][-1]:.5f}  validation {losses['validation'][-1]:.5f}  "
+          f"{minutes:.1f} min", flush=True)
+    Util.save_text(weights.with_name(f"{weights.stem}_losses.json"), json.dumps(
+        {**losses, "settings": state["settings"], "minutes": round(minutes, 1)}, indent=1) + "\n")
+    Util.save_figure(weights.with_name(f"{weights.stem}_losses.png"), Util.plot_losses(losses, weights.stem))
+    if epoch % hp.log_epochs == 0 or epoch == epochs:
+        source, target = training_set[0]
+        with torch.inference_mode():
+            output = model.run(model.prepare(model.move(source[None])))[0, 0].cpu().numpy()
+        stem = weights.with_name(f"{weights.stem}_epoch_{epoch}")
+        Util.save_array(stem.with_suffix(".npy"), output.astype(np.float16))
+        Util.save_figure(stem.with_suffix(".png"), Util.plot_spectrograms(
+            {"input": source[0], f"output after epoch {epoch}": output, "target": target[0]}, training_set.names[0]))
 
 
 def command_line(description, name, epochs, batch_size, learning_rate):

@@ -12,7 +12,7 @@ import Training
 import Util
 from AEModel import AEModel
 from UNet import UNet
-from UNetDataset import UNetDataset
+from UNetDataset import UNetDataset, write_outputs
 
 
 class UNetModel(Training.Model):
@@ -32,17 +32,18 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
           augmented=False, validation_source=None, wf=hp.unet_wf, inputs=1, loss="mse", device="auto", overwrite=False):
     """Train data/models/<model>/unet.torch, with 2**wf channels in the first layer.
 
-    One input and nothing augmented is the report's form, on the stored outputs of the autoencoder; else the autoencoder
-    data/models/<model>/ae.torch runs on each batch.
+    One input and nothing augmented is the report's form, on the stored outputs of the autoencoder
+    data/models/<model>/ae.torch; else the autoencoder runs on each batch.
 
-    Raises as `Training.fit`, and FileNotFoundError if the autoencoder's outputs or weights are missing.
+    Raises as `Training.fit`, and FileNotFoundError if the autoencoder's weights are missing.
     """
     device, folder = hp.choose_device(device), Path(data) / "models" / model
-    names = DatasetCreator.build(data)
+    names = Training.first_alone(lambda: DatasetCreator.build(data))
     losses = {"mse": torch.nn.functional.mse_loss, "l1": torch.nn.functional.l1_loss}
     torch.manual_seed(seed)
     unet = UNet(wf=wf, inputs=inputs)
     if inputs == 1 and not augmented and not validation_source:
+        Training.first_alone(lambda: write_outputs(folder / "ae.torch", names, data, device))
         training, validation = (UNetDataset(part, data) for part in Util.split(names, seed))
         unet = Training.Model(unet, losses[loss], learning_rate, device)
     else:
@@ -50,7 +51,8 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
         unet = UNetModel(unet, AEModel.load(folder / "ae.torch", device), losses[loss], learning_rate, device)
     Training.fit(unet, training, validation, folder / "unet.torch", dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
-        seed=seed, augmented=augmented, validation_source=validation_source, wf=wf, inputs=inputs, loss=loss, pieces=names),
+        seed=seed, augmented=augmented, validation_source=validation_source, wf=wf, inputs=inputs, loss=loss, pieces=names,
+        trained_for=DatasetCreator.trained_for(data)),
         f"{loss.upper()} loss", overwrite)
 
 

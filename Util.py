@@ -1,4 +1,5 @@
 """Small helpers that several scripts share: range mapping, files, audio in and out, plots, command lines."""
+import argparse
 import contextlib
 import os
 import random
@@ -71,6 +72,12 @@ def replacing(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_text(path, text):
+    """Write `text` to `path`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
 
 
 def save_array(path, array):
@@ -185,6 +192,14 @@ def plot_losses(losses, title=""):
     axis.grid(alpha=0.3)
     axis.legend()
     return figure
+
+
+def shard(text):
+    """Read "I/N" from the command line as (I, N): one of N machines that share a work, counted from 0."""
+    part, _, number = text.partition("/")
+    if not (part.isdecimal() and number.isdecimal() and int(part) < int(number)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no shard; write 0/4 for the first of four")
+    return int(part), int(number)
 
 
 def run(main):

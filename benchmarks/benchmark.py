@@ -200,8 +200,7 @@ def main(arguments=None):
                  lambda: lengths(options.minutes)):
         parts.append(part())
         print(parts[-1], flush=True)
-    with Util.replacing(options.output) as temporary:
-        temporary.write_text("\n".join(parts))
+    Util.save_text(options.output, "\n".join(parts))
 
 
 if __name__ == "__main__":
