@@ -21,6 +21,7 @@ import Util
 midi_endings = (".mid", ".midi")
 percussion_channel = 9
 bank_select = (0, 32)  # controllers that, like program changes, would override the chosen preset
+all_sound_off = 120    # controller
 ticks_per_second = hp.sample_rate
 
 
@@ -93,7 +94,8 @@ def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0):
     length = min(max(time for time, _ in events) + hp.release_s, limit_s)
 
     track = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=500_000)])
-    for channel in sorted({message.channel for _, message in events}):
+    channels = sorted({message.channel for _, message in events})
+    for channel in channels:
         track.append(mido.Message("control_change", channel=channel, control=0, value=bank >> 7))
         track.append(mido.Message("control_change", channel=channel, control=32, value=bank & 127))
         track.append(mido.Message("program_change", channel=channel, program=program))
@@ -101,7 +103,11 @@ def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0):
     for time, message in events:
         track.append(message.copy(time=round(time * ticks_per_second) - ticks))
         ticks += track[-1].time
-    track.append(mido.MetaMessage("end_of_track", time=round(length * ticks_per_second) - ticks))
+    # FluidSynth renders on until every voice has ended, which a held note of an organ never does
+    rest = round(length * ticks_per_second) - ticks
+    for i, channel in enumerate(channels):
+        track.append(mido.Message("control_change", channel=channel, control=all_sound_off, time=0 if i else rest))
+    track.append(mido.MetaMessage("end_of_track"))
     return mido.MidiFile(ticks_per_beat=ticks_per_second // 2, tracks=[track]), length
 
 

@@ -41,6 +41,15 @@ def lines(stderr):
     return [line for line in re.split(r"[\r\n]", stderr) if line.strip() and not re.search(r"\d+%\||\d+/\d+ \[|/s\]", line)]
 
 
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "kept.txt"
+    path.write_text("before")
+    with pytest.raises(OSError), Util.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise OSError("the disk is full")
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
 # Main.py
 
 def wav(content, rate=22050):
