@@ -29,9 +29,14 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     training, validation = (AEDataset(part, data) for part in Util.split(names, seed))
     torch.manual_seed(seed)
     autoencoder = AEModel(device, learning_rate)
-    Training.fit(autoencoder, training, validation, Path(data) / "models" / model / "ae.torch", dict(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
-        seed=seed), "L1 loss", overwrite)
+    weights = Path(data) / "models" / model / "ae.torch"
+    finished = weights.exists() and not weights.with_suffix(".checkpoint").exists() and not overwrite
+    if finished and not all((Path(data) / "ae_output" / f"{name}.npy").exists() for name in names):
+        Training.load_weights(weights, autoencoder.network)  # interrupted while it wrote the outputs
+    else:
+        Training.fit(autoencoder, training, validation, weights, dict(
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
+            seed=seed), "L1 loss", overwrite)
     write_outputs(autoencoder, names, data)
 
 

@@ -49,7 +49,7 @@ def find_fluidsynth():
 def parse_preset(text):
     """Turn "FILE.sf2:BANK:PROGRAM" into (file, bank, program). Raises ValueError if it is anything else."""
     file, *numbers = text.rsplit(":", 2)
-    if not file or len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or int(numbers[1]) > 127:
+    if not file or len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or int(numbers[0]) > 16383 or int(numbers[1]) > 127:
         raise ValueError(f"'{text}' is no preset; write FILE.sf2:BANK:PROGRAM, for instance FluidR3_GM.sf2:0:5")
     return file, int(numbers[0]), int(numbers[1])
 
@@ -72,26 +72,27 @@ def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0):
     """
     try:
         source = mido.MidiFile(midi_path, clip=True)
-        if source.type == 2:
-            raise ValueError(f"{midi_path} is a MIDI file of type 2 (independent sequences); export it as type 0 or 1")
+        if source.ticks_per_beat < 1:
+            raise ValueError("its time division is not in ticks a beat")
         events, now = [], 0.0
-        for message in source:
+        for message in source if source.type < 2 else ():
             now += message.time
-            if now >= limit_s:
-                break
             events.append((now, message))
     except FileNotFoundError:
         raise FileNotFoundError(f"{midi_path}: no such file; give the path of a MIDI file") from None
-    except (EOFError, OSError, IndexError, KeyError, TypeError, mido.KeySignatureError) as error:
+    except (EOFError, OSError, ValueError, LookupError, TypeError, mido.KeySignatureError) as error:
         raise ValueError(f"{midi_path} is not a MIDI file, or is damaged ({error or 'it ends too early'}); "
                          "replace or remove it") from None
+    if source.type == 2:
+        raise ValueError(f"{midi_path} is a MIDI file of type 2 (independent sequences); export it as type 0 or 1")
     events = [(time, message) for time, message in events
               if hasattr(message, "channel") and message.channel != percussion_channel
               and message.type != "program_change"
               and not (message.type == "control_change" and message.control in bank_select)]
+    length = min(max((time for time, _ in events), default=0) + hp.release_s, limit_s)  # a note may be held beyond the limit
+    events = [(time, message) for time, message in events if time < limit_s]
     if not any(message.type == "note_on" and message.velocity for _, message in events):
         raise ValueError(f"{midi_path} has no notes in its first {limit_s:g} s (percussion apart); remove it")
-    length = min(max(time for time, _ in events) + hp.release_s, limit_s)
 
     track = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=500_000)])
     channels = sorted({message.channel for _, message in events})
@@ -178,9 +179,12 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False):
     output_folder = Path(output_folder)
     midi_files = Util.pieces(midi_folder, midi_endings)
     note, text = output_folder / "preset.txt", ":".join(map(str, preset)) + "\n"
-    if note.exists() and note.read_text() != text and not overwrite:
+    others = list(output_folder.glob("*.wav")) if note.exists() and note.read_text() != text else []
+    if others and not overwrite:
         raise ValueError(f"{output_folder} holds renders of {note.read_text().strip()}, not of {text.strip()}; "
                          "add --overwrite to replace them")
+    for path in others:  # so that an interruption leaves no mixture
+        path.unlink()
     with Util.replacing(note) as temporary:
         temporary.write_text(text)
 
