@@ -11,7 +11,7 @@ import Hyperparameters as hp
 import Training
 import Util
 from AEModel import AEModel
-from UNetDataset import write_outputs
+from UNetDataset import stale_outputs, write_outputs
 
 
 def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
@@ -27,11 +27,12 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     torch.manual_seed(seed)
     autoencoder = AEModel(device, learning_rate, channels)
     weights = Path(data) / "models" / model / "ae.torch"
-    Training.fit(autoencoder, training, validation, weights, dict(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
-        seed=seed, augmented=augmented, validation_source=validation_source, channels=list(channels), pieces=names,
-        trained_for=DatasetCreator.trained_for(data)),
-        "L1 loss", overwrite)
+    finished = weights.exists() and not weights.with_suffix(".checkpoint").exists() and not overwrite
+    if not (finished and stale_outputs(weights, names, data)):  # else it was interrupted while it wrote them
+        Training.fit(autoencoder, training, validation, weights, dict(
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
+            seed=seed, augmented=augmented, validation_source=validation_source, channels=list(channels), pieces=names,
+            trained_for=DatasetCreator.trained_for(data)), "L1 loss", overwrite)
     Training.first_alone(lambda: write_outputs(weights, names, data, device))
 
 

@@ -78,4 +78,7 @@ def choose_device(name="auto"):
         return torch.device(next(kind for kind, here in present.items() if here))
     if not present.get(name.split(":")[0]):
         raise ValueError(f"device '{name}' is not available here; choose from {', '.join(k for k in present if present[k])}")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"'{name}' is no device of torch; write cuda, mps or cpu") from None

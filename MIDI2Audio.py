@@ -56,7 +56,7 @@ def parse_preset(text):
     if text.endswith(":room"):
         return *parse_preset(text.removesuffix(":room")), True
     file, *numbers = text.rsplit(":", 2)
-    if not file or len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or int(numbers[1]) > 127:
+    if not file or len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or int(numbers[0]) > 16383 or int(numbers[1]) > 127:
         raise ValueError(f"'{text}' is no preset; write FILE.sf2:BANK:PROGRAM, for instance FluidR3_GM.sf2:0:5")
     return file, int(numbers[0]), int(numbers[1])
 
@@ -84,26 +84,27 @@ def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0, detune=0):
     """
     try:
         source = mido.MidiFile(midi_path, clip=True)
-        if source.type == 2:
-            raise ValueError(f"{midi_path} is a MIDI file of type 2 (independent sequences); export it as type 0 or 1")
+        if source.ticks_per_beat < 1:
+            raise ValueError("its time division is not in ticks a beat")
         events, now = [], 0.0
-        for message in source:
+        for message in source if source.type < 2 else ():
             now += message.time
-            if now >= limit_s:
-                break
             events.append((now, message))
     except FileNotFoundError:
         raise FileNotFoundError(f"{midi_path}: no such file; give the path of a MIDI file") from None
-    except (EOFError, OSError, IndexError, KeyError, TypeError, mido.KeySignatureError) as error:
+    except (EOFError, OSError, ValueError, LookupError, TypeError, mido.KeySignatureError) as error:
         raise ValueError(f"{midi_path} is not a MIDI file, or is damaged ({error or 'it ends too early'}); "
                          "replace or remove it") from None
+    if source.type == 2:
+        raise ValueError(f"{midi_path} is a MIDI file of type 2 (independent sequences); export it as type 0 or 1")
     events = [(time, message) for time, message in events
               if hasattr(message, "channel") and message.channel != percussion_channel
               and message.type != "program_change"
               and not (message.type == "control_change" and message.control in bank_select)]
+    length = min(max((time for time, _ in events), default=0) + hp.release_s, limit_s)  # a note may be held beyond the limit
+    events = [(time, message) for time, message in events if time < limit_s]
     if not any(message.type == "note_on" and message.velocity for _, message in events):
         raise ValueError(f"{midi_path} has no notes in its first {limit_s:g} s (percussion apart); remove it")
-    length = min(max(time for time, _ in events) + hp.release_s, limit_s)
 
     track = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=500_000)])
     channels = sorted({message.channel for _, message in events})
@@ -175,6 +176,15 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
     Util.write_audio(output_path, audio * (hp.peak / loudest))
 
 
+def check_preset(preset):
+    """Raise as `synthesise_midi_to_audio` if a preset cannot be rendered, by trying a note."""
+    with tempfile.TemporaryDirectory() as folder:
+        track = mido.MidiTrack([mido.Message("note_on", note=60), mido.Message("note_off", note=60, time=480)])
+        midi_path = Path(folder) / "note.mid"
+        mido.MidiFile(tracks=[track]).save(midi_path)
+        synthesise_midi_to_audio(midi_path, Path(folder) / "note.wav", *preset)
+
+
 def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detune=0):
     """Render every MIDI file below `midi_folder` on one preset, in parallel, to `output_folder`/<piece>.wav.
 
@@ -192,10 +202,15 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     find_fluidsynth(), find_soundfont(preset[0])
     output_folder = Path(output_folder)
     midi_files = Util.pieces(midi_folder, midi_endings)
-    note, text = output_folder / "preset.txt", preset_text(preset) + "\n"
-    if note.exists() and note.read_text() != text and not overwrite:
+    note, text = output_folder / "preset.txt", preset_text(preset) + (f", off by up to {detune:g} cents" if detune else "") + "\n"
+    others = list(output_folder.glob("*.wav")) if note.exists() and note.read_text() != text else []
+    if others and not overwrite:
         raise ValueError(f"{output_folder} holds renders of {note.read_text().strip()}, not of {text.strip()}; "
                          "add --overwrite to replace them")
+    if others:
+        check_preset(preset)  # before anything is lost
+    for path in others:  # so that an interruption leaves no mixture
+        path.unlink()
     Util.save_text(note, text)
 
     def render(name):

@@ -363,7 +363,7 @@ def command_line(description, name, epochs, batch_size, learning_rate):
     parser.add_argument("--epochs", type=positive, default=epochs, help="times that every clip is seen")
     parser.add_argument("--batch-size", type=positive, default=batch_size, help="crops a step")
     parser.add_argument("--learning-rate", type=float, default=learning_rate, help="Adam's")
-    parser.add_argument("--crop-frames", type=int, default=hp.crop_frames, help="length of a crop; 0 for whole clips")
+    parser.add_argument("--crop-frames", type=natural, default=hp.crop_frames, help="length of a crop; 0 for whole clips")
     parser.add_argument("--schedule", choices=("linear", "constant"), default=hp.schedule, help="of the learning rate")
     parser.add_argument("--seed", type=int, default=hp.seed, help="of the split, the first weights and the crops")
     parser.add_argument("--device", default="auto", help="cuda, mps or cpu; auto takes the first there is")
@@ -373,6 +373,14 @@ def command_line(description, name, epochs, batch_size, learning_rate):
     parser.add_argument("--model", default="own", help=f"the weights go to <data>/models/<model>/{name}.torch")
     parser.add_argument("--overwrite", action="store_true", help="discard a finished model of that name")
     return parser
+
+
+def natural(text):
+    """Read a natural number from the command line."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is negative")
+    return number
 
 
 def positive(text):

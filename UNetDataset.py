@@ -17,20 +17,25 @@ class UNetDataset(AEDataset):
         return [read(data / "ae_output" / f"{name}.npy")]
 
 
+def stale_outputs(weights, names, data=hp.data):
+    """Names of the pieces whose data/ae_output/<piece>.npy is not there, or not from these weights."""
+    folder = Path(data) / "ae_output"
+    note = folder / "weights.txt"
+    if not note.exists() or note.read_text() != f"{weights}\n":
+        return list(names)
+    return [name for name in names if not Util.newer(folder / f"{name}.npy", weights, Path(data) / "generated" / name / "piano.npy")]
+
+
 def write_outputs(weights, names, data=hp.data, device="cpu"):
     """Write what the autoencoder with these weights makes of every piece to data/ae_output/<piece>.npy.
 
-    What this very autoencoder has written already is kept. Raises as `AEModel.load`.
+    What it has written before is kept. Raises as `AEModel.load`.
     """
-    folder, weights = Path(data) / "ae_output", Path(weights)
-    note, text = folder / "weights.txt", f"{weights.resolve()}\n"
-    if not note.exists() or note.read_text() != text:
-        for output in folder.glob("*.npy"):
-            output.unlink()
-        Util.save_text(note, text)
-    stale = [name for name in names if not (weights.exists() and Util.newer(folder / f"{name}.npy", weights))]
-    if stale:
-        model = AEModel.load(weights, hp.choose_device(device))
-        for name in tqdm(stale, desc="ae_output", unit="piece"):
-            piano = read(Path(data) / "generated" / name / "piano.npy").float().numpy()
-            Util.save_array(folder / f"{name}.npy", model.generate(piano).astype(np.float16))
+    folder, model = Path(data) / "ae_output", AEModel.load(weights, hp.choose_device(device))
+    stale = stale_outputs(weights, names, data)
+    for name in stale:
+        (folder / f"{name}.npy").unlink(missing_ok=True)
+    Util.save_text(folder / "weights.txt", f"{weights}\n")
+    for name in tqdm(stale, desc="ae_output", unit="piece", disable=not stale):
+        piano = read(Path(data) / "generated" / name / "piano.npy").float().numpy()
+        Util.save_array(folder / f"{name}.npy", model.generate(piano).astype(np.float16))

@@ -89,7 +89,7 @@ def test_what_a_training_leaves(train):
     recorded = losses(weights)
     assert len(recorded["training"]) == len(recorded["validation"]) == 2
     assert recorded["loss"] == {"ae": "L1 loss", "unet": "MSE loss"}[stem]
-    assert all(isinstance(value, torch.Tensor) and value.dtype in (torch.float32, torch.int64) for value in state(weights).values())
+    assert {value.dtype for value in state(weights).values()} <= {torch.float32, torch.int64}
 
 
 def test_the_weights_are_those_of_the_epoch_with_the_least_validation_loss(tmp_path):
@@ -362,6 +362,7 @@ for name in own:
 def test_importing_a_module_does_nothing_else(root, tmp_path):
     modules = sorted(path.stem for path in root.glob("*.py"))
     assert {"Main", "AEMain", "UNetMain", "MIDI2Audio", "DatasetCreator"} <= set(modules)
-    process = subprocess.run([sys.executable, "-B", "-c", importing, root, *modules], cwd=tmp_path, capture_output=True, text=True)
+    process = subprocess.run([sys.executable, "-B", "-c", importing, root, *modules], cwd=tmp_path, capture_output=True,
+                             text=True)
     assert process.returncode == 0, process.stderr
     assert not process.stdout and not process.stderr and not list(tmp_path.iterdir())

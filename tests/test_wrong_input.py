@@ -30,7 +30,8 @@ def complaint(tmp_path):
             Util.run(lambda: main([str(argument) for argument in arguments]))
         assert isinstance(exit.value.code, str)  # Python prints it on stderr, and exits with status 1
         assert exit.value.code.strip() and "\n" not in exit.value.code
-        assert not {path for path, time in files().items() if before.get(path) != time and not path.name.endswith(may_write or "/")}
+        written = {path for path, time in files().items() if before.get(path) != time}
+        assert not {path for path in written if not path.name.endswith(may_write or "/")}
         return exit.value.code
 
     return call
@@ -41,10 +42,19 @@ def lines(stderr):
     return [line for line in re.split(r"[\r\n]", stderr) if line.strip() and not re.search(r"\d+%\||\d+/\d+ \[|/s\]", line)]
 
 
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "kept.txt"
+    path.write_text("before")
+    with pytest.raises(OSError), Util.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise OSError("the disk is full")
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
 # Main.py
 
-def wav(content, rate=22050):
-    return lambda path: soundfile.write(path, content, rate)
+def wav(content, rate=22050, **options):
+    return lambda path: soundfile.write(path, content, rate, **options)
 
 
 recordings = {
@@ -55,7 +65,7 @@ recordings = {
     "a wav of zero length": (wav(np.zeros(0)), "no samples"),
     "silence": (wav(np.zeros(22050)), "silent"),
     "silence in stereo at 48 kHz": (wav(np.zeros((48000, 2)), 48000), "silent"),
-    "samples that are not numbers": (lambda path: soundfile.write(path, np.full(100, np.nan), 22050, subtype="FLOAT"), "not finite"),
+    "samples that are not numbers": (wav(np.full(100, np.nan), subtype="FLOAT"), "not finite"),
     "a folder": (lambda path: path.mkdir(), "no such file"),
     "nothing": (lambda path: None, "no such file"),
 }
@@ -217,8 +227,9 @@ def test_the_unet_names_the_missing_outputs_of_the_autoencoder(complaint, data):
 
 
 @pytest.mark.parametrize("script", (AEMain, UNetMain))
-@pytest.mark.parametrize("option, value", (("--epochs", "0"), ("--batch-size", "-1"), ("--crop-frames", "-5"), ("--learning-rate", "-1"),
-                                           ("--learning-rate", "nan"), ("--schedule", "cosine")))
+@pytest.mark.parametrize("option, value", (
+    ("--epochs", "0"), ("--batch-size", "-1"), ("--crop-frames", "-5"), ("--learning-rate", "-1"), ("--learning-rate", "nan"),
+    ("--schedule", "cosine")))
 def test_a_training_option_that_makes_no_sense_is_refused(data, capsys, script, option, value):
     with pytest.raises(SystemExit) as exit:
         Util.run(lambda: script.main(["--data", str(data), "--epochs", "1", "--device", "cpu", option, value]))
