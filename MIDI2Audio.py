@@ -6,7 +6,9 @@ import argparse
 import os
 import random
 import shutil
+import struct
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,17 +50,54 @@ def find_fluidsynth():
     return found
 
 
-def parse_preset(text):
-    """Turn "FILE.sf2:BANK:PROGRAM" into (file, bank, program), and "FILE.sf2:BANK:PROGRAM:room" into the same and True.
+def list_presets(soundfont):
+    """Return the presets of a SoundFont as {(bank, program): name}, in order (SoundFont 2.04, section 7.2).
 
-    Raises ValueError if it is anything else.
+    Raises FileNotFoundError as `find_soundfont`, and ValueError if it is no SoundFont.
+    """
+    path = find_soundfont(soundfont)
+
+    def chunks(file, end):
+        while file.tell() + 8 <= end:
+            name, size = struct.unpack("<4sI", file.read(8))
+            start = file.tell()
+            yield name, start + size
+            file.seek(start + size + size % 2)
+
+    with open(path, "rb") as file:
+        header = file.read(12)
+        if header[:4] != b"RIFF" or header[8:] != b"sfbk":
+            raise ValueError(f"{path} is not a SoundFont; replace it")
+        for name, end in chunks(file, path.stat().st_size):
+            if name == b"LIST" and file.read(4) == b"pdta":
+                for name, end in chunks(file, end):
+                    if name == b"phdr":
+                        *presets, _ = struct.iter_unpack("<20sHH14x", file.read(end - file.tell()))  # the last ends the list
+                        return dict(sorted(((bank, program), text.split(b"\0")[0].decode("latin-1").strip())
+                                           for text, program, bank in presets))
+    raise ValueError(f"{path} holds no presets; replace it")
+
+
+def parse_preset(text):
+    """Turn "FILE.sf2:BANK:PROGRAM", or "FILE.sf2:NAME" with the preset's name, into (file, bank, program).
+
+    ":room" at the end makes it (file, bank, program, True). Raises ValueError if it is anything else, and
+    FileNotFoundError if there is no such SoundFont to look the name up in.
     """
     if text.endswith(":room"):
         return *parse_preset(text.removesuffix(":room")), True
     file, *numbers = text.rsplit(":", 2)
-    if not file or len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or int(numbers[0]) > 16383 or int(numbers[1]) > 127:
-        raise ValueError(f"'{text}' is no preset; write FILE.sf2:BANK:PROGRAM, for instance FluidR3_GM.sf2:0:5")
-    return file, int(numbers[0]), int(numbers[1])
+    if len(numbers) == 2 and file and all(number.isdecimal() for number in numbers):
+        bank, program = map(int, numbers)
+        if bank <= 16383 and program <= 127:
+            return file, bank, program
+    elif text.count(":"):
+        file, name = text.rsplit(":", 1)
+        for (bank, program), found in list_presets(file).items():
+            if name and found.lower() == name.lower():
+                return file, bank, program
+        raise ValueError(f"{file} has no preset called '{name}'; python MIDI2Audio.py --list {file} shows what it has")
+    raise ValueError(f"'{text}' is no preset; write FILE.sf2:BANK:PROGRAM, for instance FluidR3_GM.sf2:0:5, or FILE.sf2:NAME")
 
 
 def preset_text(preset):
@@ -185,10 +224,23 @@ def check_preset(preset):
         synthesise_midi_to_audio(midi_path, Path(folder) / "note.wav", *preset)
 
 
-def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detune=0):
+def is_solo_piano(midi_path):
+    """True if a MIDI file has no percussion and asks for nothing but General MIDI's pianos, programs 0 to 7.
+
+    Raises ValueError as `trim` for a damaged file.
+    """
+    trim(midi_path)
+    channels = [message for track in mido.MidiFile(midi_path, clip=True).tracks for message in track if hasattr(message, "channel")]
+    return not any(message.type == "note_on" and message.channel == percussion_channel
+                   or message.type == "program_change" and message.program > 7 and message.channel != percussion_channel
+                   for message in channels)
+
+
+def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detune=0, shard=(0, 1), solo_piano=False):
     """Render every MIDI file below `midi_folder` on one preset, in parallel, to `output_folder`/<piece>.wav.
 
-    Each piece is tuned off by up to `detune` cents, by another, but always the same, amount in each folder. What is there already is kept unless its MIDI file is newer or `overwrite` is set. A MIDI file that cannot be
+    Each piece is tuned off by up to `detune` cents, by another, but always the same, amount in each folder. `shard` (i, n)
+    does every n-th piece from the i-th on. `solo_piano` skips, with a warning, what asks for other instruments. What is there already is kept unless its MIDI file is newer or `overwrite` is set. A MIDI file that cannot be
     rendered does not stop the others.
 
     Raises
@@ -202,6 +254,7 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     find_fluidsynth(), find_soundfont(preset[0])
     output_folder = Path(output_folder)
     midi_files = Util.pieces(midi_folder, midi_endings)
+    names = sorted(midi_files)[shard[0]::shard[1]]
     note, text = output_folder / "preset.txt", preset_text(preset) + (f", off by up to {detune:g} cents" if detune else "") + "\n"
     others = list(output_folder.glob("*.wav")) if note.exists() and note.read_text() != text else []
     if others and not overwrite:
@@ -216,7 +269,9 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     def render(name):
         output = output_folder / f"{name}.wav"
         try:
-            if overwrite or not Util.newer(output, midi_files[name]):
+            if solo_piano and not is_solo_piano(midi_files[name]):
+                tqdm.write(f"warning: {midi_files[name]} is not for piano alone; left out", file=sys.stderr)
+            elif overwrite or not Util.newer(output, midi_files[name]):
                 cents = random.Random(f"{output_folder.name} {name}").uniform(-detune, detune)
                 synthesise_midi_to_audio(midi_files[name], output, *preset, detune=cents)
         except ValueError as error:
@@ -224,7 +279,7 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
 
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        errors = [error for error in tqdm(pool.map(render, midi_files), total=len(midi_files), desc=str(output_folder.name),
+        errors = [error for error in tqdm(pool.map(render, names), total=len(names), desc=str(output_folder.name),
                                           unit="piece") if error]
     finally:
         pool.shutdown(cancel_futures=True)
@@ -232,19 +287,19 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
         raise ValueError("; ".join(errors))
 
 
-def synthesise_all(mode, data=hp.data, presets=None, overwrite=False, detune=0):
+def synthesise_all(mode, data=hp.data, presets=None, detune=0, **how):
     """Render data/MIDI on one side of the pair: `mode` "piano" into data/piano, "synth" into data/synth.
 
     `presets` are (SoundFont, bank, program), by default `hp.piano_preset` or `hp.synth_preset`. Several pianos for one
     synth go into data/piano, data/piano_2, data/piano_3 and so on, all but the first tuned off by up to `detune` cents.
-    Raises as `synthesise_folder`, and ValueError for another `mode`.
+    The rest, and what is raised, is as for `synthesise_folder`; ValueError for another `mode`.
     """
     defaults = {"piano": hp.piano_preset, "synth": hp.synth_preset}
     if mode not in defaults:
         raise ValueError(f"mode is 'piano' or 'synth', not '{mode}'")
     for number, preset in enumerate(presets or [defaults[mode]], 1):
         folder = Path(data) / (mode if number == 1 else f"{mode}_{number}")
-        synthesise_folder(Path(data) / "MIDI", folder, preset, overwrite, detune if number > 1 else 0)
+        synthesise_folder(Path(data) / "MIDI", folder, preset, detune=detune if number > 1 else 0, **how)
 
 
 def create_test_set(data=hp.data, piano=hp.piano_preset, synth=hp.synth_preset, overwrite=False):
@@ -261,11 +316,19 @@ def main(arguments=None):
     parser.add_argument("--target", default=preset_text(hp.synth_preset), metavar="FILE.sf2:BANK:PROGRAM",
                         help="the instrument to play (default: %(default)s)")
     parser.add_argument("--detune", type=float, default=0, help="tune all sources but the first off by up to so many cents")
+    parser.add_argument("--list", metavar="FILE.sf2", help="list the presets of a SoundFont, and do nothing else")
+    parser.add_argument("--shard", type=Util.shard, default=(0, 1), metavar="I/N", help="do every N-th piece from the I-th on, from 0")
+    parser.add_argument("--solo-piano", action="store_true", help="skip, with a warning, files that ask for other instruments")
     parser.add_argument("--overwrite", action="store_true", help="render again what is there")
     options = parser.parse_args(arguments)
+    if options.list:
+        for (bank, program), name in list_presets(options.list).items():
+            print(f"{options.list}:{bank}:{program}  {name}")
+        return
     sources, target = [parse_preset(text) for text in options.source], parse_preset(options.target)
-    work = [lambda: synthesise_all("piano", options.data, sources, options.overwrite, options.detune),
-            lambda: synthesise_all("synth", options.data, [target], options.overwrite)]
+    how = dict(overwrite=options.overwrite, shard=options.shard, solo_piano=options.solo_piano)
+    work = [lambda: synthesise_all("piano", options.data, sources, options.detune, **how),
+            lambda: synthesise_all("synth", options.data, [target], **how)]
     if (options.data / "MIDI_test").exists():
         work.append(lambda: create_test_set(options.data, sources[0], target, options.overwrite))
     errors = []
@@ -273,7 +336,8 @@ def main(arguments=None):
         try:
             step()
         except ValueError as error:
-            errors += [part for part in str(error).split("; ") if part not in errors]
+            if str(error) not in errors:
+                errors.append(str(error))
     if errors:
         raise ValueError("; ".join(errors))
 

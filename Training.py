@@ -327,6 +327,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
         save(weights.with_name(f"{weights.stem}_last.torch"), snapshot(model.network, settings["trained_for"]))
         save(weights, state["best"])
         checkpoint.unlink(missing_ok=True)
+        model.network.load_state_dict(state["best"])
         print(f"{weights}: validation loss {min(losses['validation']):.5f} after {(time.monotonic() - started) / 60:.1f} min")
 
 

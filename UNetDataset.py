@@ -1,4 +1,5 @@
 """Pairs of spectrograms for the U-Net: the autoencoder's output in, true e-piano out."""
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,16 @@ class UNetDataset(AEDataset):
         return [read(data / "ae_output" / f"{name}.npy")]
 
 
+def note_of(weights, data):
+    """What data/ae_output/weights.txt says: whose outputs lie there."""
+    return f"{Path(os.path.relpath(weights, data)).as_posix()}\n"
+
+
 def stale_outputs(weights, names, data=hp.data):
     """Names of the pieces whose data/ae_output/<piece>.npy is not there, or not from these weights."""
     folder = Path(data) / "ae_output"
     note = folder / "weights.txt"
-    if not note.exists() or note.read_text() != f"{weights}\n":
+    if not note.exists() or note.read_text() != note_of(weights, data):
         return list(names)
     return [name for name in names if not Util.newer(folder / f"{name}.npy", weights, Path(data) / "generated" / name / "piano.npy")]
 
@@ -35,7 +41,7 @@ def write_outputs(weights, names, data=hp.data, device="cpu"):
     stale = stale_outputs(weights, names, data)
     for name in stale:
         (folder / f"{name}.npy").unlink(missing_ok=True)
-    Util.save_text(folder / "weights.txt", f"{weights}\n")
+    Util.save_text(folder / "weights.txt", note_of(weights, data))
     for name in tqdm(stale, desc="ae_output", unit="piece", disable=not stale):
         piano = read(Path(data) / "generated" / name / "piano.npy").float().numpy()
         Util.save_array(folder / f"{name}.npy", model.generate(piano).astype(np.float16))

@@ -85,16 +85,21 @@ def trained(tmp_path_factory, root, instruments, command):
 @pytest.fixture(scope="session")
 def three_seconds(tmp_path_factory, root, instruments):
     """A data folder with the first three seconds of the excerpts: piano/, synth/, generated/ and ae_output/."""
-    import AEMain
     import DatasetCreator
     import MIDI2Audio
-    from AEModel import AEModel
+    import torch
+    import UNetDataset
+    from Autoencoder import Autoencoder
 
     data = tmp_path_factory.mktemp("three_seconds")
     for folder, preset in zip(("piano", "synth"), instruments):
         for excerpt in (root / "data" / "MIDI_test").glob("*.mid"):
             MIDI2Audio.synthesise_midi_to_audio(excerpt, data / folder / f"{excerpt.stem}.wav", *preset, limit_s=3)
-    AEMain.write_outputs(AEModel(), DatasetCreator.build(data), data)
+    untrained = data / "models" / "untrained" / "ae.torch"
+    untrained.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(Autoencoder().state_dict(), untrained)
+    UNetDataset.write_outputs(untrained, DatasetCreator.build(data), data)
     return data
 
 

@@ -1,6 +1,8 @@
 """Wav -> log-mel spectrogram -> pairs of tensors: the front end that every weight file depends on."""
 import os
 import random
+import re
+import shutil
 
 import librosa
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 
 import DatasetCreator
 import Hyperparameters as hp
+import Training
 import Util
 from AEDataset import AEDataset
 from UNetDataset import UNetDataset
@@ -187,7 +190,7 @@ def test_an_item_is_the_stored_pair(three_seconds):
 @pytest.mark.parametrize("start, frames", ((0, 64), (100, 64), (194, 64), (0, 258), (0, 300), (250, 64)))
 def test_a_crop_is_that_part_of_both_filled_up_with_silence(three_seconds, start, frames):
     dataset = AEDataset(DatasetCreator.build(three_seconds), three_seconds)
-    for whole, crop in zip(dataset[1], dataset[1, start, frames]):
+    for whole, crop in zip(dataset[1], dataset[1, start, frames, 0]):
         assert crop.shape == (1, 128, frames)
         here = min(frames, 258 - start)
         assert torch.equal(crop[..., :here], whole[..., start:start + here]) and not crop[..., here:].any()
@@ -228,3 +231,51 @@ def test_another_seed_gives_another_split():
 
 def test_a_single_piece_serves_as_both():
     assert Util.split(["only"]) == (["only"], ["only"])
+
+
+# several pianos, alignment, shards
+
+def test_crops_come_from_all_pianos_and_whole_clips_from_the_first(data):
+    shutil.copytree(data / "synth", data / "piano_2")
+    names = DatasetCreator.build(data)
+    assert DatasetCreator.sources(data) == ["piano", "piano_2"]
+    dataset = AEDataset(names, data, DatasetCreator.sources(data))
+    whole = dataset[0]
+    seen = {tuple(float((dataset[0, 0, 258, seed][0] - other).abs().max()) == 0 for other in whole) for seed in range(20)}
+    assert seen == {(True, False), (False, True)}
+
+
+def test_the_validation_piano_is_not_trained_on(data):
+    shutil.copytree(data / "synth", data / "piano_2")
+    training, validation = Training.datasets(DatasetCreator.build(data), data, 0, False, "piano_2")
+    assert all(len(sources) == 1 for sources in training.sources) and len(training) == 2
+    (source, target), (held_out, same) = validation
+    assert torch.equal(target, same) and torch.equal(held_out, same) and not torch.equal(source, target)
+
+
+@pytest.mark.parametrize("frames", (-30, -2, 0, 1, 7, 86))
+def test_the_offset_of_a_pair_is_found(three_seconds, frames):
+    name = DatasetCreator.build(three_seconds)[1]
+    piano, synth = (np.load(three_seconds / "generated" / name / f"{mode}.npy").astype(np.float32) for mode in ("piano", "synth"))
+    late = np.roll(synth, frames, axis=1)
+    assert DatasetCreator.offset(piano, late) == pytest.approx(frames, abs=1)
+    assert DatasetCreator.offset(synth, late) == frames
+
+
+def test_a_pair_that_is_not_aligned_is_warned_of(data, capsys):
+    path = data / "synth" / "bach_prelude_c.wav"
+    audio = Util.read_audio(path)
+    Util.write_audio(path, np.concatenate([np.zeros(6615), audio[:-6615]]))
+    DatasetCreator.build(data)
+    warning = capsys.readouterr().err
+    assert re.search(rf"{path} comes \+0\.(29|30|31)\d s after {data / 'piano' / path.name}", warning), warning
+
+
+def test_shards_share_the_work(three_seconds, tmp_path):
+    for folder in ("piano", "synth"):
+        shutil.copytree(three_seconds / folder, tmp_path / folder)
+    built = []
+    for i in range(2):
+        DatasetCreator.main(["--data", str(tmp_path), "--shard", f"{i}/2"])
+        built.append(len(list(tmp_path.joinpath("generated").glob("*/*.npy"))))
+    assert built == [4, 6]

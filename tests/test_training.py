@@ -35,12 +35,20 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def behind_an_autoencoder(data, model):
+    """Give the U-Net of that name an autoencoder to be trained behind."""
+    (data / "models" / model).mkdir(exist_ok=True)
+    shutil.copy(data / "models" / "untrained" / "ae.torch", data / "models" / model)
+
+
 @pytest.fixture(params=("ae", "unet"))
 def train(request, data):
     """Function that trains one of the networks, briefly unless told otherwise, and returns the path of its weights."""
 
     def run(**options):
         script, width = (AEMain, {}) if request.param == "ae" else (UNetMain, {"wf": 3})
+        if script is UNetMain:
+            behind_an_autoencoder(data, options.get("model", "own"))
         script.train(**{**brief, "data": data, **width, **options})
         return data / "models" / options.get("model", "own") / f"{request.param}.torch"
 
@@ -84,7 +92,7 @@ def test_what_a_training_leaves(train):
     weights = train()
     stem = weights.stem
     assert {path.name for path in weights.parent.iterdir() if path.stem.startswith(stem)} == {
-        f"{stem}.torch", f"{stem}_losses.json", f"{stem}_losses.png", f"{stem}_epoch_2.png"}
+        f"{stem}{ending}" for ending in (".torch", "_last.torch", "_losses.json", "_losses.png", "_epoch_2.npy", "_epoch_2.png")}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in weights.parent.glob("*.png"))
     recorded = losses(weights)
     assert len(recorded["training"]) == len(recorded["validation"]) == 2
@@ -97,7 +105,7 @@ def test_the_weights_are_those_of_the_epoch_with_the_least_validation_loss(tmp_p
         for mode, level in ("piano", 1), ("synth", target):
             Util.save_array(tmp_path / "generated" / name / f"{mode}.npy", np.full((128, 64), level, np.float16))
     sets = AEDataset(["training"], tmp_path), AEDataset(["validation"], tmp_path)
-    settings = {**brief, "batch_size": 1, "schedule": "constant", "seed": 0}
+    settings = {**brief, "batch_size": 1, "schedule": "constant", "seed": 0, "trained_for": {}}
     for epochs in 1, 3:
         network = torch.nn.Conv2d(1, 1, 1)
         torch.nn.init.zeros_(network.weight), torch.nn.init.zeros_(network.bias)
@@ -115,7 +123,7 @@ def test_the_autoencoder_leaves_its_output_for_every_piece(data):
     AEMain.train(data, **brief)
     model = AEModel.load(data / "models" / "own" / "ae.torch")
     folders = list((data / "generated").iterdir())
-    assert {path.stem for path in (data / "ae_output").iterdir()} == {folder.name for folder in folders} and len(folders) == 3
+    assert {path.stem for path in (data / "ae_output").glob("*.npy")} == {folder.name for folder in folders} and len(folders) == 3
     for folder in folders:
         output, target = np.load(data / "ae_output" / f"{folder.name}.npy"), np.load(folder / "synth.npy")
         assert output.shape == target.shape == (128, 258) and output.dtype == np.float16
@@ -136,20 +144,27 @@ doomed_training = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 import torch
-import AEMain, Hyperparameters as hp, Util
+import AEMain, Hyperparameters as hp, Training, UNetDataset, Util
 torch.set_num_threads(1)
 hp.checkpoint_minutes = 0
 reads = 0
 
-class Doomed(AEMain.AEDataset):
+def perhaps_die():
+    global reads
+    reads += 1
+    if eval(sys.argv[2]):
+        os.kill(os.getpid(), int(sys.argv[3]))
+
+class Doomed(Training.AEDataset):
     def __getitem__(self, key):
-        global reads
-        reads += 1
-        if eval(sys.argv[2]):
-            os.kill(os.getpid(), int(sys.argv[3]))
+        perhaps_die()
         return super().__getitem__(key)
 
-AEMain.AEDataset = Doomed
+def doomed_read(path, read=UNetDataset.read):
+    perhaps_die()
+    return read(path)
+
+Training.AEDataset, UNetDataset.read = Doomed, doomed_read
 Util.run(lambda: AEMain.train(".", epochs=2, batch_size=2, crop_frames=64, device="cpu"))
 """
 
@@ -161,7 +176,7 @@ def doomed(root, data, condition, number):
 
 
 @contextlib.contextmanager
-def interruption(data, read, number=signal.SIGINT, script=AEMain, dataset="AEDataset"):
+def interruption(data, read, number=signal.SIGINT, script=Training, dataset="AEDataset"):
     """Have a training get Ctrl-C when it reads its `read`-th crop or clip, and expect that it ends with a checkpoint."""
 
     class Interrupting(getattr(script, dataset)):
@@ -209,6 +224,8 @@ def test_a_training_resumes_from_any_batch(data, uninterrupted, number, reads):
 
 
 def test_the_unet_resumes_as_well(data):
+    for model in "own", "uninterrupted":
+        behind_an_autoencoder(data, model)
     UNetMain.train(data, model="uninterrupted", wf=3, **brief)
     with interruption(data, 6, signal.SIGINT, UNetMain, "UNetDataset"):
         UNetMain.train(data, wf=3, **brief)
@@ -223,7 +240,7 @@ def test_a_kill_after_the_last_epoch_does_not_lose_the_outputs(root, data, unint
     assert process.returncode == -signal.SIGKILL, process.stderr
     AEMain.train(data, **brief)
     assert_same(weights, uninterrupted)
-    for output in uninterrupted.parents[2].joinpath("ae_output").iterdir():
+    for output in uninterrupted.parents[2].joinpath("ae_output").glob("*.npy"):
         np.testing.assert_array_equal(np.load(data / "ae_output" / output.name), np.load(output))
 
 
@@ -273,7 +290,7 @@ def test_crops_cover_every_clip_within_its_bounds(seed):
     batches = Training.crops(lengths, frames, batch_size, seed)
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1) and 1 <= len(batches[-1]) <= batch_size
     for piece, length in enumerate(lengths):
-        crops = sorted((start, size) for key, start, size in sum(batches, []) if key == piece)
+        crops = sorted((start, size) for key, start, size, _ in sum(batches, []) if key == piece)
         assert {size for _, size in crops} == {frames}
         starts = [start for start, _ in crops]
         assert starts == list(range(starts[0], starts[0] + frames * len(starts), frames))  # side by side
@@ -292,7 +309,7 @@ def test_crops_are_fixed_by_the_seed():
 @pytest.mark.parametrize("frames", (0, None))
 def test_whole_clips_are_crops_too(frames):
     batches = Training.crops([2583, 2583, 2000], frames, 2, 0)
-    assert sorted(sum(batches, [])) == [(0, 0, 2583), (1, 0, 2583), (2, 0, 2583)]
+    assert sorted(key[:3] for key in sum(batches, [])) == [(0, 0, 2583), (1, 0, 2583), (2, 0, 2583)]
 
 
 @pytest.mark.parametrize("step, steps, factor", (
@@ -321,8 +338,8 @@ def test_the_three_commands_leave_what_the_data_folder_describes(trained):
     for path in arrays + [trained / "ae_output" / f"{piece}.npy" for piece in pieces]:
         assert np.load(path).shape == (128, 2583)
     assert {path.name for path in (trained / "models" / "own").iterdir()} == {
-        "ae.torch", "ae_losses.json", "ae_losses.png", "ae_epoch_2.png",
-        "unet.torch", "unet_losses.json", "unet_losses.png", "unet_epoch_1.png"}
+        f"{stem}{ending}" for stem, epoch in (("ae", 2), ("unet", 1)) for ending in (
+            ".torch", "_last.torch", "_losses.json", "_losses.png", f"_epoch_{epoch}.npy", f"_epoch_{epoch}.png")}
     assert UNet.load(trained / "models" / "own" / "unet.torch").last.in_channels == 2 ** hp.unet_wf
 
 

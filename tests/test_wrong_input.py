@@ -223,7 +223,7 @@ def test_a_recording_of_the_data_set_that_is_not_audio_is_named(complaint, data)
 def test_the_unet_names_the_missing_outputs_of_the_autoencoder(complaint, data):
     shutil.rmtree(data / "ae_output")
     message = complaint(UNetMain.main, "--data", data)
-    assert str(data / "ae_output") in message and "AEMain.py" in message
+    assert str(data / "models" / "own" / "ae.torch") in message and "AEMain.py" in message
 
 
 @pytest.mark.parametrize("script", (AEMain, UNetMain))
