@@ -282,8 +282,31 @@ def test_a_preset_is_file_bank_program(text, preset):
 @pytest.mark.parametrize("text", ("", "x.sf2", "x.sf2:0", ":0:0", "x.sf2:0:128", "x.sf2:-1:0", "x.sf2:0:5.0", "x.sf2:a:b",
                                   "x.sf2::", "x.sf2:16384:0"))
 def test_anything_else_is_no_preset(text):
-    with pytest.raises(ValueError, match=f"'{text}'"):
+    with pytest.raises((ValueError, FileNotFoundError), match="is no preset|SoundFont .* is neither"):
         MIDI2Audio.parse_preset(text)
+
+
+@pytest.mark.parametrize("text, preset", (
+    ("FluidR3_GM.sf2:Vibraphone", ("FluidR3_GM.sf2", 0, 11)),
+    ("FluidR3_GM.sf2:legend ep 2", ("FluidR3_GM.sf2", 0, 5)),
+    ("FluidR3_GM.sf2:0:5:room", ("FluidR3_GM.sf2", 0, 5, True)),
+    ("FluidR3_GM.sf2:Yamaha Grand Piano:room", ("FluidR3_GM.sf2", 0, 0, True)),
+))
+def test_a_preset_can_be_called_by_name_and_put_in_a_room(instruments, text, preset):
+    assert MIDI2Audio.parse_preset(text) == preset
+
+
+def test_an_unknown_name_says_how_to_find_the_known_ones(instruments):
+    with pytest.raises(ValueError, match="has no preset called 'Theremin'; python MIDI2Audio.py --list FluidR3_GM.sf2"):
+        MIDI2Audio.parse_preset("FluidR3_GM.sf2:Theremin")
+
+
+def test_presets_are_listed_as_they_are_to_be_written(instruments, capsys):
+    MIDI2Audio.main(["--list", "FluidR3_GM.sf2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "FluidR3_GM.sf2:0:0  Yamaha Grand Piano" in lines and len(lines) == len(set(lines)) > 128
+    for line in lines[:20]:
+        MIDI2Audio.parse_preset(line.split("  ")[0])
 
 
 @pytest.mark.parametrize("bank, program", ((5, 0), (128, 127), (16383, 3)))
@@ -364,3 +387,40 @@ def test_fluidsynth_and_soundfont_that_are_missing_come_with_the_command_that_in
     with pytest.raises(FileNotFoundError, match="nosuch.sf2.*apt-get install fluid-soundfont-gm"):
         MIDI2Audio.find_soundfont("nosuch.sf2")
     assert shutil.which("fluidsynth") is None
+
+
+# several pianos, shards, solo piano
+
+def test_several_pianos_go_into_folders_of_their_own_tuned_off_but_for_the_first(instruments, midi, tmp_path):
+    midi(tmp_path / "MIDI" / "one.mid")
+    MIDI2Audio.synthesise_all("piano", tmp_path, [instruments[0], instruments[0], (*instruments[0], True)], detune=40)
+    first, second, third = (Util.read_audio(tmp_path / folder / "one.wav") for folder in ("piano", "piano_2", "piano_3"))
+    assert first.size == second.size == third.size
+    spectra = [np.abs(np.fft.rfft(audio, 1 << 18)).argmax() for audio in (first, second)]
+    cents = 1200 * np.log2(spectra[1] / spectra[0])
+    assert 0.5 < abs(cents) < 41
+    assert np.abs(third[-4000:]).mean() > 2 * np.abs(first[-4000:]).mean()  # the room rings on
+
+
+def test_shards_render_every_piece_once(instruments, midi, tmp_path):
+    for name in "abc":
+        midi(tmp_path / "MIDI" / f"{name}.mid")
+    rendered = []
+    for i in range(2):
+        MIDI2Audio.synthesise_folder(tmp_path / "MIDI", tmp_path / f"out{i}", instruments[0], shard=(i, 2))
+        rendered.append(sorted(path.stem for path in (tmp_path / f"out{i}").glob("*.wav")))
+    assert rendered == [["a", "c"], ["b"]]
+
+
+def test_what_is_not_solo_piano_is_left_out_with_a_warning_if_asked(instruments, midi, tmp_path, capsys):
+    midi(tmp_path / "MIDI" / "piano.mid")
+    for name, extra in (("violin", mido.Message("program_change", program=40)), ("drums", mido.Message("note_on", channel=9, note=36))):
+        file = mido.MidiFile(midi(tmp_path / "MIDI" / f"{name}.mid"))
+        file.tracks[0].insert(0, extra)
+        file.save(tmp_path / "MIDI" / f"{name}.mid")
+    MIDI2Audio.synthesise_folder(tmp_path / "MIDI", tmp_path / "out", instruments[0], solo_piano=True)
+    assert [path.name for path in (tmp_path / "out").glob("*.wav")] == ["piano.wav"]
+    warnings = capsys.readouterr().err
+    assert "violin.mid is not for piano alone" in warnings and "drums.mid is not for piano alone" in warnings
+    MIDI2Audio.synthesise_folder(tmp_path / "MIDI", tmp_path / "out", instruments[0])
+    assert len(list((tmp_path / "out").glob("*.wav"))) == 3
