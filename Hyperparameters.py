@@ -16,7 +16,7 @@ piano_preset = ("FluidR3_GM.sf2", 0, 0)     # Yamaha Grand Piano
 synth_preset = ("FluidR3_GM.sf2", 0, 5)     # electric piano of a DX7
 gain = 0.4              # FluidSynth's master gain; the rendered wav is brought to `peak` afterwards
 release_s = 1.0         # seconds left to the last notes to die away
-peak = 0.9              # largest sample of a wav that we write, of 1
+peak = 0.99             # largest sample of a wav that we write, of 1
 
 # training, both networks
 validation_share = 0.2  # of the pieces
