@@ -117,7 +117,7 @@ def griffin_lim(magnitude, phase, iterations=None):
     iterations = hp.griffin_lim_iterations if iterations is None else iterations
     window = torch.hann_window(hp.n_fft)
     frame = dict(n_fft=hp.n_fft, hop_length=hp.hop_length, window=window)
-    magnitude, estimate = torch.from_numpy(magnitude), torch.from_numpy(phase)
+    magnitude, estimate = torch.from_numpy(magnitude), torch.from_numpy(np.where(phase == 0, 1, phase))
     size, previous = (magnitude.shape[1] - 1) * hp.hop_length, 0
     for _ in range(iterations):
         audio = torch.istft(magnitude * estimate / (estimate.abs() + 1e-16), **frame, length=size)
@@ -215,16 +215,17 @@ def store(recordings, outputs):
 def offset(source, target, most=86):
     """Frames by which the onsets of `target` come after those of `source` [both shape=(n_mels, t)], at most `most`.
 
-    The lag of the highest correlation of the onset strengths, the mean rise over all bands.
+    The lag of the highest correlation of the onsets, the rise from frame to frame, band by band: the pitches tell apart
+    what the rhythm alone would not.
     """
-    if source.shape[1] < 3:
+    frames = source.shape[1]
+    if frames < 3:
         return 0
-    rises = [np.maximum(np.diff(image, axis=1), 0).mean(axis=0) for image in (source, target)]
-    rises = [rise - rise.mean() for rise in rises]
-    correlation = np.correlate(rises[1], rises[0], "full")
-    middle = rises[0].size - 1
-    lags = np.arange(max(middle - most, 0), min(middle + most + 1, correlation.size))
-    return int(lags[np.argmax(correlation[lags])]) - middle
+    rises = [np.maximum(np.diff(image, axis=1), 0) for image in (source, target)]
+    first, second = (np.fft.rfft(rise - rise.mean(axis=1, keepdims=True), 2 * frames) for rise in rises)
+    correlation = np.fft.irfft((first.conj() * second).sum(axis=0))
+    lags = np.arange(-min(most, frames - 2), min(most, frames - 2) + 1)
+    return int(lags[np.argmax(correlation[lags])])
 
 
 def main(arguments=None):

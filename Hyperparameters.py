@@ -43,8 +43,8 @@ unet_wf = 5             # 2**wf channels in the first layer; the report's publis
 
 # mel spectrogram -> audio
 inversion = "kl"        # "report": librosa's NNLS and Griffin-Lim from random phase
-kl_iterations = 20
-kl_floor = 1e-6         # added to the starting spectrum, relative to each frame's maximum
+kl_iterations = 40
+kl_floor = 1e-4         # added to the starting spectrum, relative to each frame's maximum
 griffin_lim_iterations = 32
 griffin_lim_momentum = 0.99
 chunk_frames = 2592     # frames of a long recording that are worked on at once: 30 s and a little, a multiple of 8

@@ -80,6 +80,18 @@ def summed(tensor):
     return tensor
 
 
+class SharedSum(torch.autograd.Function):
+    """`summed`, through which gradients flow: what a process adds to the sum acts on the losses of all."""
+
+    @staticmethod
+    def forward(context, tensor):
+        return summed(tensor.clone())
+
+    @staticmethod
+    def backward(context, gradient):
+        return summed(gradient.clone())
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation by the statistics of all processes' batches, so that how many there are does not matter.
     (torch's own SyncBatchNorm needs CUDA.)"""
@@ -89,7 +101,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         axes, x = (0, 2, 3), x.float()
         count = x.new_full((1,), x.numel() / x.shape[1])
-        sums = dist.nn.functional.all_reduce(torch.cat([x.sum(axes), (x ** 2).sum(axes), count]))
+        sums = SharedSum.apply(torch.cat([x.sum(axes), (x ** 2).sum(axes), count]))
         mean, square = (sums[:-1] / sums[-1]).chunk(2)
         variance = square - mean ** 2
         with torch.no_grad():
@@ -136,8 +148,9 @@ class Model:
             loss.backward()
             if processes()[1] > 1:
                 gradients = [parameter.grad for parameter in self.network.parameters()]
-                summed_up = summed(nn.utils.parameters_to_vector(gradients))
-                nn.utils.vector_to_parameters(summed_up, gradients)
+                flat = summed(torch.cat([gradient.flatten() for gradient in gradients]))
+                for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
+                    gradient.copy_(part.view(gradient.shape))
             nn.utils.clip_grad_norm_(self.network.parameters(), hp.gradient_norm)
             self.optimiser.step()
             yield summed(loss.detach()).item()

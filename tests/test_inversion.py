@@ -55,7 +55,7 @@ def test_silence_becomes_silence_and_a_silent_guide_does_no_harm(pair):
     _, synth = pair
     silent = np.zeros((1 + hp.n_fft // 2, 20), np.complex64)
     assert not DatasetCreator.invert(np.zeros((hp.n_mels, 20), np.float32), silent).any()
-    audio = DatasetCreator.invert(mel(synth)[:, :20], silent)
+    audio = DatasetCreator.invert(mel(synth)[:, 60:80], silent)
     assert np.isfinite(audio).all() and audio.any()
 
 
