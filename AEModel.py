@@ -14,10 +14,10 @@ class AEModel(Model):
 
     @classmethod
     def load(cls, path=hp.ae_weights, device=torch.device("cpu")):
-        """Return a model with the weights of `path`, of their width. Raises as `Training.load_weights`."""
+        """Return a model with the weights of `path`, of their width, to generate with. Raises as `Training.load_weights`."""
         state = load_weights(path)
         try:
-            model = cls(device, channels=[len(state[f"encoder.{layer}.weight"]) for layer in (0, 3, 6)])
+            model = cls(device, None, channels=[len(state[f"encoder.{layer}.weight"]) for layer in (0, 3, 6)])
             model.network.load_state_dict(state)
         except (KeyError, RuntimeError):
             raise ValueError(f"{path} does not hold the weights of an autoencoder; train it again or restore the file") from None

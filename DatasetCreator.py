@@ -92,12 +92,13 @@ def power_from_mel(mel, start):
     -------
     np.ndarray [shape=(1 + n_fft / 2, t)]
     """
-    filters = mel_filters()
-    weights = filters.sum(axis=0)[:, None]
-    power = np.where(weights > 0, start / (start.max(axis=0) + 1e-20) + hp.kl_floor, 0).astype(np.float32)
+    filters, mel, start = (torch.from_numpy(array) for array in (mel_filters(), mel, start))
+    weights = filters.sum(dim=0)[:, None]
+    spread = (filters.T / weights.clip(1e-20)).contiguous()
+    power = torch.where(weights > 0, start / (start.amax(dim=0) + 1e-20) + hp.kl_floor, 0)
     for _ in range(hp.kl_iterations):
-        power *= filters.T @ (mel / (filters @ power + 1e-20)) / (weights + 1e-20)
-    return power
+        power *= spread @ (mel / (filters @ power + 1e-20))
+    return power.numpy()
 
 
 def griffin_lim(magnitude, phase, iterations=None):

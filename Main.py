@@ -46,7 +46,7 @@ def load_models(ae, unet, device="auto"):
     pairs = [trained_for(load_weights(path)).get("pair") for path in (ae, unet)]
     if all(pairs) and pairs[0] != pairs[1]:
         raise ValueError(f"{ae} was trained for {pairs[0]} and {unet} for {pairs[1]}; take two of the same pair")
-    return AEModel.load(ae, device), Model(UNet.load(unet), None, 0, device)
+    return AEModel.load(ae, device), Model(UNet.load(unet), None, None, device)
 
 
 def pipeline(path, model=None, ae=None, unet=None, device="auto", inversion=hp.inversion):

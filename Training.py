@@ -121,14 +121,16 @@ class Model:
         Maps [shape=(batch, 1, n_mels, t)] to the same shape.
     loss : callable
         (output, target) -> scalar tensor.
-    learning_rate : float
+    learning_rate : float or None
+        None if it is not to be trained: importing the optimiser takes a second.
     device : torch.device
     """
 
     def __init__(self, network, loss, learning_rate, device):
         self.network = network.to(device, memory_format=torch.channels_last)
         self.loss, self.learning_rate, self.device = loss, learning_rate, device
-        self.optimiser = torch.optim.Adam(network.parameters(), learning_rate)
+        if learning_rate:
+            self.optimiser = torch.optim.Adam(network.parameters(), learning_rate)
         for module in network.modules():
             if processes()[1] > 1 and isinstance(module, nn.BatchNorm2d):
                 module.__class__ = SharedBatchNorm2d  # same parameters, same names
@@ -168,12 +170,15 @@ class Model:
     def generate(self, *spectrograms):
         """Map a spectrogram, np.ndarray [shape=(n_mels, t), in [0, 1]], to another of the same shape and range.
 
-        A network of several input channels takes as many, the one to improve first; what is left over is ignored.
+        A network of several input channels takes as many, the one to improve first; what is left over is ignored. In
+        single precision: rounding to bfloat16 would depend on the length, and show between the chunks of a recording.
         """
         source = torch.from_numpy(np.stack(spectrograms[:self.network.inputs]))[None].float()
-        return self.run(self.move(source))[0, 0].cpu().numpy()
+        self.network.eval()
+        return self.network(self.move(source))[0, 0].clip(0, 1).cpu().numpy()
 
     def run(self, source):
+        """Map a batch as `generate` does, in the precision of the training."""
         self.network.eval()
         with autocast(self.device):
             return self.network(source).float().clip(0, 1)

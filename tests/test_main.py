@@ -72,7 +72,7 @@ def test_loudness_follows_the_input_and_the_notes_do_not_change(networks, gain):
     output, stages = Main.resynthesise(gain * audio, models)
     reference, reference_stages = Main.resynthesise(audio, models)
     assert rms_db(output) == pytest.approx(rms_db(gain * audio), abs=0.01)
-    np.testing.assert_allclose(output / gain, reference, atol=0.01 * np.abs(reference).max())
+    assert rms_db(output / gain - reference) < rms_db(reference) - 25
     np.testing.assert_allclose(stages[-1], reference_stages[-1], atol=1e-3)
 
 
@@ -134,7 +134,7 @@ def test_several_recordings_go_to_a_folder(tmp_path, networks, capsys):
     Main.main([str(tmp_path / "a.wav"), str(tmp_path / "b.wav"), "-o", str(tmp_path / "out"), *flags(networks)])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a_epiano.png", "a_epiano.wav", "b_epiano.png", "b_epiano.wav"]
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert [line.count("_epiano.wav and its picture") for line in capsys.readouterr().out.splitlines()] == [0, 1, 1]
     info = soundfile.info(tmp_path / "out" / "a_epiano.wav")
     assert (info.samplerate, info.channels, info.subtype, info.frames) == (hp.sample_rate, 1, "PCM_16", hp.sample_rate // 2)
 
