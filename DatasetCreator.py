@@ -121,11 +121,11 @@ def griffin_lim(magnitude, phase, iterations=None):
     magnitude, estimate = torch.from_numpy(magnitude), torch.from_numpy(np.where(phase == 0, 1, phase))
     size, previous = (magnitude.shape[1] - 1) * hp.hop_length, 0
     for _ in range(iterations):
-        audio = torch.istft(magnitude * estimate / (estimate.abs() + 1e-16), **frame, length=size)
+        audio = torch.istft(magnitude * estimate.sgn(), **frame, length=size)
         rebuilt = torch.stft(audio, **frame, pad_mode="constant", return_complex=True)
         estimate = rebuilt - hp.griffin_lim_momentum / (1 + hp.griffin_lim_momentum) * previous
         previous = rebuilt
-    return torch.istft(magnitude * estimate / (estimate.abs() + 1e-16), **frame, length=size).numpy()
+    return torch.istft(magnitude * estimate.sgn(), **frame, length=size).numpy()
 
 
 def invert(mel, guide, inversion=hp.inversion):

@@ -18,6 +18,8 @@ gain = 0.4              # FluidSynth's master gain; the rendered wav is brought 
 release_s = 1.0         # seconds left to the last notes to die away
 peak = 0.99             # largest sample of a wav that we write, of 1
 
+bfloat16 = True         # mixed precision, in training and inference, where the processor computes with it
+
 # training, both networks
 validation_share = 0.2  # of the pieces
 seed = 0
@@ -47,8 +49,9 @@ kl_iterations = 40
 kl_floor = 1e-4         # added to the starting spectrum, relative to each frame's maximum
 griffin_lim_iterations = 32
 griffin_lim_momentum = 0.99
-chunk_frames = 2592     # frames of a long recording that are worked on at once: 30 s and a little, a multiple of 8
+chunk_frames = 2592     # most frames of a recording that are worked on at once: 30 s and a little, a multiple of 8
 context_frames = 128    # more frames on both sides, so that a chunk comes out as it would within the whole
+fade_frames = 16        # over which one chunk fades into the next
 
 # paths, wherever the scripts are started from
 root = Path(__file__).resolve().parent

@@ -97,9 +97,9 @@ def read(path):
 def resynthesise(audio, models, inversion=hp.inversion):
     """Turn a recording into the electric piano, chunk by chunk, so that memory does not grow with its length.
 
-    Both networks and the inversion see `hp.context_frames` beyond each side of a chunk, more than they look around, and
-    the reference of the dB scale is that of the whole recording: the chunks fit together without a seam. The report's
-    inversion starts from random phase, so that its chunks would not: it takes the recording whole.
+    Both networks and the inversion see `hp.context_frames` beyond each side of a chunk, more than they look around, the
+    chunks fade into each other, and the reference of the dB scale is that of the whole recording: there is no seam. The
+    report's inversion starts from random phase, so that its chunks would not fit: it takes the recording whole.
 
     Parameters
     ----------
@@ -121,8 +121,10 @@ def resynthesise(audio, models, inversion=hp.inversion):
     def spectrum(first, last):
         return DatasetCreator.stft(padded[first * hp.hop_length:(last - 1) * hp.hop_length + hp.n_fft], center=False)
 
-    size = frames if inversion == "report" else hp.chunk_frames
+    number = 1 if inversion == "report" else -(-frames // hp.chunk_frames)
+    size = -(-frames // (8 * number)) * 8  # the U-Net halves time three times
     chunks = [(first, min(first + size, frames)) for first in range(0, frames, size)]
+    half, rise = hp.fade_frames // 2, np.linspace(0, 1, hp.fade_frames * hp.hop_length, dtype=np.float32)
     reference = max(DatasetCreator.mel_power(spectrum(first, last)).max() for first, last in chunks)
     output, pictures = np.zeros((frames - 1) * hp.hop_length, np.float32), []
     for first, last in tqdm(chunks, unit="chunk", disable=len(chunks) < 2, leave=False):
@@ -132,7 +134,13 @@ def resynthesise(audio, models, inversion=hp.inversion):
         for model in models:
             stages.append(model.generate(*stages[::-1]))
         chunk = DatasetCreator.invert(DatasetCreator.mel_from_log(stages[-1]), guide, inversion)
-        output[first * hp.hop_length:last * hp.hop_length] = chunk[(first - before) * hp.hop_length:][:(last - first) * hp.hop_length]
+        start, end = max(first - half, 0) * hp.hop_length, min(last + half, frames) * hp.hop_length
+        part = chunk[start - before * hp.hop_length:end - before * hp.hop_length]
+        if first > 0:
+            part[:rise.size] *= rise
+        if last < frames:
+            part[-rise.size:] *= rise[::-1]
+        output[start:start + part.size] += part
         pictures = pictures or [stage[:, :last] for stage in stages]
     return at_level_of(audio, output[:audio.size]), pictures
 

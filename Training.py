@@ -47,9 +47,9 @@ def schedule(step, steps, name=hp.schedule):
 
 
 def autocast(device):
-    """Mixed precision with bfloat16 where the processor computes with it, else an empty context."""
+    """Mixed precision with bfloat16 where the processor computes with it and `hp.bfloat16` is set."""
     fast = {"cuda": torch.cuda.is_bf16_supported, "cpu": torch.ops.mkldnn._is_mkldnn_bf16_supported}.get(device.type)
-    return torch.autocast(device.type, torch.bfloat16, enabled=bool(fast and fast()))
+    return torch.autocast(device.type, torch.bfloat16, enabled=bool(hp.bfloat16 and fast and fast()))
 
 
 def processes():
@@ -170,15 +170,13 @@ class Model:
     def generate(self, *spectrograms):
         """Map a spectrogram, np.ndarray [shape=(n_mels, t), in [0, 1]], to another of the same shape and range.
 
-        A network of several input channels takes as many, the one to improve first; what is left over is ignored. In
-        single precision: rounding to bfloat16 would depend on the length, and show between the chunks of a recording.
+        A network of several input channels takes as many, the one to improve first; what is left over is ignored.
         """
         source = torch.from_numpy(np.stack(spectrograms[:self.network.inputs]))[None].float()
-        self.network.eval()
-        return self.network(self.move(source))[0, 0].clip(0, 1).cpu().numpy()
+        return self.run(self.move(source))[0, 0].cpu().numpy()
 
     def run(self, source):
-        """Map a batch as `generate` does, in the precision of the training."""
+        """Map a batch as `generate` does."""
         self.network.eval()
         with autocast(self.device):
             return self.network(source).float().clip(0, 1)

@@ -6,7 +6,6 @@ if it is not there), and time and memory against the length of the recording.
 """
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,8 +26,6 @@ import Util
 from Autoencoder import Autoencoder
 from UNet import UNet
 
-mebibyte = 2 ** 20
-memory_unit = 1 if platform.system() == "Darwin" else 1024  # of ru_maxrss, in bytes
 
 
 def table(rows):
@@ -82,9 +79,18 @@ def our_path(audio, models):
     return stages.seconds
 
 
+def peak_memory():
+    """Peak memory of this process in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the parent held when it started this process
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2 ** 10
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+
+
 def run_apart(code, *arguments):
-    """Run Python code in a process of its own; return its seconds, as it prints them, and its peak memory in MiB."""
-    code += f"; import resource; print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * {memory_unit / mebibyte})"
+    """Run Python code in a process of its own; return its variable `seconds`, and its peak memory in MiB."""
+    code = f"import sys, time; sys.path.insert(0, 'benchmarks'); import benchmark as b; {code}; print(seconds, b.peak_memory())"
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=hp.root, check=True, text=True,
                           stdout=subprocess.PIPE)
     return map(float, done.stdout.split()[-2:])
@@ -107,8 +113,7 @@ def stages(clip_s, repeats):
     rows.append(("**all**", f"**{total[0]:.2f}**", f"**{total[1]:.2f}**", f"**{total[0] / total[1]:.1f}**"))
     length = audio.size / hp.sample_rate
     rows.append(("real-time factor", f"{total[0] / length:.3f}", f"{total[1] / length:.3f}", ""))
-    code = ("import sys, time; sys.path.insert(0, 'benchmarks'); import benchmark as b; audio = b.Util.read_audio(b.hp.demo)"
-            f"[:{audio.size}]; start = time.time(); {{}}; seconds = time.time() - start")
+    code = f"audio = b.Util.read_audio(b.hp.demo)[:{audio.size}]; start = time.time(); {{}}; seconds = time.time() - start"
     memory = [list(run_apart(code.format(call)))[1] for call in (
         "b.report_path(audio, (b.Autoencoder().eval(), b.UNet(wf=6).eval()))",
         "b.our_path(audio, b.Main.load_models(*b.Main.weights(None, None, None)))")]
@@ -179,8 +184,8 @@ def lengths(minutes):
         for length in minutes:
             path = Path(folder) / "long.wav"
             Util.write_audio(path, np.resize(clip, round(length * 60 * hp.sample_rate)))
-            seconds, memory = run_apart("import sys, time, Main; Main.pipeline(Main.hp.demo); start = time.time(); "
-                                        "Main.pipeline(sys.argv[1]); seconds = time.time() - start", path)
+            seconds, memory = run_apart("b.Main.pipeline(b.hp.demo); start = time.time(); "
+                                        "b.Main.pipeline(sys.argv[1]); seconds = time.time() - start", path)
             rows.append((f"{length:g}", f"{seconds:.1f}", f"{seconds / length:.1f}", f"{memory:.0f}"))
     return "## Any length\n\n" + table(rows)
 
