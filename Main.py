@@ -147,11 +147,12 @@ def resynthesise(audio, models, inversion=hp.inversion):
 
 def at_level_of(recording, audio):
     """Scale `audio` to the RMS level of `recording`, or as far as its largest sample stays within `hp.peak`."""
-    peak = np.abs(audio).max()
+    peak = max(audio.max(), -audio.min())
     if peak == 0:
         return audio
-    rms = [np.sqrt(np.mean(signal ** 2, dtype=np.float64)) for signal in (recording, audio)]
-    return audio * np.float32(min(rms[0] / rms[1], hp.peak / peak))
+    louder = np.linalg.norm(recording) / np.linalg.norm(audio)
+    audio *= np.float32(min(louder, hp.peak / peak))
+    return audio
 
 
 def output_paths(recordings, output):
