@@ -235,7 +235,7 @@ def test_a_training_option_that_makes_no_sense_is_refused(data, capsys, script, 
         Util.run(lambda: script.main(["--data", str(data), "--epochs", "1", "--device", "cpu", option, value]))
     assert exit.value.code
     assert value in capsys.readouterr().err + str(exit.value.code)
-    assert not (data / "models").exists()
+    assert not (data / "models" / "own").exists()
 
 
 def test_a_training_says_one_line_on_stderr(command, tmp_path):
