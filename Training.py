@@ -328,8 +328,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
             for loss in bar:
                 state["batch"] += 1
                 state["epoch_losses"].append(loss)
-                bar.set_postfix(loss=f"{sum(state['epoch_losses']) / state['batch']:.5f}",
-                                validation=f"{(losses['validation'] or [float('nan')])[-1]:.5f}")
+                bar.set_postfix({name: f"{value:.5f}" for name, value in (
+                    ("loss", sum(state["epoch_losses"]) / state["batch"]), *[("validation", v) for v in losses["validation"][-1:]])})
                 pause()
             losses["training"].append(sum(state["epoch_losses"]) / len(state["epoch_losses"]))
             state.update(epoch=state["epoch"] + 1, batch=0, epoch_losses=[])
@@ -379,7 +379,7 @@ def command_line(description, name, epochs, batch_size, learning_rate):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=positive, default=epochs, help="times that every clip is seen")
     parser.add_argument("--batch-size", type=positive, default=batch_size, help="crops a step")
-    parser.add_argument("--learning-rate", type=float, default=learning_rate, help="Adam's")
+    parser.add_argument("--learning-rate", type=rate, default=learning_rate, help="Adam's")
     parser.add_argument("--crop-frames", type=natural, default=hp.crop_frames, help="length of a crop; 0 for whole clips")
     parser.add_argument("--schedule", choices=("linear", "constant"), default=hp.schedule, help="of the learning rate")
     parser.add_argument("--seed", type=int, default=hp.seed, help="of the split, the first weights and the crops")
@@ -390,6 +390,14 @@ def command_line(description, name, epochs, batch_size, learning_rate):
     parser.add_argument("--model", default="own", help=f"the weights go to <data>/models/<model>/{name}.torch")
     parser.add_argument("--overwrite", action="store_true", help="discard a finished model of that name")
     return parser
+
+
+def rate(text):
+    """Read a positive, finite number from the command line."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
 
 
 def natural(text):
