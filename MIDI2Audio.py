@@ -197,8 +197,9 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
         midi.save(trimmed)
         # the rate is given: FluidSynth's own 44,100 Hz read as 22,050 would be an octave low at half speed
         log = subprocess.run(
-            [fluidsynth, "-ni", "-r", str(hp.sample_rate), "-g", str(hp.gain), "-R", str(int(room)), "-C", "0", "-o", "synth.reverb.room-size=0.7", "-o", "synth.reverb.level=0.5", "-o", "synth.dynamic-sample-loading=1", "-o", "synth.midi-bank-select=mma", "-o", "synth.polyphony=512",
-             "-T", "wav", "-O", "float", "-F", rendered, soundfont, trimmed],
+            [fluidsynth, "-ni", "-r", str(hp.sample_rate), "-g", str(hp.gain), "-R", str(int(room)), "-C", "0",
+             "-o", "synth.reverb.room-size=0.7", "-o", "synth.reverb.level=0.5", "-o", "synth.dynamic-sample-loading=1",
+             "-o", "synth.midi-bank-select=mma", "-o", "synth.polyphony=512", "-T", "wav", "-O", "float", "-F", rendered, soundfont, trimmed],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         if "Failed to load SoundFont" in log.stdout or "not a SoundFont" in log.stdout:
             raise ValueError(f"{soundfont} is not a SoundFont that FluidSynth reads; replace it")
@@ -240,8 +241,9 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     """Render every MIDI file below `midi_folder` on one preset, in parallel, to `output_folder`/<piece>.wav.
 
     Each piece is tuned off by up to `detune` cents, by another, but always the same, amount in each folder. `shard` (i, n)
-    does every n-th piece from the i-th on. `solo_piano` skips, with a warning, what asks for other instruments. What is there already is kept unless its MIDI file is newer or `overwrite` is set. A MIDI file that cannot be
-    rendered does not stop the others.
+    does every n-th piece from the i-th on. `solo_piano` skips, with a warning, what asks for other instruments. What is there
+    already is kept unless its MIDI file is newer or `overwrite` is set. A MIDI file that cannot be rendered does not stop the
+    others.
 
     Raises
     ------

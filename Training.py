@@ -268,8 +268,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     validation_set : sequence of (source, target)
     weights : Path
     settings : dict
-        "epochs", "batch_size", "crop_frames", "schedule", "seed", "trained_for" (`DatasetCreator.trained_for`) and what else the result depends on, the names of the
-        pieces among it; a checkpoint of other settings is refused.
+        "epochs", "batch_size", "crop_frames", "schedule", "seed", "trained_for" (`DatasetCreator.trained_for`) and what else
+        the result depends on, the names of the pieces among it; a checkpoint of other settings is refused.
     loss_name : str
         What the loss measures, for the plot.
     overwrite : bool
