@@ -116,10 +116,12 @@ def resynthesise(audio, models, inversion=hp.inversion):
         The audio, as loud as the recording, and the spectrograms of the first chunk: input, then each model's output.
     """
     frames = 1 + max(-(-audio.size // hp.hop_length), 1)  # the last is centred on or after the end
-    padded = np.pad(audio, (hp.n_fft // 2, hp.n_fft // 2 + (frames - 1) * hp.hop_length - audio.size))
 
     def spectrum(first, last):
-        return DatasetCreator.stft(padded[first * hp.hop_length:(last - 1) * hp.hop_length + hp.n_fft], center=False)
+        start, end = first * hp.hop_length - hp.n_fft // 2, (last - 1) * hp.hop_length + hp.n_fft // 2
+        part = audio[max(start, 0):end]
+        before = max(-start, 0)
+        return DatasetCreator.stft(np.pad(part, (before, end - start - before - part.size)), center=False)
 
     number = 1 if inversion == "report" else -(-frames // hp.chunk_frames)
     size = -(-frames // (8 * number)) * 8  # the U-Net halves time three times
