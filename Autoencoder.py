@@ -1,5 +1,4 @@
 """The report's fully convolutional autoencoder."""
-import torch
 from torch import nn
 
 import Hyperparameters as hp

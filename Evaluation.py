@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import librosa
-import mido
 import numpy as np
 from tqdm import tqdm
 

@@ -5,12 +5,10 @@ In Python: `audio = Main.pipeline("recording.wav")`.
 """
 import argparse
 import functools
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 import DatasetCreator

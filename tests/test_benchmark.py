@@ -1,5 +1,4 @@
 """The benchmark runs, on a short clip; its figures are for the one who reads them."""
-import sys
 
 import Hyperparameters as hp
 import MIDI2Audio
