@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import Hyperparameters as hp
-from Training import load_weights
+from Training import load_weights, trained_for
 
 
 class Block(nn.Module):
@@ -55,6 +55,7 @@ class UNet(nn.Module):
             first, inputs, *_ = state["down_path.0.block.0.weight"].shape
             network = cls(depth, (first - 1).bit_length(), inputs)
             network.load_state_dict(state)
+            network.pair = trained_for(state).get("pair")
         except (KeyError, ValueError, IndexError, RuntimeError):
             raise ValueError(f"{path} does not hold the weights of a U-Net; train it again or restore the file") from None
         return network
