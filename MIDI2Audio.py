@@ -210,7 +210,7 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
             raise ValueError(f"{soundfont} is not a SoundFont that FluidSynth reads; replace it")
         if "Instrument not found" in log.stdout:
             raise ValueError(f"{soundfont} has no preset at bank {bank}, program {program}; choose another")
-        full = re.search("write error: (.*)", log.stdout)  # after which FluidSynth ends as if all were well
+        full = re.search(r"write error: (?:System error : )?([^.\n]*)", log.stdout)  # after which FluidSynth ends as if all were well
         if full or log.returncode == -signal.SIGXFSZ:
             raise Util.unwritable(rendered, full[1] if full else "the file is too large")
         if log.returncode or not rendered.exists():

@@ -12,6 +12,7 @@ import torch
 
 import DatasetCreator
 import Hyperparameters as hp
+import MIDI2Audio
 import Training
 import Util
 from AEDataset import AEDataset
@@ -269,6 +270,13 @@ def test_a_pair_that_is_not_aligned_is_warned_of(data, capsys):
     DatasetCreator.build(data)
     warning = capsys.readouterr().err
     assert re.search(rf"{path} comes \+0\.(29|30|31)\d s after {data / 'piano' / path.name}", warning), warning
+
+
+def test_music_that_repeats_itself_is_not_taken_for_misaligned(root, instruments, tmp_path, capsys):
+    for folder, preset in ("piano", instruments[0]), ("synth", ("FluidR3_GM.sf2", 0, 11)):
+        MIDI2Audio.synthesise_midi_to_audio(root / "data" / "MIDI_test" / "bach_prelude_c.mid", tmp_path / folder / "bach.wav", *preset)
+    DatasetCreator.build(tmp_path)
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_shards_share_the_work(three_seconds, tmp_path):
