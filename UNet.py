@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import Hyperparameters as hp
-from Training import load_weights
+from Training import load_weights, trained_for
 
 
 class Block(nn.Module):
@@ -88,6 +88,7 @@ class UNet(nn.Module):
             memory = len(state.get("memory.gather.weight", ()))
             network = cls(depth, (first - 1).bit_length(), inputs, memory, state["last.weight"].shape[1] > first)
             network.load_state_dict(state)
+            network.pair = trained_for(state).get("pair")
         except (KeyError, ValueError, IndexError, RuntimeError):
             raise ValueError(f"{path} does not hold the weights of a U-Net; train it again or restore the file") from None
         return network

@@ -29,8 +29,8 @@ class UNetModel(Training.Model):
 
 def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_batch_size,
           learning_rate=hp.unet_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
-          augmented=False, validation_source=None, wf=hp.unet_wf, inputs=1, memory=0, shortcut=False,
-          loss="mse", device="auto", overwrite=False):
+          augmented=False, validation_source=None, wf=hp.unet_wf, inputs=1, memory=0, shortcut=False, loss="mse",
+          device="auto", overwrite=False, tensorboard=False):
     """Train data/models/<model>/unet.torch, with 2**wf channels in the first layer.
 
     One input and nothing augmented is the report's form, on the stored outputs of the autoencoder
@@ -55,7 +55,7 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
         seed=seed, augmented=augmented, validation_source=validation_source, wf=wf, inputs=inputs,
         memory=memory, shortcut=shortcut, loss=loss, pieces=names,
         trained_for=DatasetCreator.trained_for(data)),
-        f"{loss.upper()} loss", overwrite)
+        f"{loss.upper()} loss", overwrite, tensorboard)
 
 
 def main(arguments=None):
@@ -66,8 +66,11 @@ def main(arguments=None):
                         help="width of the layers that span all bands and look further back, such as 512; the report has none")
     parser.add_argument("--shortcut", action="store_true", help="let the last layer see the input too")
     parser.add_argument("--loss", choices=("mse", "l1"), default="mse", help="the report's is mse")
-    train(**vars(parser.parse_args(arguments)))
-    print("next: Main.py RECORDING, with the same --model")
+    options = parser.parse_args(arguments)
+    train(**vars(options))
+    own = options.data / "models" / options.model
+    Training.say_next("Main.py", "RECORDING", *(["--model", options.model] if options.data == hp.data else
+                                                ["--ae", own / "ae.torch", "--unet", own / "unet.torch"]))
 
 
 if __name__ == "__main__":
