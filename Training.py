@@ -424,8 +424,18 @@ def command_line(description, name, epochs, batch_size, learning_rate):
     parser.add_argument("--validation-source", help="folder with a piano to validate on too, and not to train on")
     parser.add_argument("--model", default="own", help=f"the weights go to <data>/models/<model>/{name}.torch")
     parser.add_argument("--overwrite", action="store_true", help="discard a finished model of that name")
+    parser.add_argument("--report", action="store_true", help="the report's network and training in place of the defaults named here")
     parser.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard beside the weights")
     return parser
+
+
+def options(parser, arguments, report):
+    """Read the command line; after `--report` the defaults are those in `report`."""
+    if parser.parse_args(arguments).report:
+        parser.set_defaults(**report)
+    options = parser.parse_args(arguments)
+    del options.report
+    return options
 
 
 def rate(text):
