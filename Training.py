@@ -391,7 +391,7 @@ def report(model, training_set, weights, state, minutes):
     print(f"epoch {epoch}/{epochs}  training {losses['training'][-1]:.5f}  validation {losses['validation'][-1]:.5f}  "
           f"{minutes:.1f} min", flush=True)
     Util.save_text(weights.with_name(f"{weights.stem}_losses.json"), json.dumps(
-        {**losses, "settings": state["settings"], "minutes": round(minutes, 1)}, indent=1) + "\n")
+        {**losses, "settings": state["settings"], "minutes": round(minutes, 3)}, indent=1) + "\n")
     Util.save_figure(weights.with_name(f"{weights.stem}_losses.png"), Util.plot_losses(losses, weights.stem))
     if epoch % hp.log_epochs == 0 or epoch == epochs:
         source, target = training_set[0]
