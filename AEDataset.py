@@ -24,7 +24,7 @@ class AEDataset(torch.utils.data.Dataset):
     sources : list of str
         Which pianos: for a crop its seed chooses one. A whole piece is that of the first.
     augmented : bool
-        Crops are taken through `Augmentation.augment`, by their seed.
+        Of the crops `hp.augmented_share` are taken through `Augmentation.augment`, by their seed.
 
     Raises
     ------
@@ -56,7 +56,7 @@ class AEDataset(torch.utils.data.Dataset):
         rng = np.random.default_rng(seed)
         clip = self.sources[piece][rng.integers(len(self.sources[piece]))]
         source, target = (part[:, start:start + frames].float() for part in (clip, self.targets[piece]))
-        if self.augmented:
+        if self.augmented and rng.random() < hp.augmented_share:
             before = min(start, hp.context_frames)  # for the reverberation of what came before the crop
             power = DatasetCreator.mel_from_log(clip[:, start - before:start + frames].float().numpy())
             maxima = DatasetCreator.mel_from_log(clip.amax(dim=1).float().numpy())

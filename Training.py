@@ -196,10 +196,16 @@ class Model:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
+def split(names, seed):
+    """As `Util.split`, with at most `hp.validation_pieces` for validation, evenly from those held out."""
+    training, validation = Util.split(names, seed)
+    return training, validation[::-(-len(validation) // hp.validation_pieces)]
+
+
 def datasets(names, data, seed, augmented, validation_source):
     """Split the pieces: return the training set, on all pianos but `validation_source`, and the validation set, whole
-    clips of the first piano and of `validation_source`."""
-    training, validation = Util.split(names, seed)
+    clips of up to `hp.validation_pieces` on the first piano and on `validation_source`."""
+    training, validation = split(names, seed)
     pianos = [source for source in DatasetCreator.sources(data) if source != validation_source]
     held_out = [AEDataset(validation, data, [source]) for source in (pianos[0], validation_source) if source]
     return AEDataset(training, data, pianos, augmented), torch.utils.data.ConcatDataset(held_out)
