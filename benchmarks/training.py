@@ -107,7 +107,7 @@ def main(arguments=None):
     if options.warm_up >= min(options.ae_clips, options.unet_clips):
         raise ValueError(f"a warm-up of {options.warm_up} clips leaves none to measure; choose a shorter --warm-up")
     names = DatasetCreator.build(options.data)
-    parts = Util.split(names)
+    parts = Training.split(names, hp.seed)
     rows = [("network", "plain: clips/s", "ours: clips/s", "times faster", "clips", "plain: validation loss", "ours: validation loss")]
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
