@@ -119,6 +119,22 @@ def test_the_weights_are_those_of_the_epoch_with_the_least_validation_loss(tmp_p
         assert torch.equal(value, state(tmp_path / "3.torch")[key])
 
 
+def test_long_clips_are_validated_in_parts(monkeypatch):
+    lengths = []
+
+    class Copy(torch.nn.Conv2d):
+        def forward(self, x):
+            lengths.append(x.shape[-1])
+            return x
+
+    model = Training.Model(Copy(1, 1, 1), torch.nn.functional.l1_loss, None, torch.device("cpu"))
+    source = torch.rand(1, 128, 250)
+    target = torch.cat([source[..., :100], source[..., 100:200] * 0, source[..., 200:]], dim=-1)
+    monkeypatch.setattr(hp, "chunk_frames", 100)
+    assert model.validate([(source, target)]) == pytest.approx(source[..., 100:200].mean().item() / 3, rel=0.01)
+    assert lengths == [100, 100, 50]
+
+
 def test_the_autoencoder_leaves_its_output_for_every_piece(data):
     shutil.rmtree(data / "ae_output")
     AEMain.train(data, **brief)
