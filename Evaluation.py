@@ -31,7 +31,7 @@ sounds = {
                       "a piece not trained on, on a piano whose SoundFont was not trained on"),
 }
 sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net", "truth": "true e-piano"}
-page_picture_width = 5.5  # inches
+page_picture_width = 5  # inches
 figure_names = {
     "figure_1_autoencoder_losses": "Losses of the autoencoder, training and validation",
     "figure_2_autoencoder_epoch_20": "The autoencoder's output for a training piece after epoch 20",
@@ -252,13 +252,13 @@ def sound_html(name, scores):
     players = "".join(f'''
   <figure>
     <figcaption><kbd>{key}</kbd> <b>{label}</b> <span>{distance}</span></figcaption>
-    <div class="picture"><img src="figures/{name}_{side}.png" alt="Spectrogram of {title}: {label}" width="605" height="286"><i></i></div>
+    <div class="picture"><img src="figures/{name}_{side}.png" alt="Spectrogram of {title}: {label}" width="550" height="308"><i></i></div>
     <audio controls preload="metadata" src="{name}_{side}.wav" aria-label="{title}: {label}"></audio>
   </figure>''' for key, ((side, label), distance) in enumerate(zip(sides.items(), [*distances, "the same notes, rendered"]), 1))
     return f'''
 <section class="sound">
   <h2>{title}</h2>
-  <p>{remark[0].upper()}{remark[1:]}. Timbre gap closed: {100 * gap_closed(scores):.0f} %. Ceiling: {scores["ceiling"]["log_mel_l1"]:.2f} dB.</p>
+  <p>{remark[0].upper()}{remark[1:]}. Timbre gap closed: {100 * gap_closed(scores):.0f}&nbsp;%. Ceiling: {scores["ceiling"]["log_mel_l1"]:.2f}&nbsp;dB.</p>
   <div class="players">{players}
   </div>
 </section>'''
