@@ -39,7 +39,10 @@ def page(browser):
             const until = async condition => { while (!condition()) await new Promise(next => setTimeout(next, 20)); };
             (async () => {""" + script + "})().then(done, error => done(String(error)));")
 
-    run("await until(() => players.every(player => player.readyState > 0 || player.error));")
+    run("""
+        await until(() => players.every(player => player.readyState > 0 || player.error));
+        for (let frame = 0; frame < 2; frame++)  // Chromium drops keys that come before it has painted
+            await new Promise(requestAnimationFrame);""")
     return run
 
 
