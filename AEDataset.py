@@ -10,7 +10,9 @@ from Augmentation import augment
 
 
 class AEDataset(torch.utils.data.Dataset):
-    """The pairs data/generated/<piece>/{piano,synth}.npy of the given pieces, kept in memory in half precision.
+    """The pairs data/generated/<piece>/{piano,synth}.npy of the given pieces, in half precision.
+
+    The files are mapped into memory, each opened once: the system keeps of them what fits, and reads the rest again.
 
     An item is (source, target), two tensors [shape=(1, n_mels, t), in [0, 1]]. The key is the number of the piece, or
     (number, first frame, frames, seed) for a crop; a crop that passes the end of its piece is filled up with silence.
@@ -22,7 +24,7 @@ class AEDataset(torch.utils.data.Dataset):
     sources : list of str
         Which pianos: for a crop its seed chooses one. A whole piece is that of the first.
     augmented : bool
-        Crops are taken through `Augmentation.augment`, by their seed.
+        Of the crops `hp.augmented_share` are taken through `Augmentation.augment`, by their seed.
 
     Raises
     ------
@@ -54,7 +56,7 @@ class AEDataset(torch.utils.data.Dataset):
         rng = np.random.default_rng(seed)
         clip = self.sources[piece][rng.integers(len(self.sources[piece]))]
         source, target = (part[:, start:start + frames].float() for part in (clip, self.targets[piece]))
-        if self.augmented:
+        if self.augmented and rng.random() < hp.augmented_share:
             before = min(start, hp.context_frames)  # for the reverberation of what came before the crop
             power = DatasetCreator.mel_from_log(clip[:, start - before:start + frames].float().numpy())
             maxima = DatasetCreator.mel_from_log(clip.amax(dim=1).float().numpy())
@@ -63,7 +65,7 @@ class AEDataset(torch.utils.data.Dataset):
 
 
 def read(path):
-    """Read a stored spectrogram as a float16 tensor [shape=(n_mels, t)]."""
+    """Map a stored spectrogram into memory, as a float16 tensor [shape=(n_mels, t)]."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such spectrogram; run MIDI2Audio.py and AEMain.py first")
-    return torch.from_numpy(np.load(path))
+    return torch.from_numpy(np.load(path, mmap_mode="c"))  # "c", as "r" makes torch warn; nothing writes to it

@@ -16,7 +16,8 @@ from UNetDataset import stale_outputs, write_outputs
 
 def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
           learning_rate=hp.ae_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
-          augmented=False, validation_source=None, channels=hp.ae_channels, device="auto", overwrite=False):
+          augmented=False, validation_source=None, channels=hp.ae_channels, device="auto", overwrite=False,
+          tensorboard=False):
     """Train data/models/<model>/ae.torch on the pairs below `data`, then write its outputs for the U-Net.
 
     Raises as `DatasetCreator.build` and `Training.fit`.
@@ -32,15 +33,16 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
         Training.fit(autoencoder, training, validation, weights, dict(
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
             seed=seed, augmented=augmented, validation_source=validation_source, channels=list(channels), pieces=names,
-            trained_for=DatasetCreator.trained_for(data)), "L1 loss", overwrite)
+            trained_for=DatasetCreator.trained_for(data)), "L1 loss", overwrite, tensorboard)
     Training.first_alone(lambda: write_outputs(weights, names, data, device))
 
 
 def main(arguments=None):
     parser = Training.command_line("Train the autoencoder.", "ae", hp.ae_epochs, hp.ae_batch_size, hp.ae_learning_rate)
     parser.add_argument("--channels", type=Training.positive, nargs=3, default=hp.ae_channels, help="of the three layers")
-    train(**vars(parser.parse_args(arguments)))
-    print("next: UNetMain.py, with the same --model and --data")
+    options = parser.parse_args(arguments)
+    train(**vars(options))
+    Training.say_next("UNetMain.py", *(["--data", options.data] if options.data != hp.data else []), "--model", options.model)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ import torch
 
 import Hyperparameters as hp
 from Autoencoder import Autoencoder
-from Training import Model, load_weights
+from Training import Model, load_weights, trained_for
 
 
 class AEModel(Model):
@@ -19,6 +19,7 @@ class AEModel(Model):
         try:
             model = cls(device, None, channels=[len(state[f"encoder.{layer}.weight"]) for layer in (0, 3, 6)])
             model.network.load_state_dict(state)
+            model.network.pair = trained_for(state).get("pair")
         except (KeyError, RuntimeError):
             raise ValueError(f"{path} does not hold the weights of an autoencoder; train it again or restore the file") from None
         return model

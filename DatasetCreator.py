@@ -217,7 +217,8 @@ def offset(source, target, most=86):
     """Frames by which the onsets of `target` come after those of `source` [both shape=(n_mels, t)], at most `most`.
 
     The lag of the highest correlation of the onsets, the rise from frame to frame, band by band: the pitches tell apart
-    what the rhythm alone would not.
+    what the rhythm alone would not. Music that repeats itself correlates at its period too, so a lag of at most a frame is
+    taken if it is nearly as good.
     """
     frames = source.shape[1]
     if frames < 3:
@@ -226,7 +227,8 @@ def offset(source, target, most=86):
     first, second = (np.fft.rfft(rise - rise.mean(axis=1, keepdims=True), 2 * frames) for rise in rises)
     correlation = np.fft.irfft((first.conj() * second).sum(axis=0))
     lags = np.arange(-min(most, frames - 2), min(most, frames - 2) + 1)
-    return int(lags[np.argmax(correlation[lags])])
+    best, near = (part[np.argmax(correlation[part])] for part in (lags, np.arange(-1, 2)))
+    return int(near if correlation[near] > 0.9 * correlation[best] else best)
 
 
 def main(arguments=None):

@@ -22,10 +22,12 @@ bfloat16 = True         # mixed precision, in training and inference, where the 
 
 # training, both networks
 validation_share = 0.2  # of the pieces
+validation_pieces = 16  # of these, at most, on which an epoch is judged
 seed = 0
 crop_frames = 255       # random time crops; None trains on whole clips, as the report does
 schedule = "linear"     # learning rate: warm-up, then down to zero; "constant" is the report's
 warmup_steps = 100
+augmented_share = 0.6   # of the crops, where --augmented is given
 gradient_norm = 1.0     # gradients are clipped to this norm
 checkpoint_minutes = 3
 log_epochs = 20         # a picture of one piece every so many epochs
@@ -50,7 +52,7 @@ kl_floor = 1e-4         # added to the starting spectrum, relative to each frame
 griffin_lim_iterations = 32
 griffin_lim_momentum = 0.99
 chunk_frames = 2592     # most frames of a recording that are worked on at once: 30 s and a little, a multiple of 8
-context_frames = 128    # more frames on both sides, so that a chunk comes out as it would within the whole
+context_frames = 256    # more frames on both sides, so that a chunk comes out as it would within the whole
 fade_frames = 16        # over which one chunk fades into the next
 
 # paths, wherever the scripts are started from

@@ -5,7 +5,9 @@
 import argparse
 import os
 import random
+import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -189,12 +191,15 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
         If the MIDI file, the SoundFont or FluidSynth is missing.
     ValueError
         If the MIDI file is damaged or has no notes, or the SoundFont lacks the preset.
+    OSError
+        If the wav, or FluidSynth's in the system's temporary folder, cannot be written.
     """
     fluidsynth, soundfont = find_fluidsynth(), find_soundfont(soundfont)
     midi, length = trim(midi_path, limit_s, bank, program, detune)
     with tempfile.TemporaryDirectory() as folder:
         trimmed, rendered = Path(folder) / "trimmed.mid", Path(folder) / "rendered.wav"
-        midi.save(trimmed)
+        with Util.replacing(trimmed) as temporary:
+            midi.save(temporary)
         # the rate is given: FluidSynth's own 44,100 Hz read as 22,050 would be an octave low at half speed
         log = subprocess.run(
             [fluidsynth, "-ni", "-r", str(hp.sample_rate), "-g", str(hp.gain), "-R", str(int(room)), "-C", "0",
@@ -205,6 +210,9 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
             raise ValueError(f"{soundfont} is not a SoundFont that FluidSynth reads; replace it")
         if "Instrument not found" in log.stdout:
             raise ValueError(f"{soundfont} has no preset at bank {bank}, program {program}; choose another")
+        full = re.search(r"write error: (?:System error : )?([^.\n]*)", log.stdout)  # after which FluidSynth ends as if all were well
+        if full or log.returncode == -signal.SIGXFSZ:
+            raise Util.unwritable(rendered, full[1] if full else "the file is too large")
         if log.returncode or not rendered.exists():
             raise ValueError(f"FluidSynth could not render {midi_path}: {' '.join(log.stdout.split()[-40:])}")
         audio, _ = soundfile.read(rendered, dtype="float32", always_2d=True)

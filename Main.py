@@ -15,7 +15,7 @@ import DatasetCreator
 import Hyperparameters as hp
 import Util
 from AEModel import AEModel
-from Training import Model, load_weights, trained_for
+from Training import Model
 from UNet import UNet
 
 stage_names = ("input", "autoencoder", "autoencoder + U-Net")
@@ -41,10 +41,11 @@ def load_models(ae, unet, device="auto"):
     Raises as `Training.load_weights`, and ValueError if the two were trained for different instruments.
     """
     device = hp.choose_device(device)
-    pairs = [trained_for(load_weights(path)).get("pair") for path in (ae, unet)]
+    models = AEModel.load(ae, device), Model(UNet.load(unet), None, None, device)
+    pairs = [model.network.pair for model in models]
     if all(pairs) and pairs[0] != pairs[1]:
         raise ValueError(f"{ae} was trained for {pairs[0]} and {unet} for {pairs[1]}; take two of the same pair")
-    return AEModel.load(ae, device), Model(UNet.load(unet), None, None, device)
+    return models
 
 
 def pipeline(path, model=None, ae=None, unet=None, device="auto", inversion=hp.inversion):

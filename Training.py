@@ -1,10 +1,10 @@
 """The training loop that both networks share: random crops, Adam, checkpoints, resuming, loss curves, several processes."""
 import argparse
 import contextlib
-import io
 import json
 import os
 import random
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -196,10 +196,16 @@ class Model:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
+def split(names, seed):
+    """As `Util.split`, with at most `hp.validation_pieces` for validation, evenly from those held out."""
+    training, validation = Util.split(names, seed)
+    return training, validation[::-(-len(validation) // hp.validation_pieces)]
+
+
 def datasets(names, data, seed, augmented, validation_source):
     """Split the pieces: return the training set, on all pianos but `validation_source`, and the validation set, whole
-    clips of the first piano and of `validation_source`."""
-    training, validation = Util.split(names, seed)
+    clips of up to `hp.validation_pieces` on the first piano and on `validation_source`."""
+    training, validation = split(names, seed)
     pianos = [source for source in DatasetCreator.sources(data) if source != validation_source]
     held_out = [AEDataset(validation, data, [source]) for source in (pianos[0], validation_source) if source]
     return AEDataset(training, data, pianos, augmented), torch.utils.data.ConcatDataset(held_out)
@@ -234,10 +240,7 @@ def trained_for(state):
 
 
 def save(path, content):
-    buffer = io.BytesIO()  # written in one go, a full disk is an OSError that names the file
-    torch.save(content, buffer)
-    with Util.replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    Util.save(path, lambda file: torch.save(content, file))
 
 
 @contextlib.contextmanager
@@ -253,7 +256,25 @@ def deferred_interrupt():
             signal.signal(number, handler)
 
 
-def fit(model, training_set, validation_set, weights, settings, loss_name, overwrite=False):
+def event_writer(folder, epoch):
+    """Return a writer of TensorBoard's event files in `folder`; what lies there of later epochs than `epoch` counts no more.
+
+    Raises ValueError if the package is not there.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--tensorboard needs a package that is not installed; pip install tensorboard, or leave the flag out") from None
+    return SummaryWriter(folder, purge_step=epoch + 1)
+
+
+def say_next(*command):
+    """Print the command that comes after a training, in the first process."""
+    if processes()[0] == 0:
+        print("next: python", shlex.join(map(str, command)))
+
+
+def fit(model, training_set, validation_set, weights, settings, loss_name, overwrite=False, tensorboard=False):
     """Train `model` and write its best weights, by validation loss, with the recorded losses beside them.
 
     For the weights `x.torch` there are those of the last epoch, `x_last.torch`, the losses, `x_losses.json` and `.png`,
@@ -274,11 +295,15 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
         What the loss measures, for the plot.
     overwrite : bool
         Discard finished weights, or the checkpoint of an interrupted run.
+    tensorboard : bool
+        Write both losses and the learning rate of every epoch to event files in the folder `x` too.
 
     Raises
     ------
     ValueError
-        If `weights` is finished already, or its checkpoint was started with other settings.
+        If `weights` is finished already, its checkpoint was started with other settings, or TensorBoard is missing.
+    OSError
+        If a file cannot be written; the checkpoint written last stays.
     KeyboardInterrupt
         After Ctrl-C or SIGTERM, with the checkpoint saved.
     """
@@ -302,17 +327,20 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
         if rank == 0:
             print(f"going on from epoch {state['epoch'] + 1}, batch {state['batch']}")
     losses, lengths = state["losses"], [target.shape[-1] for target in training_set.targets]
-    saved, started = time.monotonic(), time.monotonic() - state["seconds"]
+    events = event_writer(weights.with_suffix(""), state["epoch"]) if tensorboard and rank == 0 else None
+    saved, started = float("-inf"), time.monotonic() - state["seconds"]
 
     def pause():
-        """Save the checkpoint every few minutes and on Ctrl-C, which then takes effect."""
+        """Save the checkpoint at the first call, which shows whether it can be, every few minutes, and on Ctrl-C, which
+        then takes effect."""
         nonlocal saved
         stop = summed(torch.tensor(float(bool(interrupted)), device=model.device)).item() > 0
         if rank == 0 and (stop or time.monotonic() - saved > hp.checkpoint_minutes * 60):
             saved = time.monotonic()
             save(checkpoint, {**state, **model.state(), "seconds": saved - started})
         if stop:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(f"stopped in epoch {min(state['epoch'] + 1, settings['epochs'])} of {settings['epochs']}, saved in "
+                                    f"{checkpoint}; give the same command to go on")
 
     with deferred_interrupt() as interrupted:
         while state["epoch"] < settings["epochs"]:
@@ -322,15 +350,15 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
             first, steps = state["epoch"] * len(batches), settings["epochs"] * len(batches)
             factors = [schedule(first + i, steps, settings["schedule"]) for i in range(state["batch"], len(batches))]
             keys = [batch[rank::number] for batch in batches[state["batch"]:]]
-            bar = tqdm(model.train_epoch(torch.utils.data.DataLoader(training_set, batch_sampler=keys), factors),
-                       total=len(batches), initial=state["batch"], leave=False, disable=rank > 0,
-                       desc=f"epoch {state['epoch'] + 1}/{settings['epochs']}", unit="batch")
-            for loss in bar:
-                state["batch"] += 1
-                state["epoch_losses"].append(loss)
-                bar.set_postfix({name: f"{value:.5f}" for name, value in (
-                    ("loss", sum(state["epoch_losses"]) / state["batch"]), *[("validation", v) for v in losses["validation"][-1:]])})
-                pause()
+            with tqdm(model.train_epoch(torch.utils.data.DataLoader(training_set, batch_sampler=keys), factors),
+                      total=len(batches), initial=state["batch"], leave=False, disable=rank > 0,
+                      desc=f"epoch {state['epoch'] + 1}/{settings['epochs']}", unit="batch") as bar:
+                for loss in bar:
+                    state["batch"] += 1
+                    state["epoch_losses"].append(loss)
+                    bar.set_postfix({name: f"{value:.5f}" for name, value in (
+                        ("loss", sum(state["epoch_losses"]) / state["batch"]), *[("validation", v) for v in losses["validation"][-1:]])})
+                    pause()
             losses["training"].append(sum(state["epoch_losses"]) / len(state["epoch_losses"]))
             state.update(epoch=state["epoch"] + 1, batch=0, epoch_losses=[])
             if rank == 0:
@@ -338,13 +366,20 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
                 if losses["validation"][-1] == min(losses["validation"]):
                     state["best"] = snapshot(model.network, settings["trained_for"])
                 report(model, training_set, weights, state, (time.monotonic() - started) / 60)
+                if events:
+                    for part in ("training", "validation"):
+                        events.add_scalar(f"{loss_name}/{part}", losses[part][-1], state["epoch"])
+                    events.add_scalar("learning rate", model.optimiser.param_groups[0]["lr"], state["epoch"])
+                    events.flush()
             pause()
     if rank == 0:
         save(weights.with_name(f"{weights.stem}_last.torch"), snapshot(model.network, settings["trained_for"]))
         save(weights, state["best"])
         checkpoint.unlink(missing_ok=True)
         model.network.load_state_dict(state["best"])
-        print(f"{weights}: validation loss {min(losses['validation']):.5f} after {(time.monotonic() - started) / 60:.1f} min")
+        best = min(losses["validation"])
+        print(f"{weights}: validation loss {best:.5f}, reached in epoch {losses['validation'].index(best) + 1} of {settings['epochs']}, "
+              f"after {(time.monotonic() - started) / 60:.1f} min in all")
 
 
 def snapshot(network, trained_for):
@@ -389,6 +424,7 @@ def command_line(description, name, epochs, batch_size, learning_rate):
     parser.add_argument("--validation-source", help="folder with a piano to validate on too, and not to train on")
     parser.add_argument("--model", default="own", help=f"the weights go to <data>/models/<model>/{name}.torch")
     parser.add_argument("--overwrite", action="store_true", help="discard a finished model of that name")
+    parser.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard beside the weights")
     return parser
 
 

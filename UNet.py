@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import Hyperparameters as hp
-from Training import load_weights
+from Training import load_weights, trained_for
 
 
 class Block(nn.Module):
@@ -30,31 +30,65 @@ class Up(nn.Module):
         return self.conv_block(torch.cat([self.up(x), skip], 1))
 
 
+class Memory(nn.Module):
+    """What all bands did in the last seconds, added to the image: a layer that spans them all, as the autoencoder's first, then
+    convolutions over time of growing dilation (van den Oord et al. 2016, https://arxiv.org/abs/1609.03499), and back."""
+
+    def __init__(self, channels, bands, width, dilations=(1, 2, 4, 8)):
+        super().__init__()
+        self.gather = nn.Conv2d(channels, width, (bands, 1))
+        self.dilated = nn.ModuleList(nn.Conv2d(width, width, (1, 3), padding=(0, d), dilation=(1, d)) for d in dilations)
+        self.spread = nn.ConvTranspose2d(width, channels, (bands, 1))
+
+    def forward(self, x):
+        seen = nn.functional.relu(self.gather(x))
+        for layer in self.dilated:
+            seen = seen + nn.functional.relu(layer(seen))
+        return x + self.spread(seen)
+
+
 class UNet(nn.Module):
     """`depth` levels with 2**wf, 2**(wf + 1), ... channels and skip connections, then a 1 x 1 layer (report: U-Net).
 
-    With two inputs it sees the recording's spectrogram beside the autoencoder's output. The report's published network has
-    depth 4, wf 6 and one input; the names and shapes of the parameters are those of its
-    checkpoints.
+    The report's published network has depth 4, wf 6 and one input, and neither of the other two; the names and shapes of
+    the parameters are those of its checkpoints.
+
+    Parameters
+    ----------
+    depth, wf : int
+    inputs : int
+        2 shows it the recording's spectrogram beside the autoencoder's output.
+    memory : int
+        Width of the `Memory` at the lowest level; 0 for none.
+    shortcut : bool
+        The last layer sees the input too, and starts from it: what is learnt is a correction.
     """
 
-    def __init__(self, depth=hp.unet_depth, wf=hp.unet_wf, inputs=1):
+    def __init__(self, depth=hp.unet_depth, wf=hp.unet_wf, inputs=1, memory=0, shortcut=False):
         super().__init__()
-        self.inputs = inputs
+        self.inputs, self.shortcut = inputs, shortcut
         channels = [2 ** (wf + level) for level in range(depth)]
         self.down_path = nn.ModuleList(map(Block, [inputs] + channels[:-1], channels))
+        self.memory = Memory(channels[-1], hp.n_mels >> (depth - 1), memory) if memory else nn.Identity()
         self.up_path = nn.ModuleList(map(Up, channels[:0:-1], channels[-2::-1]))
-        self.last = nn.Conv2d(channels[0], 1, 1)
+        self.last = nn.Conv2d(channels[0] + inputs * shortcut, 1, 1)
+        if shortcut:
+            with torch.no_grad():
+                self.last.weight[:, :channels[0]] *= 0.1
+                self.last.bias.zero_()
+                self.last.weight[:, channels[0]:] = torch.eye(1, inputs)[..., None, None]
 
     @classmethod
     def load(cls, path=hp.unet_weights):
-        """Return a U-Net of the depth and width that the weights in `path` have. Raises as `Training.load_weights`."""
+        """Return a U-Net of the form that the weights in `path` have. Raises as `Training.load_weights`."""
         state = load_weights(path)
         try:
             depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("down_path."))
             first, inputs, *_ = state["down_path.0.block.0.weight"].shape
-            network = cls(depth, (first - 1).bit_length(), inputs)
+            memory = len(state.get("memory.gather.weight", ()))
+            network = cls(depth, (first - 1).bit_length(), inputs, memory, state["last.weight"].shape[1] > first)
             network.load_state_dict(state)
+            network.pair = trained_for(state).get("pair")
         except (KeyError, ValueError, IndexError, RuntimeError):
             raise ValueError(f"{path} does not hold the weights of a U-Net; train it again or restore the file") from None
         return network
@@ -66,11 +100,12 @@ class UNet(nn.Module):
         of 2**(depth - 1) frames, and the output cut back.
         """
         frames = x.shape[-1]
-        x = nn.functional.pad(x, (0, -frames % 2 ** len(self.up_path)))
+        x = source = nn.functional.pad(x, (0, -frames % 2 ** len(self.up_path)))
         skips = []
         for down in self.down_path:
             x = down(nn.functional.max_pool2d(x, 2) if skips else x)
             skips.append(x)
+        x = self.memory(x)
         for up, skip in zip(self.up_path, skips[-2::-1]):
             x = up(x, skip)
-        return self.last(x)[..., :frames]
+        return self.last(torch.cat([x, source], 1) if self.shortcut else x)[..., :frames]

@@ -62,17 +62,30 @@ def newer(path, *sources):
     return path.exists() and all(path.stat().st_mtime >= source.stat().st_mtime for source in sources)
 
 
+def unwritable(path, reason):
+    """The OSError for a file that a full disk or a read-only folder does not take."""
+    return OSError(f"{path} cannot be written ({reason}); free some space or choose another folder, and give the command again")
+
+
 @contextlib.contextmanager
 def replacing(path):
-    """Yield a temporary path beside `path` and rename it to `path` at the end, so no file is ever half-written."""
+    """Yield a temporary path beside `path` and rename it to `path` at the end, so no file is ever half-written.
+
+    Raises `unwritable` in place of what fails in between.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error.strerror or error) from None
+    except soundfile.LibsndfileError:  # which does not pass on what the system says
+        raise unwritable(path, "no space left, or not allowed") from None
 
 
 def save_text(path, text):
@@ -81,10 +94,20 @@ def save_text(path, text):
         temporary.write_text(text)
 
 
+def save(path, write):
+    """Write to `path` what `write` puts into the binary file that it is called with.
+
+    In one go: numpy, Pillow and torch each have errors of their own for a full disk.
+    """
+    buffer = io.BytesIO()
+    write(buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
 def save_array(path, array):
     """Write a numpy array to `path` (.npy)."""
-    with replacing(path) as temporary:
-        np.save(temporary, array)
+    save(path, lambda file: np.save(file, array))
 
 
 def read_audio(path):
@@ -138,6 +161,17 @@ def write_audio(path, audio):
         soundfile.write(temporary, audio, hp.sample_rate, subtype="PCM_16")
 
 
+def player(audio, seconds=10):
+    """Return an `IPython.display.Audio` of the first seconds of mono `audio`, as mp3: a notebook that keeps it stays small."""
+    from IPython.display import Audio
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio[:seconds * hp.sample_rate], hp.sample_rate, format="MP3")
+    shown = Audio(data=buffer.getvalue())
+    shown.mimetype = "audio/mpeg"
+    return shown
+
+
 def save_figure(path, figure):
     """Write a matplotlib figure to `path` as a png of 256 colours, the same bytes for the same figure."""
     from PIL import Image  # as matplotlib does
@@ -146,8 +180,7 @@ def save_figure(path, figure):
     figure.savefig(drawn, dpi=110)
     # a third of the size of all colours; maximum coverage keeps the rare, loud ones
     image = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    with replacing(path) as temporary:
-        image.save(temporary, optimize=True)
+    save(path, lambda file: image.save(file, format="png", optimize=True))
 
 
 def plot_spectrograms(spectrograms, title="", width=9):
@@ -219,6 +252,6 @@ def run(main):
         main()
     except (ValueError, OSError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"{Path(sys.argv[0]).name}: {interrupt or 'stopped'}", file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,5 @@
 """Fixtures that several tests share; what is slow to make is made once a session, below pytest's temporary folder."""
+import contextlib
 import os
 import shutil
 import subprocess
@@ -101,6 +102,23 @@ def three_seconds(tmp_path_factory, root, instruments):
     torch.save(Autoencoder().state_dict(), untrained)
     UNetDataset.write_outputs(untrained, DatasetCreator.build(data), data)
     return data
+
+
+@pytest.fixture
+def small_files():
+    """Context manager in which no file, of this process or one that it starts, can grow beyond so many bytes."""
+    import resource
+
+    @contextlib.contextmanager
+    def limit(size):
+        previous = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, previous[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, previous)
+
+    return limit
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ import os
 import random
 import re
 import shutil
+import tracemalloc
 
 import librosa
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 import DatasetCreator
 import Hyperparameters as hp
+import MIDI2Audio
 import Training
 import Util
 from AEDataset import AEDataset
@@ -269,6 +271,26 @@ def test_a_pair_that_is_not_aligned_is_warned_of(data, capsys):
     DatasetCreator.build(data)
     warning = capsys.readouterr().err
     assert re.search(rf"{path} comes \+0\.(29|30|31)\d s after {data / 'piano' / path.name}", warning), warning
+
+
+def test_a_data_set_is_not_read_into_memory(tmp_path):
+    for mode in "piano", "synth":
+        path = tmp_path / "generated" / "long" / f"{mode}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.lib.format.open_memmap(path, "w+", np.float16, (128, 400_000))[:, -64:] = 1
+    tracemalloc.start()
+    source, target = AEDataset(["long"], tmp_path)[0, 399_936, 64, 0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert source.shape == (1, 128, 64) and bool((source == 1).all() and (target == 1).all())
+    assert peak < 1e6 < path.stat().st_size / 100
+
+
+def test_music_that_repeats_itself_is_not_taken_for_misaligned(root, instruments, tmp_path, capsys):
+    for folder, preset in ("piano", instruments[0]), ("synth", ("FluidR3_GM.sf2", 0, 11)):
+        MIDI2Audio.synthesise_midi_to_audio(root / "data" / "MIDI_test" / "bach_prelude_c.mid", tmp_path / folder / "bach.wav", *preset)
+    DatasetCreator.build(tmp_path)
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_shards_share_the_work(three_seconds, tmp_path):

@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+import Hyperparameters as hp
 from Autoencoder import Autoencoder
 from UNet import UNet
 
@@ -46,10 +47,13 @@ unet_shapes = {  # depth 4, wf 6
 }
 
 
-@pytest.fixture(scope="module", params=("autoencoder", "unet"))
+networks = {"autoencoder": Autoencoder, "unet": lambda: UNet(wf=3), "unet with memory": lambda: UNet(wf=3, memory=16, shortcut=True)}
+
+
+@pytest.fixture(scope="module", params=networks)
 def network(request):
     torch.manual_seed(0)
-    return (Autoencoder() if request.param == "autoencoder" else UNet(wf=3)).eval()
+    return networks[request.param]().eval()
 
 
 @pytest.mark.parametrize("network_class, options, shapes", (
@@ -106,15 +110,43 @@ def test_the_autoencoders_output_is_within_0_and_1():
     assert output.min() >= 0 and output.max() <= 1
 
 
-@pytest.mark.parametrize("depth, wf", ((4, 3), (4, 6), (3, 5)))
+@pytest.mark.parametrize("form", (
+    dict(depth=4, wf=3), dict(depth=4, wf=6), dict(depth=3, wf=5), dict(depth=3, wf=3, inputs=2),
+    dict(depth=4, wf=3, inputs=2, memory=24), dict(depth=3, wf=2, inputs=2, memory=8, shortcut=True), dict(wf=1, shortcut=True)), ids=str)
 @torch.inference_mode()
-def test_depth_and_width_are_read_from_the_weights(tmp_path, depth, wf):
-    saved = UNet(depth, wf)
+def test_the_form_is_read_from_the_weights(tmp_path, form):
+    saved = UNet(**form)
     torch.save(saved.state_dict(), tmp_path / "unet.torch")
     loaded = UNet.load(tmp_path / "unet.torch")
-    source = torch.rand(1, 1, 128, 9)
-    assert loaded.last.in_channels == 2 ** wf and len(loaded.down_path) == depth
+    source = torch.rand(1, form.get("inputs", 1), 128, 9)
+    assert loaded.inputs == form.get("inputs", 1) and len(loaded.down_path) == form.get("depth", 4)
     assert torch.equal(loaded(source), saved(source))
+
+
+@torch.inference_mode()
+def test_with_a_shortcut_the_first_of_the_inputs_is_where_learning_starts():
+    torch.manual_seed(0)
+    source = torch.rand(1, 2, 128, 40)
+    network = UNet(wf=3, inputs=2, shortcut=True)
+    assert (network(source) - source[:, :1]).abs().mean() < 0.1
+    network.last.weight[:, :8], network.last.bias[:] = 0, 0
+    torch.testing.assert_close(network(source), source[:, :1])
+
+
+@torch.inference_mode()
+def test_memory_looks_across_all_bands_and_further_back_than_the_convolutions():
+    torch.manual_seed(0)
+    source = torch.rand(1, 1, 128, 400, dtype=torch.float64)
+    changed = source.clone()
+    changed[:, :, :8, 100] += 1
+
+    def reach(network):
+        network.double()
+        touched = (network(changed) - network(source))[0, 0] != 0
+        return touched.any(1).sum().item(), touched.any(0).nonzero().max().item() - 100
+
+    (bands, frames), (all_bands, more_frames) = reach(UNet(wf=3)), reach(UNet(wf=3, memory=16))
+    assert bands < 128 and all_bands == 128 and frames < 64 and 64 < more_frames < hp.context_frames
 
 
 @torch.inference_mode()

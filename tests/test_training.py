@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -207,6 +208,9 @@ def test_a_training_resumes_after_a_signal_as_if_there_had_been_none(root, data,
     assert not weights.exists()
     checkpoint = torch.load(weights.with_suffix(".checkpoint"), weights_only=True)
     assert checkpoint["epoch"] == 1 and checkpoint["batch"] > 0
+    if number == signal.SIGINT:
+        assert process.stderr.splitlines()[-1].endswith(
+            "stopped in epoch 2 of 2, saved in models/own/ae.checkpoint; give the same command to go on")
     AEMain.train(data, **brief)
     assert_same(weights, uninterrupted)
     assert not weights.with_suffix(".checkpoint").exists()
@@ -254,6 +258,80 @@ def test_a_checkpoint_of_other_settings_is_refused_naming_them(data):
     assert checkpoint.read_bytes() == before
     AEMain.train(data, **{**brief, "epochs": 1}, overwrite=True)
     assert len(losses(checkpoint.with_suffix(".torch"))["training"]) == 1
+
+
+@pytest.mark.parametrize("script, dataset, name", ((AEMain, "AEDataset", "ae"), (UNetMain, "UNetDataset", "unet")))
+def test_a_full_disk_leaves_the_last_checkpoint(data, small_files, script, dataset, name):
+    options = {**brief, "data": data, **({"wf": 3} if script is UNetMain else {})}
+    for model in "own", "uninterrupted":
+        behind_an_autoencoder(data, model)
+    if script is AEMain:
+        for model in "own", "uninterrupted":
+            (data / "models" / model / "ae.torch").unlink()
+    script.train(**options, model="uninterrupted")
+    with interruption(data, 3, script=Training if script is AEMain else UNetMain, dataset=dataset):
+        script.train(**options)
+    checkpoint = data / "models" / "own" / f"{name}.checkpoint"
+    files = {path: path.read_bytes() for path in checkpoint.parent.iterdir()}
+    with small_files(20_000), pytest.raises(OSError, match=f"{checkpoint} cannot be written .*free some space.*command again"):
+        script.train(**options)
+    assert {path: path.read_bytes() for path in checkpoint.parent.iterdir()} == files
+    script.train(**options)
+    assert_same(checkpoint.with_suffix(".torch"), data / "models" / "uninterrupted" / f"{name}.torch")
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_the_first_step(data, capsys):
+    shutil.rmtree(data / "models")
+    (data / "models").touch()
+    with pytest.raises(OSError, match="models/own/ae.checkpoint cannot be written"):
+        AEMain.train(data, **brief)
+    assert "epoch 1" not in capsys.readouterr().out
+
+
+# what a training says
+
+def test_the_last_lines_say_what_was_reached_and_what_comes_next(data, capsys):
+    own = data / "models" / "own"
+    for script, name, options, following in (
+            (AEMain, "ae", (), f"UNetMain.py --data {data} --model own"),
+            (UNetMain, "unet", ("--wf", "3"), f"Main.py RECORDING --ae {own / 'ae.torch'} --unet {own / 'unet.torch'}")):
+        script.main(["--data", str(data), "--epochs", "3", "--batch-size", "2", "--crop-frames", "64", "--device", "cpu", *options])
+        reached, after = capsys.readouterr().out.splitlines()[-2:]
+        validation = losses(own / f"{name}.torch")["validation"]
+        best = min(validation)
+        assert reached.startswith(f"{own / name}.torch: validation loss {best:.5f}, reached in epoch {validation.index(best) + 1} of 3, ")
+        assert after == f"next: python {following}"
+
+
+def test_tensorboard_gets_what_is_recorded(train, data, monkeypatch):
+    written, folders = {}, []
+
+    class Writer:
+        """Takes what `torch.utils.tensorboard.SummaryWriter` takes."""
+
+        def __init__(self, folder, purge_step):
+            folders.append((folder, purge_step))
+
+        def add_scalar(self, tag, value, step):
+            written.setdefault(tag, []).append((step, value))
+
+        def flush(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    weights = train(tensorboard=True, schedule="constant", learning_rate=3e-3)
+    recorded = losses(weights)
+    for part in "training", "validation":
+        assert written[f"{recorded['loss']}/{part}"] == list(enumerate(recorded[part], 1))
+    assert written["learning rate"] == [(1, 3e-3), (2, 3e-3)]
+    assert folders == [(weights.with_suffix(""), 1)]
+
+
+def test_without_the_package_tensorboard_the_flag_says_so(train, data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ValueError, match="--tensorboard needs a package that is not installed; pip install tensorboard"):
+        train(tensorboard=True)
 
 
 # finished models

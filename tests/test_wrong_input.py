@@ -1,4 +1,5 @@
 """What is wrong with the input is said in one sentence that names it, and nothing is left half-written."""
+import os
 import re
 import shutil
 
@@ -8,8 +9,10 @@ import soundfile
 import torch
 
 import AEMain
+import DatasetCreator
 import Main
 import MIDI2Audio
+import Training
 import UNetMain
 import Util
 
@@ -49,6 +52,20 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
         temporary.write_text("half")
         raise OSError("the disk is full")
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", (
+    lambda path: Util.save_array(path, np.ones(10_000)), lambda path: Util.save_text(path, "a" * 10_000),
+    lambda path: Util.write_audio(path, np.ones(10_000)), lambda path: Training.save(path, {"weight": torch.ones(10_000)}),
+    lambda path: Util.save_figure(path, Util.plot_losses({"training": [1, 2], "validation": [2, 3], "loss": "loss"}))))
+def test_a_full_disk_leaves_what_was_there_and_is_said(small_files, tmp_path, write):
+    path = tmp_path / "kept.wav"
+    path.write_text("before")
+    with small_files(2000), pytest.raises(OSError, match=f"^{path} cannot be written .*; free some space"):
+        write(path)
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    write(path)  # which is not wrong in itself
+    assert path.stat().st_size > 2000
 
 
 # Main.py
@@ -127,6 +144,13 @@ def test_a_device_that_is_not_there_is_named(play, complaint, tmp_path, data, de
         assert f"'{device}'" in message
 
 
+def test_an_output_that_cannot_be_written_is_named(play, tmp_path):
+    wav(np.sin(np.arange(4000) / 10) / 2)(tmp_path / "in.wav")
+    (tmp_path / "file").touch()
+    message = play("-o", tmp_path / "file" / "out.wav")
+    assert f"{tmp_path / 'file' / 'out.wav'} cannot be written" in message
+
+
 def test_main_says_one_line_on_stderr(command, weights, tmp_path):
     (tmp_path / "in.wav").write_text("la la la")
     process = command(tmp_path, "Main.py", "in.wav", "--ae", weights[0], "--unet", weights[1])
@@ -198,7 +222,31 @@ def test_midi2audio_says_one_line_on_stderr(command, good, tmp_path):
     assert line.startswith("MIDI2Audio.py: data/MIDI/bad.mid is not a MIDI file")
 
 
+def test_a_folder_for_renders_that_cannot_be_written_is_named(complaint, good):
+    (good / "piano").touch()
+    assert f"{good / 'piano' / 'preset.txt'} cannot be written" in complaint(MIDI2Audio.main, "--data", good)
+
+
+@pytest.mark.parametrize("signal", ("-", "''"), ids=("killed", "refused"))
+def test_a_disk_that_is_full_while_fluidsynth_renders_is_said(complaint, good, small_files, monkeypatch, tmp_path, signal):
+    fluidsynth = tmp_path / "bin" / "fluidsynth"  # which goes on, and ends well, where the system does not kill it
+    fluidsynth.parent.mkdir()
+    fluidsynth.write_text(f'#!/bin/sh\ntrap {signal} XFSZ\nexec {MIDI2Audio.find_fluidsynth()} "$@"\n')
+    fluidsynth.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fluidsynth.parent), prepend=os.pathsep)
+    with small_files(20_000):
+        message = complaint(MIDI2Audio.main, "--data", good, may_write="preset.txt")
+    assert re.search("rendered.wav cannot be written .*too large.*free some space", message)
+
+
 # AEMain.py and UNetMain.py
+
+def test_a_folder_for_spectrograms_that_cannot_be_written_is_named(complaint, data):
+    shutil.rmtree(data / "generated")
+    (data / "generated").touch()
+    for script in DatasetCreator, AEMain, UNetMain:
+        assert f"{data / 'generated' / 'bach_prelude_c' / 'piano.npy'} cannot be written" in complaint(script.main, "--data", data)
+
 
 @pytest.mark.parametrize("script", (AEMain, UNetMain))
 def test_a_training_without_recordings_names_the_folder(complaint, tmp_path, script):

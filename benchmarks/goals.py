@@ -1,0 +1,94 @@
+"""Score the shipped weights on the piano trained on and on one that they never heard: results/goals.md.
+
+`python benchmarks/goals.py FOLDER` renders the MIDI files in FOLDER on the piano of the default pair, and on a piano left
+out of training, dry and in a room, and scores what the system makes of them.
+"""
+import argparse
+import contextlib
+import io
+import logging
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import librosa
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import DatasetCreator
+import Evaluation
+import Hyperparameters as hp
+import Main
+import MIDI2Audio
+import Util
+
+left_out = "TimGM6mb.sf2", 0, 0
+cases = {"piano trained on": hp.piano_preset, "piano left out": left_out, "piano left out, in a room": (*left_out, True)}
+to_install = ("pip install mir_eval pretty_midi onnxruntime resampy scikit-learn, then pip install --no-deps basic-pitch")
+
+
+def note_f1(audio, midi_path):
+    """F1 of the notes' onsets, within 50 ms and a quarter tone, as the transcriber basic-pitch hears them (Bittner et al. 2022).
+
+    Raises ValueError if its packages, which nothing else here needs, are missing.
+    """
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.CRITICAL)
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            import mir_eval
+            import pretty_midi
+            from basic_pitch import FilenameSuffix, build_icassp_2022_model_path
+            from basic_pitch.inference import Model, predict
+        except ImportError:
+            raise ValueError(f"the note F1 needs the transcriber basic-pitch; {to_install}; or leave it out (--no-notes)") from None
+        with tempfile.TemporaryDirectory() as folder:
+            Util.write_audio(Path(folder) / "audio.wav", audio)
+            heard = predict(str(Path(folder) / "audio.wav"), Model(build_icassp_2022_model_path(FilenameSuffix.onnx)))[2]
+    last = hp.limit_s - 0.05
+    heard = [(start, end, pitch) for start, end, pitch, *_ in heard if start < end and start < last]
+    true = [(note.start, max(note.end, note.start + 0.02), note.pitch) for instrument in pretty_midi.PrettyMIDI(str(midi_path)).instruments
+            for note in instrument.notes if note.start < last]
+    times, pitches = zip(*((np.array([note[:2] for note in notes]).reshape(-1, 2), librosa.midi_to_hz(np.array([note[2] for note in notes])))
+                           for notes in (true, heard)))
+    return float(mir_eval.transcription.precision_recall_f1_overlap(times[0], pitches[0], times[1], pitches[1], offset_ratio=None)[2])
+
+
+def score(folder, midi_files, models, notes):
+    """Return [shape=(pieces, versions, 2 or 3 metrics)]: log-mel L1 in dB, spectral convergence, note F1."""
+    scores = []
+    for name, paths in tqdm(DatasetCreator.pairs(folder).items(), desc=folder.name, unit="piece"):
+        recording, truth = (librosa.util.fix_length(Main.read(path), size=hp.limit_s * hp.sample_rate) for path in paths)
+        scores.append([[Evaluation.log_mel_l1(audio, truth), Evaluation.convergence(audio, truth),
+                        *([note_f1(audio, midi_files[name])] if notes else [])]
+                       for audio in Evaluation.play(recording, truth, models).values()])
+    return np.array(scores)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Score the system on a piano trained on and on one left out.")
+    parser.add_argument("midi", type=Path, help="folder with MIDI files")
+    parser.add_argument("--model", help="as for Main.py")
+    parser.add_argument("--no-notes", action="store_true", help="without the note F1, which needs basic-pitch")
+    parser.add_argument("-o", "--output", type=Path, default=hp.root / "results" / "goals.md", help="default: results/goals.md")
+    options = parser.parse_args()
+    models = Main.load_models(*Main.weights(options.model, None, None))
+    midi_files = Util.pieces(options.midi, MIDI2Audio.midi_endings)
+    lines = [f"Mean over {len(midi_files)} pieces: log-mel L1 in dB / spectral convergence" + ("" if options.no_notes else " / note-onset F1") + ".",
+             "", "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece |", "|---" * 7 + "|"]
+    for case, preset in cases.items():
+        folder = hp.data / "evaluation" / MIDI2Audio.preset_text(preset).replace(":", "-")
+        MIDI2Audio.synthesise_folder(options.midi, folder / "piano", preset)
+        MIDI2Audio.synthesise_folder(options.midi, folder / "synth", hp.synth_preset)
+        scores = score(folder, midi_files, models, not options.no_notes)
+        gain, final = scores[:, 1, 0] - scores[:, 2, 0], scores[:, 2, 0]
+        lines.append(f"| {case} | " + " | ".join(" / ".join(f"{figure:.2f}" for figure in version) for version in scores.mean(axis=0))
+                     + f" | by {gain.mean():.2f} dB, {(gain > 0).sum()} of {len(gain)} pieces | {sorted(midi_files)[final.argmax()]}, {final.max():.2f} dB |")
+        print(lines[-1], flush=True)
+        Util.save_text(options.output, "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    Util.run(main)
