@@ -17,7 +17,7 @@ results: .venv/installed system
 	.venv/bin/python Evaluation.py --all
 
 notebooks: .venv/installed
-	.venv/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	.venv/bin/jupyter nbconvert --log-level WARN --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
