@@ -1,10 +1,12 @@
 """How good is it? Scores the system on recordings with their true e-piano renders (report: evaluation).
 
 `python Evaluation.py` scores data/test and writes results/evaluation.md, .json and .png; `python Evaluation.py FOLDER`
-scores FOLDER/piano against FOLDER/synth, or renders the MIDI files in FOLDER first.
+scores FOLDER/piano against FOLDER/synth, or renders the MIDI files in FOLDER first. `python Evaluation.py --all` makes
+everything in results/ with the shipped weights: the scores, the sound files, the figures of the report and the page.
 """
 import argparse
 import json
+import string
 from pathlib import Path
 
 import librosa
@@ -17,8 +19,31 @@ import Main
 import MIDI2Audio
 import Util
 
+results = hp.root / "results"
 versions = ("unchanged", "autoencoder", "final", "ceiling")
 metrics = {"log_mel_l1": "log-mel L1, dB", "convergence": "spectral convergence", "onset_f1": "onset F1"}
+
+# the sound files in results/: the piece of piano-midi.de, the piano that plays it, and what the page says
+sounds = {
+    "train_sample": ("alb_esp1", hp.piano_preset, "Isaac Albéniz, España, Prélude", "the networks were trained on this piece"),
+    "mz_331_3": ("mz_331_3", hp.piano_preset, "W. A. Mozart, Rondo alla Turca", "a piece not trained on, on a piano trained on"),
+    "clair_de_lune": ("deb_clai", ("TimGM6mb.sf2", 0, 0), "Claude Debussy, Clair de Lune",
+                      "a piece not trained on, on a piano whose SoundFont was not trained on"),
+}
+sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net", "truth": "true e-piano"}
+page_picture_width = 5  # inches
+figure_names = {
+    "figure_1_autoencoder_losses": "Losses of the autoencoder, training and validation",
+    "figure_2_autoencoder_epoch_20": "The autoencoder's output for a training piece after epoch 20",
+    "figure_3_autoencoder_trained": "The autoencoder's output for the same piece when trained",
+    "figure_4_piano_original": "The piano original of the same piece",
+    "figure_5_unet_losses": "Losses of the U-Net, training and validation",
+    "figure_6_autoencoder_output": "The first ten seconds of the same piece after the autoencoder",
+    "figure_7_unet_output": "The same ten seconds after the U-Net",
+    "figure_8_unseen_piano_input": "A recording of a piano whose SoundFont was not trained on",
+    "figure_9_unseen_piano_autoencoder": "The same recording after the autoencoder",
+    "figure_10_unseen_piano_final": "The same recording after autoencoder and U-Net",
+}
 
 
 def log_mel_l1(output, truth):
@@ -89,6 +114,17 @@ def play(recording, truth, models, inversion=hp.inversion):
     }
 
 
+def score(outputs, truth, midi_file=None):
+    """Return version -> metric -> figure for what `play` returns; `onset_f1` is there with a MIDI file."""
+    scores = {version: {"log_mel_l1": log_mel_l1(audio, truth), "convergence": convergence(audio, truth)}
+              for version, audio in outputs.items()}
+    if midi_file:
+        onsets = onsets_of_midi(midi_file)
+        for version, audio in outputs.items():
+            scores[version]["onset_f1"] = onset_f1(audio, onsets)
+    return scores
+
+
 def evaluate(folder, midi_folder, models, inversion=hp.inversion):
     """Score every piece of `folder`/piano against `folder`/synth, cut or filled up with silence to 30 s.
 
@@ -99,11 +135,7 @@ def evaluate(folder, midi_folder, models, inversion=hp.inversion):
     scores = {}
     for name, recordings in tqdm(DatasetCreator.pairs(folder).items(), desc="evaluation", unit="piece"):
         recording, truth = (librosa.util.fix_length(Main.read(path), size=hp.limit_s * hp.sample_rate) for path in recordings)
-        scores[name] = {}
-        for version, audio in play(recording, truth, models, inversion).items():
-            scores[name][version] = {"log_mel_l1": log_mel_l1(audio, truth), "convergence": convergence(audio, truth)}
-            if name in midi_files:
-                scores[name][version]["onset_f1"] = onset_f1(audio, onsets_of_midi(midi_files[name]))
+        scores[name] = score(play(recording, truth, models, inversion), truth, midi_files.get(name))
     scores["mean"] = {version: {metric: float(np.mean([piece[version][metric] for piece in scores.values()]))
                                 for metric in metrics if all(metric in piece[version] for piece in scores.values())}
                       for version in versions}
@@ -118,7 +150,7 @@ def gap_closed(piece):
 
 def table(scores):
     """The scores as Markdown: a row a piece, a column a metric and version, the timbre gap closed at the end."""
-    present = [metric for metric in metrics if metric in scores["mean"]["final"]]
+    present = [metric for metric in metrics if any(metric in piece["final"] for piece in scores.values())]
     lines = ["| piece | " + " | ".join(f"{metrics[metric]}: {version}" if version == versions[0] else version
                                        for metric in present for version in versions) + " | timbre gap closed |"]
     lines.append("|---" * (len(present) * len(versions) + 2) + "|")
@@ -140,7 +172,7 @@ def plot(scores):
     axis.set_yticks(range(len(scores)), scores)
     axis.invert_yaxis()
     axis.set_xlabel("log-mel L1 to the true e-piano, dB")
-    axis.legend()
+    figure.legend(loc="outside upper center", ncols=len(versions))
     return figure
 
 
@@ -152,8 +184,122 @@ def render(midi_folder, data):
     return folder
 
 
+def save_scores(path, scores):
+    """Write scores to `path`.md and, to four places, .json."""
+    rounded = {name: {version: {metric: round(figure, 4) for metric, figure in figures.items()} for version, figures in piece.items()}
+               for name, piece in scores.items()}
+    Util.save_text(path.with_suffix(".md"), table(scores))
+    Util.save_text(path.with_suffix(".json"), json.dumps(rounded, indent=1) + "\n")
+
+
+def render_sounds(midi_folder, folder=results):
+    """Render the recording and the true e-piano of each of `sounds` from the MIDI files anywhere below `midi_folder`.
+
+    Raises FileNotFoundError if one is missing, and as `MIDI2Audio.synthesise_midi_to_audio`.
+    """
+    files = {path.stem: path for path in sorted(Path(midi_folder).rglob("*.mid"))}
+    for name, (piece, piano, *_) in sounds.items():
+        if piece not in files:
+            raise FileNotFoundError(f"{midi_folder} does not hold {piece}.mid; get it from piano-midi.de")
+        for side, preset in (("input", piano), ("truth", hp.synth_preset)):
+            MIDI2Audio.synthesise_midi_to_audio(files[piece], folder / f"{name}_{side}.wav", *preset)
+
+
+def save_sounds(models, folder=results):
+    """Write what the networks make of each `<sound>_input.wav`, a spectrogram of each side, and the scores (sounds.md)."""
+    scores = {}
+    for name in sounds:
+        recording, truth = (Main.read(folder / f"{name}_{side}.wav") for side in ("input", "truth"))
+        outputs = play(recording, truth, models)
+        scores[name] = score(outputs, truth)
+        heard = dict(zip(sides, (recording, outputs["autoencoder"], outputs["final"], truth)))
+        for side, audio in heard.items():
+            if side in ("after_autoencoder", "final"):
+                Util.write_audio(folder / f"{name}_{side}.wav", audio)
+            picture = Util.plot_spectrograms({sides[side]: DatasetCreator.spectrogram(audio)}, width=page_picture_width)
+            Util.save_figure(folder / "figures" / f"{name}_{side}.png", picture)
+    save_scores(folder / "sounds", scores)
+
+
+def save_figures(models, folder=results):
+    """Draw the ten figures of the report, `figure_names`, and the README's picture into results/figures.
+
+    Raises FileNotFoundError if a recorded loss or the autoencoder's output of epoch 20 is missing, ValueError if that
+    output is of another piece's length.
+    """
+    early = folder / "training" / "ae_epoch_20.npy"
+    if not early.exists():
+        raise FileNotFoundError(f"{early} is missing; AEMain.py leaves it in data/models/<model>: copy it from the training "
+                                "that made ae.torch")
+    losses = {network: json.loads((folder / "training" / f"{network}_losses.json").read_text()) for network in ("ae", "unet")}
+    stages = {name: Main.resynthesise(Main.read(folder / f"{name}_input.wav"), models)[1] for name in ("train_sample", "clair_de_lune")}
+    piece, unseen = ([stage[:, :hp.limit_s * hp.sample_rate // hp.hop_length] for stage in images] for images in stages.values())
+    epoch_20, ten_seconds = np.load(early), 10 * hp.sample_rate // hp.hop_length
+    if epoch_20.shape != piece[1].shape:
+        raise ValueError(f"{early} has the shape {epoch_20.shape}, and the training piece {piece[1].shape}; copy the output of that piece")
+    drawn = [losses["ae"], epoch_20, piece[1], piece[0], losses["unet"], *(stage[:, :ten_seconds] for stage in piece[1:]), *unseen]
+    for (name, title), content in zip(figure_names.items(), drawn):
+        figure = Util.plot_losses(content, title) if isinstance(content, dict) else Util.plot_spectrograms({title: content})
+        Util.save_figure(folder / "figures" / f"{name}.png", figure)
+    demo = Main.resynthesise(Main.read(hp.demo), models)[1]
+    Util.save_figure(folder / "figures" / "demo.png", Util.plot_spectrograms(dict(zip(Main.stage_names, demo)), hp.demo.name))
+
+
+def sound_html(name, scores):
+    """The section of the page with the four players of one of `sounds`."""
+    _, _, title, remark = sounds[name]
+    distances = [f"{scores[version]['log_mel_l1']:.2f} dB from the true e-piano" for version in versions[:3]]
+    players = "".join(f'''
+  <figure>
+    <figcaption><kbd>{key}</kbd> <b>{label}</b> <span>{distance}</span></figcaption>
+    <div class="picture"><img src="figures/{name}_{side}.png" alt="Spectrogram of {title}: {label}" width="550" height="308"><i></i></div>
+    <audio controls preload="metadata" src="{name}_{side}.wav" aria-label="{title}: {label}"></audio>
+  </figure>''' for key, ((side, label), distance) in enumerate(zip(sides.items(), [*distances, "the same notes, rendered"]), 1))
+    return f'''
+<section class="sound">
+  <h2>{title}</h2>
+  <p>{remark[0].upper()}{remark[1:]}. Timbre gap closed: {100 * gap_closed(scores):.0f}&nbsp;%. Ceiling: {scores["ceiling"]["log_mel_l1"]:.2f}&nbsp;dB.</p>
+  <div class="players">{players}
+  </div>
+</section>'''
+
+
+def save_page(folder=results):
+    """Fill results/template.html with the sounds, their scores and the figures: results/index.html."""
+    sound_scores, scores = (json.loads((folder / f"{name}.json").read_text()) for name in ("sounds", "evaluation"))
+    blank = Util.plot_spectrograms({sides["truth"]: np.zeros((hp.n_mels, 2))}, width=page_picture_width)
+    blank.draw_without_rendering()
+    axis = blank.axes[0].get_position()  # within a picture, for the line that the page moves over it
+    rows = "".join(f"\n  <tr><th scope=\"row\">{version}</th>" + "".join(f"<td>{scores['mean'][version][metric]:.2f}</td>" for metric in metrics)
+                   + "</tr>" for version in versions)
+    figures = "".join(f'''
+  <figure>
+    <a href="figures/{name}.png"><img src="figures/{name}.png" alt="{title}" loading="lazy"></a>
+    <figcaption>Figure {number}. {title}</figcaption>
+  </figure>''' for number, (name, title) in enumerate(figure_names.items(), 1))
+    Util.save_text(folder / "index.html", string.Template((folder / "template.html").read_text()).substitute(
+        sounds="".join(sound_html(name, sound_scores[name]) for name in sounds), figures=figures, pieces=len(scores) - 1,
+        columns="".join(f"<th scope=\"col\">{name}</th>" for name in metrics.values()), rows=rows,
+        gap=f"{100 * gap_closed(scores['mean']):.0f}", left=f"{100 * axis.x0:.2f}", width=f"{100 * axis.width:.2f}",
+        top=f"{100 * (1 - axis.y1):.2f}", height=f"{100 * axis.height:.2f}"))
+
+
+def score_folder(options):
+    """Score the folder of the command line, and write the table, the figures behind it and the plot."""
+    folder, midi_folder = options.folder, options.midi or hp.data / "MIDI_test"
+    if folder == hp.data / "test" and not folder.joinpath("piano").exists():
+        MIDI2Audio.create_test_set()
+    elif folder.is_dir() and not folder.joinpath("piano").exists():
+        folder, midi_folder = render(folder, hp.data), options.midi or folder
+    models = Main.load_models(*Main.weights(options.model, options.ae, options.unet), options.device)
+    scores = evaluate(folder, midi_folder, models, options.inversion)
+    save_scores(options.output, scores)
+    Util.save_figure(options.output.with_suffix(".png"), plot(scores))
+    print(table({"mean": scores["mean"]}) + f"all pieces: {options.output.with_suffix('.md')}")
+
+
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Score the system against the true e-piano.")
+    parser = argparse.ArgumentParser(description="Score the system against the true e-piano, and make what lies in results/.")
     parser.add_argument("folder", nargs="?", type=Path, default=hp.data / "test",
                         help="with piano/ and synth/, or with MIDI files to render (default: data/test)")
     parser.add_argument("--midi", type=Path, help="MIDI files of the pieces, for the onsets (default: data/MIDI_test)")
@@ -162,20 +308,27 @@ def main(arguments=None):
     parser.add_argument("--unet", type=Path, help="as for Main.py")
     parser.add_argument("--device", default="auto", help="as for Main.py")
     parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion, help="as for Main.py")
-    parser.add_argument("-o", "--output", type=Path, default=hp.root / "results" / "evaluation",
+    parser.add_argument("-o", "--output", type=Path, default=results / "evaluation",
                         help="name of the .md, .json and .png to write (default: results/evaluation)")
+    shipped = parser.add_argument_group("with the shipped weights, in place of scoring a folder")
+    shipped.add_argument("--all", action="store_true", help="score data/test, and make sounds, figures and page")
+    shipped.add_argument("--sounds", action="store_true", help="the wavs after the networks, their spectrograms and scores")
+    shipped.add_argument("--figures", action="store_true", help="figures 1 to 10 of the report, and the README's picture")
+    shipped.add_argument("--page", action="store_true", help="results/index.html, from the scores")
+    shipped.add_argument("--render", type=Path, metavar="FOLDER", help="first render the wavs that the sounds start from, "
+                         "from the MIDI files of piano-midi.de in FOLDER; the repository has them")
     options = parser.parse_args(arguments)
-    folder, midi_folder = options.folder, options.midi or hp.data / "MIDI_test"
-    if folder == hp.data / "test" and not folder.joinpath("piano").exists():
-        MIDI2Audio.create_test_set()
-    elif folder.is_dir() and not folder.joinpath("piano").exists():
-        folder, midi_folder = render(folder, hp.data), options.midi or folder
-    models = Main.load_models(*Main.weights(options.model, options.ae, options.unet), options.device)
-    scores = evaluate(folder, midi_folder, models, options.inversion)
-    for suffix, text in ((".md", table(scores)), (".json", json.dumps(scores, indent=1) + "\n")):
-        Util.save_text(options.output.with_suffix(suffix), text)
-    Util.save_figure(options.output.with_suffix(".png"), plot(scores))
-    print(table({"mean": scores["mean"]}) + f"all pieces: {options.output.with_suffix('.md')}")
+    if options.render:
+        render_sounds(options.render)
+    works = {"sounds": save_sounds, "figures": save_figures, "page": lambda models: save_page()}
+    chosen = [name for name in works if options.all or getattr(options, name)]
+    if options.all:
+        options.model = "shipped"
+    if options.all or not (chosen or options.render):
+        score_folder(options)
+    for name in chosen:
+        works[name](Main.load_models(*Main.find_weights("shipped"), options.device))
+        print(f"{name}: {results}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-# make demo: hear the electric piano.   make test: check everything.   The README gives the plain lines behind both.
+# make demo: hear the electric piano.   make test: check everything.   make results: everything in results/ anew.
+# make notebooks: run them in place.    The README gives the plain lines behind these.
 PYTHON ?= python3
 SOUNDFONT = FluidR3_GM.sf2
 # where the SoundFont is fetched from on a system without apt-get: Debian's source archive, MIT licence, 135 MB
 SOUNDFONT_ARCHIVE = https://deb.debian.org/debian/pool/main/f/fluid-soundfont/fluid-soundfont_3.1.orig.tar.gz
 
-.PHONY: demo test system
+.PHONY: demo test results notebooks system
 
 demo: .venv/installed
 	@.venv/bin/python Main.py
@@ -12,14 +13,30 @@ demo: .venv/installed
 test: .venv/installed system
 	.venv/bin/python -m pytest tests
 
+results: .venv/installed system
+	.venv/bin/python Evaluation.py --all
+
+notebooks: .venv/installed
+	.venv/bin/jupyter nbconvert --log-level WARN --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q -r requirements.txt
 	@touch $@
 
-# FluidSynth and a SoundFont, only where they are missing
+# FluidSynth, a SoundFont and, to test the page, Chromium; only where they are missing
 system:
 	@set -e; sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	if command -v chromedriver > /dev/null && { command -v chromium || command -v google-chrome || ls -d "/Applications/Google Chrome.app"; } \
+	    > /dev/null 2>&1; then :; \
+	elif command -v apt-get > /dev/null; then \
+	  echo "installing with apt-get: chromium chromium-driver"; \
+	  $$sudo apt-get update -qq; \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver > /dev/null; \
+	elif command -v brew > /dev/null; then \
+	  echo "installing with brew: google-chrome chromedriver"; \
+	  brew install --cask google-chrome chromedriver; \
+	fi; \
 	if command -v fluidsynth > /dev/null && ls SoundFonts/$(SOUNDFONT) /usr/share/sounds/sf2/$(SOUNDFONT) \
 	    /usr/share/soundfonts/$(SOUNDFONT) 2> /dev/null | grep -q .; then exit 0; fi; \
 	if command -v apt-get > /dev/null; then \

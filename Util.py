@@ -161,18 +161,39 @@ def write_audio(path, audio):
         soundfile.write(temporary, audio, hp.sample_rate, subtype="PCM_16")
 
 
+def player(audio, seconds=10):
+    """Return an `IPython.display.Audio` of the first seconds of mono `audio`, as mp3: a notebook that keeps it stays small."""
+    from IPython.display import Audio
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio[:seconds * hp.sample_rate], hp.sample_rate, format="MP3")
+    shown = Audio(data=buffer.getvalue())
+    shown.mimetype = "audio/mpeg"
+    return shown
+
+
 def save_figure(path, figure):
-    """Write a matplotlib figure to `path`, the same bytes for the same figure."""
-    save(path, lambda file: figure.savefig(file, format="png", dpi=110, metadata={"Software": None}))
+    """Write a matplotlib figure to `path` as a png of 256 colours, the same bytes for the same figure."""
+    from PIL import Image  # as matplotlib does
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=110)
+    # a third of the size of all colours; maximum coverage keeps the rare, loud ones
+    image = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    save(path, lambda file: image.save(file, format="png", optimize=True))
 
 
-def plot_spectrograms(spectrograms, title=""):
+def plot_spectrograms(spectrograms, title="", width=9):
     """Draw log-mel spectrograms below each other, on one colour range.
 
     Parameters
     ----------
     spectrograms : dict of str -> np.ndarray [shape=(n_mels, t), in [0, 1]]
         Title and spectrogram of each panel.
+    title : str
+        Of the whole figure.
+    width : float
+        Of the figure, in inches.
 
     Returns
     -------
@@ -182,7 +203,7 @@ def plot_spectrograms(spectrograms, title=""):
     import librosa
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 0.6 + 2.2 * len(spectrograms)), layout="constrained")
+    figure = Figure(figsize=(width, 0.6 + 2.2 * len(spectrograms)), layout="constrained")
     axes = figure.subplots(len(spectrograms), sharex=True, squeeze=False)[:, 0]
     bands = librosa.mel_frequencies(hp.n_mels, fmin=hp.fmin, fmax=hp.fmax)
     hertz = [128, 512, 1024, 2048, 4096, 8192]
