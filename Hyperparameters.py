@@ -46,8 +46,8 @@ unet_learning_rate = 1e-3
 unet_depth = 4
 unet_wf = 5             # 2**wf channels in the first layer
 unet_inputs = 2         # autoencoder's output and recording, or the first alone
-unet_memory = 512       # width of the layers that span all bands and look further back; 0 for none
-unet_shortcut = True    # the last layer sees the input too
+unet_memory = 0         # width of layers that span all bands and look further back, such as 512; 0 for none
+unet_shortcut = False   # the last layer sees the input too
 unet_normalised = True  # batch normalisation
 unet_loss = "l1"
 unet_report = dict(wf=6, inputs=1, memory=0, shortcut=False, normalised=False, loss="mse", batch_size=1, crop_frames=0, schedule="constant")

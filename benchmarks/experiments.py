@@ -40,7 +40,6 @@ experiments = {  # autoencoder, U-Net (None trains none)
     "U-Net, augmented, two inputs, L1, shortcut, memory 512": (wide, dict(sees, shortcut=True, memory=512)),
     "U-Net, augmented, two inputs, L1, normalised": (wide, dict(sees, normalised=True)),
     "U-Net, augmented, two inputs, L1, normalised, memory 512": (wide, dict(sees, normalised=True, memory=512)),
-    "U-Net, augmented, two inputs, L1, normalised, shortcut": (wide, dict(sees, normalised=True, shortcut=True)),
 }
 
 
@@ -78,7 +77,7 @@ def run(name, autoencoder, unet, data, validation_source):
         weights.with_name("ae.torch").write_bytes(ae.read_bytes())
         if not weights.exists() or weights.with_suffix(".checkpoint").exists():
             UNetMain.train(data, folders[name], **sources, **unet)
-        model = UNetModel(UNet.load(weights), model, None, None, torch.device("cpu"))
+        model = UNetModel(UNet.load(weights), model, torch.nn.functional.l1_loss, None, torch.device("cpu"))
     settings = json.loads((weights.with_name("unet_losses.json") if unet else ae.with_name("ae_losses.json")).read_text())["settings"]
     errors = [error(model, data, source) for source in ("piano", validation_source)]
     model.learning_rate, model.optimiser = 1, torch.optim.Adam(model.network.parameters())
