@@ -32,18 +32,25 @@ gradient_norm = 1.0     # gradients are clipped to this norm
 checkpoint_minutes = 3
 log_epochs = 20         # a picture of one piece every so many epochs
 
-# autoencoder (report: 600 epochs, L1 loss, Adam)
+# autoencoder (report: 600 epochs, L1 loss, Adam; what else differs from the report lies in ae_report)
 ae_epochs = 600
 ae_batch_size = 16
 ae_learning_rate = 2e-3
-ae_channels = (64, 128, 256)
+ae_channels = (256, 512, 512)
+ae_report = dict(channels=(64, 128, 256), batch_size=1, crop_frames=0, schedule="constant")
 
-# U-Net (report: 50 epochs, MSE loss, Adam)
+# U-Net (report: 50 epochs, Adam; what differs lies in unet_report)
 unet_epochs = 50
 unet_batch_size = 8
 unet_learning_rate = 1e-3
 unet_depth = 4
-unet_wf = 5             # 2**wf channels in the first layer; the report's published network has wf = 6
+unet_wf = 5             # 2**wf channels in the first layer
+unet_inputs = 2         # autoencoder's output and recording, or the first alone
+unet_memory = 512       # width of the layers that span all bands and look further back; 0 for none
+unet_shortcut = True    # the last layer sees the input too
+unet_normalised = True  # batch normalisation
+unet_loss = "l1"
+unet_report = dict(wf=6, inputs=1, memory=0, shortcut=False, normalised=False, loss="mse", batch_size=1, crop_frames=0, schedule="constant")
 
 # mel spectrogram -> audio
 inversion = "kl"        # "report": librosa's NNLS and Griffin-Lim from random phase

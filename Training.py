@@ -159,11 +159,12 @@ class Model:
 
     @torch.inference_mode()
     def validate(self, dataset):
-        """Return the mean loss over whole clips."""
+        """Return the mean loss over whole clips, longer ones in parts, so that memory does not grow with their length."""
         losses = []
-        for source, target in dataset:
-            output = self.run(self.prepare(self.move(source[None])))
-            losses.append(self.loss(output, self.move(target[None])).item())
+        for clips in dataset:
+            for source, target in zip(*(clip[None].split(hp.chunk_frames, dim=-1) for clip in clips)):
+                output = self.run(self.prepare(self.move(source)))
+                losses.append(self.loss(output, self.move(target)).item())
         return sum(losses) / len(losses)
 
     @torch.inference_mode()
@@ -397,10 +398,10 @@ def report(model, training_set, weights, state, minutes):
     print(f"epoch {epoch}/{epochs}  training {losses['training'][-1]:.5f}  validation {losses['validation'][-1]:.5f}  "
           f"{minutes:.1f} min", flush=True)
     Util.save_text(weights.with_name(f"{weights.stem}_losses.json"), json.dumps(
-        {**losses, "settings": state["settings"], "minutes": round(minutes, 1)}, indent=1) + "\n")
+        {**losses, "settings": state["settings"], "minutes": round(minutes, 3)}, indent=1) + "\n")
     Util.save_figure(weights.with_name(f"{weights.stem}_losses.png"), Util.plot_losses(losses, weights.stem))
     if epoch % hp.log_epochs == 0 or epoch == epochs:
-        source, target = training_set[0]
+        source, target = (clip[..., :hp.chunk_frames] for clip in training_set[0])
         with torch.inference_mode():
             output = model.run(model.prepare(model.move(source[None])))[0, 0].cpu().numpy()
         stem = weights.with_name(f"{weights.stem}_epoch_{epoch}")
@@ -424,8 +425,18 @@ def command_line(description, name, epochs, batch_size, learning_rate):
     parser.add_argument("--validation-source", help="folder with a piano to validate on too, and not to train on")
     parser.add_argument("--model", default="own", help=f"the weights go to <data>/models/<model>/{name}.torch")
     parser.add_argument("--overwrite", action="store_true", help="discard a finished model of that name")
+    parser.add_argument("--report", action="store_true", help="the report's network and training in place of the defaults named here")
     parser.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard beside the weights")
     return parser
+
+
+def options(parser, arguments, report):
+    """Read the command line; after `--report` the defaults are those in `report`."""
+    if parser.parse_args(arguments).report:
+        parser.set_defaults(**report)
+    options = parser.parse_args(arguments)
+    del options.report
+    return options
 
 
 def rate(text):

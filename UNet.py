@@ -7,12 +7,14 @@ from Training import load_weights, trained_for
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions, each followed by ReLU; the size of the image stays."""
+    """Two 3 x 3 convolutions, each followed by batch normalisation, if so `normalised`, and ReLU; the size of the image stays."""
 
-    def __init__(self, inputs, outputs):
+    def __init__(self, inputs, outputs, normalised=False):
         super().__init__()
-        self.block = nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(),
-                                   nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU())
+        layers = []
+        for channels in (inputs, outputs):
+            layers += [nn.Conv2d(channels, outputs, 3, padding=1), *([nn.BatchNorm2d(outputs)] if normalised else []), nn.ReLU()]
+        self.block = nn.Sequential(*layers)
 
     def forward(self, x):
         return self.block(x)
@@ -21,10 +23,10 @@ class Block(nn.Module):
 class Up(nn.Module):
     """Double the size of the image, put the skip connection beside it, and convolve."""
 
-    def __init__(self, inputs, outputs):
+    def __init__(self, inputs, outputs, normalised=False):
         super().__init__()
         self.up = nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
-        self.conv_block = Block(inputs, outputs)
+        self.conv_block = Block(inputs, outputs, normalised)
 
     def forward(self, x, skip):
         return self.conv_block(torch.cat([self.up(x), skip], 1))
@@ -50,7 +52,7 @@ class Memory(nn.Module):
 class UNet(nn.Module):
     """`depth` levels with 2**wf, 2**(wf + 1), ... channels and skip connections, then a 1 x 1 layer (report: U-Net).
 
-    The report's published network has depth 4, wf 6 and one input, and neither of the other two; the names and shapes of
+    The report's published network has depth 4, wf 6 and one input, and none of the other three; the names and shapes of
     the parameters are those of its checkpoints.
 
     Parameters
@@ -62,15 +64,17 @@ class UNet(nn.Module):
         Width of the `Memory` at the lowest level; 0 for none.
     shortcut : bool
         The last layer sees the input too, and starts from it: what is learnt is a correction.
+    normalised : bool
+        Batch normalisation after every 3 x 3 convolution (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167).
     """
 
-    def __init__(self, depth=hp.unet_depth, wf=hp.unet_wf, inputs=1, memory=0, shortcut=False):
+    def __init__(self, depth=hp.unet_depth, wf=hp.unet_wf, inputs=1, memory=0, shortcut=False, normalised=False):
         super().__init__()
         self.inputs, self.shortcut = inputs, shortcut
         channels = [2 ** (wf + level) for level in range(depth)]
-        self.down_path = nn.ModuleList(map(Block, [inputs] + channels[:-1], channels))
+        self.down_path = nn.ModuleList(Block(*ends, normalised) for ends in zip([inputs] + channels[:-1], channels))
         self.memory = Memory(channels[-1], hp.n_mels >> (depth - 1), memory) if memory else nn.Identity()
-        self.up_path = nn.ModuleList(map(Up, channels[:0:-1], channels[-2::-1]))
+        self.up_path = nn.ModuleList(Up(*ends, normalised) for ends in zip(channels[:0:-1], channels[-2::-1]))
         self.last = nn.Conv2d(channels[0] + inputs * shortcut, 1, 1)
         if shortcut:
             with torch.no_grad():
@@ -86,7 +90,8 @@ class UNet(nn.Module):
             depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("down_path."))
             first, inputs, *_ = state["down_path.0.block.0.weight"].shape
             memory = len(state.get("memory.gather.weight", ()))
-            network = cls(depth, (first - 1).bit_length(), inputs, memory, state["last.weight"].shape[1] > first)
+            network = cls(depth, (first - 1).bit_length(), inputs, memory, state["last.weight"].shape[1] > first,
+                          "down_path.0.block.1.weight" in state)
             network.load_state_dict(state)
             network.pair = trained_for(state).get("pair")
         except (KeyError, ValueError, IndexError, RuntimeError):

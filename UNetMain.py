@@ -2,6 +2,7 @@
 
 `python UNetMain.py` trains data/models/own/unet.torch, with the report's 50 epochs.
 """
+import argparse
 from pathlib import Path
 
 import torch
@@ -29,9 +30,9 @@ class UNetModel(Training.Model):
 
 def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_batch_size,
           learning_rate=hp.unet_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
-          augmented=False, validation_source=None, wf=hp.unet_wf, inputs=1, memory=0, shortcut=False, loss="mse",
-          device="auto", overwrite=False, tensorboard=False):
-    """Train data/models/<model>/unet.torch, with 2**wf channels in the first layer.
+          augmented=False, validation_source=None, wf=hp.unet_wf, inputs=hp.unet_inputs, memory=hp.unet_memory,
+          shortcut=hp.unet_shortcut, normalised=hp.unet_normalised, loss=hp.unet_loss, device="auto", overwrite=False, tensorboard=False):
+    """Train data/models/<model>/unet.torch; `UNet` says what its form is.
 
     One input and nothing augmented is the report's form, on the stored outputs of the autoencoder
     data/models/<model>/ae.torch; else the autoencoder runs on each batch.
@@ -42,7 +43,7 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
     names = Training.first_alone(lambda: DatasetCreator.build(data))
     losses = {"mse": torch.nn.functional.mse_loss, "l1": torch.nn.functional.l1_loss}
     torch.manual_seed(seed)
-    unet = UNet(wf=wf, inputs=inputs, memory=memory, shortcut=shortcut)
+    unet = UNet(wf=wf, inputs=inputs, memory=memory, shortcut=shortcut, normalised=normalised)
     if inputs == 1 and not augmented and not validation_source:
         Training.first_alone(lambda: write_outputs(folder / "ae.torch", names, data, device))
         training, validation = (UNetDataset(part, data) for part in Training.split(names, seed))
@@ -53,20 +54,23 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
     Training.fit(unet, training, validation, folder / "unet.torch", dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
         seed=seed, augmented=augmented, validation_source=validation_source, wf=wf, inputs=inputs,
-        memory=memory, shortcut=shortcut, loss=loss, pieces=names,
+        memory=memory, shortcut=shortcut, normalised=normalised, loss=loss, pieces=names,
         trained_for=DatasetCreator.trained_for(data)),
         f"{loss.upper()} loss", overwrite, tensorboard)
 
 
 def main(arguments=None):
     parser = Training.command_line("Train the U-Net.", "unet", hp.unet_epochs, hp.unet_batch_size, hp.unet_learning_rate)
-    parser.add_argument("--wf", type=Training.positive, default=hp.unet_wf, help="2**wf channels in the first layer; the report's is 6")
-    parser.add_argument("--inputs", type=int, choices=(1, 2), default=1, help="2 shows it the recording beside the autoencoder's output")
-    parser.add_argument("--memory", type=Training.natural, default=0, metavar="WIDTH",
-                        help="width of the layers that span all bands and look further back, such as 512; the report has none")
-    parser.add_argument("--shortcut", action="store_true", help="let the last layer see the input too")
-    parser.add_argument("--loss", choices=("mse", "l1"), default="mse", help="the report's is mse")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--wf", type=Training.positive, default=hp.unet_wf, help="2**wf channels in the first layer")
+    parser.add_argument("--inputs", type=int, choices=(1, 2), default=hp.unet_inputs, help="2 shows it the recording beside the autoencoder's output")
+    parser.add_argument("--memory", type=Training.natural, default=hp.unet_memory, metavar="WIDTH",
+                        help="width of the layers that span all bands and look further back; 0 for none")
+    parser.add_argument("--shortcut", action=argparse.BooleanOptionalAction, default=hp.unet_shortcut,
+                        help="whether the last layer sees the input too")
+    parser.add_argument("--normalised", action=argparse.BooleanOptionalAction, default=hp.unet_normalised,
+                        help="with batch normalisation or without")
+    parser.add_argument("--loss", choices=("mse", "l1"), default=hp.unet_loss, help="of the spectrograms")
+    options = Training.options(parser, arguments, hp.unet_report)
     train(**vars(options))
     own = options.data / "models" / options.model
     Training.say_next("Main.py", "RECORDING", *(["--model", options.model] if options.data == hp.data else

@@ -99,7 +99,7 @@ def run_apart(code, *arguments):
 def stages(clip_s, repeats):
     """Seconds by stage of both paths on the demo recording, the best of `repeats`, models loaded in both."""
     audio = Util.read_audio(hp.demo)[:round(clip_s * hp.sample_rate)]
-    networks = Autoencoder().eval(), UNet(wf=6).eval()  # the report's sizes; their weights do not change the time
+    networks = Autoencoder(channels=(64, 128, 256)).eval(), UNet(wf=6).eval()  # the report's sizes; their weights do not change the time
     models = Main.load_models(*Main.weights(None, None, None))
     best = []
     for path, parts in ((report_path, networks), (our_path, models)):
@@ -115,7 +115,7 @@ def stages(clip_s, repeats):
     rows.append(("real-time factor", f"{total[0] / length:.3f}", f"{total[1] / length:.3f}", ""))
     code = f"audio = b.Util.read_audio(b.hp.demo)[:{audio.size}]; start = time.time(); {{}}; seconds = time.time() - start"
     memory = [list(run_apart(code.format(call)))[1] for call in (
-        "b.report_path(audio, (b.Autoencoder().eval(), b.UNet(wf=6).eval()))",
+        "b.report_path(audio, (b.Autoencoder(channels=(64, 128, 256)).eval(), b.UNet(wf=6).eval()))",
         "b.our_path(audio, b.Main.load_models(*b.Main.weights(None, None, None)))")]
     rows.append(("peak memory, MiB", *(f"{peak:.0f}" for peak in memory), ""))
     with tempfile.TemporaryDirectory() as folder:

@@ -99,7 +99,7 @@ def three_seconds(tmp_path_factory, root, instruments):
     untrained = data / "models" / "untrained" / "ae.torch"
     untrained.parent.mkdir(parents=True)
     torch.manual_seed(0)
-    torch.save(Autoencoder().state_dict(), untrained)
+    torch.save(Autoencoder(channels=(16, 32, 32)).state_dict(), untrained)
     UNetDataset.write_outputs(untrained, DatasetCreator.build(data), data)
     return data
 
@@ -136,6 +136,6 @@ def weights(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    for name, network in ("ae", Autoencoder()), ("unet", UNet(wf=3)):
+    for name, network in ("ae", Autoencoder(channels=(16, 32, 32))), ("unet", UNet(wf=3)):
         torch.save(network.state_dict(), folder / f"{name}.torch")
     return folder / "ae.torch", folder / "unet.torch"

@@ -1,4 +1,6 @@
-"""The benchmark runs, on a short clip; its figures are for the one who reads them."""
+"""The benchmarks run, on short clips; their figures are for the one who reads them."""
+
+import pytest
 
 import Hyperparameters as hp
 import MIDI2Audio
@@ -15,3 +17,30 @@ def test_benchmark_writes_its_tables(tmp_path, monkeypatch):
     text = (tmp_path / "table.md").read_text()
     assert all(heading in text for heading in ("## A clip of 2 s", "## Inversions", "## Any length", "| satie |"))
     assert "nan" not in text
+
+
+def test_training_benchmark_writes_its_table(data, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
+    import training
+
+    training.main(["--data", str(data), "--ae-clips", "2", "--unet-clips", "2", "--warm-up", "1", "--wf", "2",
+                   "-o", str(tmp_path / "table.md")])
+    rows = [line.split("|") for line in tmp_path.joinpath("table.md").read_text().splitlines() if "clips" not in line and line.startswith("| ")]
+    assert [row[1].split(",")[0].strip() for row in rows] == ["autoencoder", "U-Net"]
+    for row in rows:
+        plain, ours, error, ours_error = (float(row[column]) for column in (2, 3, 6, 7))
+        assert plain > 0 and ours > 0 and 0 < error < 1 and 0 < ours_error < 1
+
+
+def test_cost_writes_its_table(instruments, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
+    import cost
+
+    monkeypatch.setattr(cost, "apart", lambda number, folder: (cost.seconds_of(number, folder), 100))  # importing takes a while
+    cost.main([str(hp.data / "MIDI_test"), "-o", str(tmp_path / "table.md")])
+    rows = [[cell.strip() for cell in line.split("|")] for line in tmp_path.joinpath("table.md").read_text().splitlines()
+            if line.startswith("| ")][1:]
+    assert len(rows) == 6 and all(float(row[2]) > 0 for row in rows)
+    assert {row[1] for row in rows if not row[3]} == {"autoencoder, an epoch", "U-Net, an epoch"}
+    wavs = 2 * 2 * hp.sample_rate * 3600 / 1e6  # MB an hour, both sides
+    assert float(rows[0][3]) == pytest.approx(wavs, rel=0.01) and float(rows[1][3]) == pytest.approx(wavs / 2, rel=0.01)

@@ -57,7 +57,7 @@ def network(request):
 
 
 @pytest.mark.parametrize("network_class, options, shapes", (
-    (Autoencoder, {}, autoencoder_shapes), (UNet, dict(depth=4, wf=6), unet_shapes)), ids=("autoencoder", "unet"))
+    (Autoencoder, dict(channels=(64, 128, 256)), autoencoder_shapes), (UNet, dict(depth=4, wf=6), unet_shapes)), ids=("autoencoder", "unet"))
 def test_parameters_are_named_and_shaped_as_in_the_published_checkpoints(network_class, options, shapes):
     assert {key: tuple(value.shape) for key, value in network_class(**options).state_dict().items()} == shapes
 
@@ -80,7 +80,7 @@ def test_training_takes_any_width_too(network, frames):
 
 @torch.inference_mode()
 def test_a_clip_of_30_s_has_the_reports_latent():
-    assert Autoencoder().encoder(torch.rand(1, 1, 128, 2583)).shape == (1, 256, 1, 645)
+    assert Autoencoder(channels=(64, 128, 256)).encoder(torch.rand(1, 1, 128, 2583)).shape == (1, 256, 1, 645)
 
 
 @torch.inference_mode()
@@ -112,7 +112,7 @@ def test_the_autoencoders_output_is_within_0_and_1():
 
 @pytest.mark.parametrize("form", (
     dict(depth=4, wf=3), dict(depth=4, wf=6), dict(depth=3, wf=5), dict(depth=3, wf=3, inputs=2),
-    dict(depth=4, wf=3, inputs=2, memory=24), dict(depth=3, wf=2, inputs=2, memory=8, shortcut=True), dict(wf=1, shortcut=True)), ids=str)
+    dict(depth=4, wf=3, inputs=2, memory=24), dict(depth=3, wf=2, inputs=2, memory=8, shortcut=True), dict(wf=3, normalised=True), dict(wf=1, shortcut=True)), ids=str)
 @torch.inference_mode()
 def test_the_form_is_read_from_the_weights(tmp_path, form):
     saved = UNet(**form)
