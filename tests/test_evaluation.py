@@ -119,7 +119,8 @@ def results(tmp_path, root):
         shutil.copy(root / "results" / name, tmp_path / name)
     for name in Evaluation.sounds:
         for side in ("input", "truth"):
-            Util.write_audio(tmp_path / f"{name}_{side}.wav", Util.read_audio(root / "results" / f"{name}_{side}.wav")[:2 * hp.sample_rate])
+            audio = Util.read_audio(root / "results" / f"{name}_{side}.wav")
+            Util.write_audio(tmp_path / f"{name}_{side}.wav", audio[:2 * hp.sample_rate])
     np.save(tmp_path / "training" / "ae_epoch_20.npy", np.zeros((hp.n_mels, 2 * hp.sample_rate // hp.hop_length + 2), np.float16))
     return tmp_path
 
@@ -134,7 +135,8 @@ def test_everything_in_results_is_the_same_bytes_twice(results):
     assert written[0] == written[1]
     expected = {f"{name}_{side}.wav" for name in Evaluation.sounds for side in Evaluation.sides}
     expected |= {f"figures/{name}_{side}.png" for name in Evaluation.sounds for side in Evaluation.sides}
-    expected |= {f"figures/{name}.png" for name in Evaluation.figure_names} | {"figures/demo.png", "sounds.md", "sounds.json", "index.html"}
+    expected |= {f"figures/{name}.png" for name in Evaluation.figure_names} | {"figures/demo.png", "sounds.md", "sounds.json",
+                                                                               "index.html"}
     assert expected <= set(written[0])
     page = written[0]["index.html"].decode()
     assert all(f'"{name}"' in page for name in expected if name.endswith(".wav") or name.startswith("figures/") and "demo" not in name)
@@ -149,6 +151,11 @@ def test_the_epoch_20_output_has_to_be_there_and_of_the_training_piece(results):
     with pytest.raises(FileNotFoundError, match="ae_epoch_20.npy.*copy it"):
         Evaluation.save_figures(models, results)
     assert not results.joinpath("figures").exists()
+
+
+def test_the_page_needs_the_scores(results):
+    with pytest.raises(FileNotFoundError, match="sounds.json is missing; python Evaluation.py --all"):
+        Evaluation.save_page(results)
 
 
 def test_a_missing_midi_file_is_named(tmp_path):
