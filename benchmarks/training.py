@@ -2,8 +2,9 @@
 clips, for each network; run it on an idle machine.
 
 Plain: whole clips in single precision, one at a time, each from a .npy of its own that is opened at every step; Adam at a
-constant rate. Ours: `Training.Model` on `AEDataset` and `UNetDataset`, as AEMain.py and UNetMain.py train by default. The
-networks, their first weights, losses, learning rates and the pieces are the same.
+constant rate. Ours: `Training.Model` on `AEDataset` and `UNetDataset`, with the crops, batches and schedule that AEMain.py and
+UNetMain.py have by default. The networks, their first weights, losses, learning rates and the pieces are the same; the
+U-Net is of the report's form but for its width: one input, MSE loss.
 
 `python benchmarks/training.py --data FOLDER` prints a table and writes it to benchmarks/training.md. FOLDER holds the
 recordings piano/ and synth/, as MIDI2Audio.py leaves them.
