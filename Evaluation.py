@@ -32,6 +32,7 @@ sounds = {
 }
 sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net", "truth": "true e-piano"}
 page_picture_width = 5  # inches
+clip_frames = hp.limit_s * hp.sample_rate // hp.hop_length
 figure_names = {
     "figure_1_autoencoder_losses": "Losses of the autoencoder, training and validation",
     "figure_2_autoencoder_epoch_20": "The autoencoder's output for a training piece after epoch 20",
@@ -184,10 +185,18 @@ def render(midi_folder, data):
     return folder
 
 
+def load_json(path):
+    """Read a JSON file of results/. Raises FileNotFoundError if it is missing."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; python Evaluation.py --all makes the scores, and AEMain.py and UNetMain.py "
+                                "the losses (data/models/<model>)")
+    return json.loads(path.read_text())
+
+
 def save_scores(path, scores):
     """Write scores to `path`.md and, to four places, .json."""
-    rounded = {name: {version: {metric: round(figure, 4) for metric, figure in figures.items()} for version, figures in piece.items()}
-               for name, piece in scores.items()}
+    rounded = {name: {version: {metric: round(figure, 4) for metric, figure in figures.items()}
+                      for version, figures in piece.items()} for name, piece in scores.items()}
     Util.save_text(path.with_suffix(".md"), table(scores))
     Util.save_text(path.with_suffix(".json"), json.dumps(rounded, indent=1) + "\n")
 
@@ -231,18 +240,21 @@ def save_figures(models, folder=results):
     if not early.exists():
         raise FileNotFoundError(f"{early} is missing; AEMain.py leaves it in data/models/<model>: copy it from the training "
                                 "that made ae.torch")
-    losses = {network: json.loads((folder / "training" / f"{network}_losses.json").read_text()) for network in ("ae", "unet")}
-    stages = {name: Main.resynthesise(Main.read(folder / f"{name}_input.wav"), models)[1] for name in ("train_sample", "clair_de_lune")}
-    piece, unseen = ([stage[:, :hp.limit_s * hp.sample_rate // hp.hop_length] for stage in images] for images in stages.values())
+    ae_losses, unet_losses = (load_json(folder / "training" / f"{network}_losses.json") for network in ("ae", "unet"))
+    stages = (Main.resynthesise(Main.read(folder / f"{name}_input.wav"), models)[1] for name in ("train_sample", "clair_de_lune"))
+    piece, unseen = ([stage[:, :clip_frames] for stage in images] for images in stages)
     epoch_20, ten_seconds = np.load(early), 10 * hp.sample_rate // hp.hop_length
     if epoch_20.shape != piece[1].shape:
-        raise ValueError(f"{early} has the shape {epoch_20.shape}, and the training piece {piece[1].shape}; copy the output of that piece")
-    drawn = [losses["ae"], epoch_20, piece[1], piece[0], losses["unet"], *(stage[:, :ten_seconds] for stage in piece[1:]), *unseen]
+        raise ValueError(f"{early} has the shape {epoch_20.shape}, and the training piece {piece[1].shape}; "
+                         "copy the output of that piece")
+    ten = [stage[:, :ten_seconds] for stage in piece[1:]]
+    drawn = [ae_losses, epoch_20, piece[1], piece[0], unet_losses, *ten, *unseen]
     for (name, title), content in zip(figure_names.items(), drawn):
         figure = Util.plot_losses(content, title) if isinstance(content, dict) else Util.plot_spectrograms({title: content})
         Util.save_figure(folder / "figures" / f"{name}.png", figure)
     demo = Main.resynthesise(Main.read(hp.demo), models)[1]
-    Util.save_figure(folder / "figures" / "demo.png", Util.plot_spectrograms(dict(zip(Main.stage_names, demo)), hp.demo.name))
+    picture = Util.plot_spectrograms(dict(zip(Main.stage_names, demo)), hp.demo.name)
+    Util.save_figure(folder / "figures" / "demo.png", picture)
 
 
 def sound_html(name, scores):
@@ -252,13 +264,15 @@ def sound_html(name, scores):
     players = "".join(f'''
   <figure>
     <figcaption><kbd>{key}</kbd> <b>{label}</b> <span>{distance}</span></figcaption>
-    <div class="picture"><img src="figures/{name}_{side}.png" alt="Spectrogram of {title}: {label}" width="550" height="308"><i></i></div>
+    <div class="picture"><img src="figures/{name}_{side}.png" alt="Spectrogram of {title}: {label}" width="550"
+      height="308"><i></i></div>
     <audio controls preload="metadata" src="{name}_{side}.wav" aria-label="{title}: {label}"></audio>
   </figure>''' for key, ((side, label), distance) in enumerate(zip(sides.items(), [*distances, "the same notes, rendered"]), 1))
     return f'''
 <section class="sound">
   <h2>{title}</h2>
-  <p>{remark[0].upper()}{remark[1:]}. Timbre gap closed: {100 * gap_closed(scores):.0f}&nbsp;%. Ceiling: {scores["ceiling"]["log_mel_l1"]:.2f}&nbsp;dB.</p>
+  <p>{remark[0].upper()}{remark[1:]}. Timbre gap closed: {100 * gap_closed(scores):.0f}&nbsp;%. Ceiling:
+  {scores["ceiling"]["log_mel_l1"]:.2f}&nbsp;dB.</p>
   <div class="players">{players}
   </div>
 </section>'''
@@ -266,12 +280,12 @@ def sound_html(name, scores):
 
 def save_page(folder=results):
     """Fill results/template.html with the sounds, their scores and the figures: results/index.html."""
-    sound_scores, scores = (json.loads((folder / f"{name}.json").read_text()) for name in ("sounds", "evaluation"))
-    blank = Util.plot_spectrograms({sides["truth"]: np.zeros((hp.n_mels, 2))}, width=page_picture_width)
+    sound_scores, scores = (load_json(folder / f"{name}.json") for name in ("sounds", "evaluation"))
+    blank = Util.plot_spectrograms({sides["truth"]: np.zeros((hp.n_mels, clip_frames))}, width=page_picture_width)
     blank.draw_without_rendering()
     axis = blank.axes[0].get_position()  # within a picture, for the line that the page moves over it
-    rows = "".join(f"\n  <tr><th scope=\"row\">{version}</th>" + "".join(f"<td>{scores['mean'][version][metric]:.2f}</td>" for metric in metrics)
-                   + "</tr>" for version in versions)
+    rows = "".join(f'\n  <tr><th scope="row">{version}</th>'
+                   + "".join(f"<td>{scores['mean'][version][metric]:.2f}</td>" for metric in metrics) + "</tr>" for version in versions)
     figures = "".join(f'''
   <figure>
     <a href="figures/{name}.png"><img src="figures/{name}.png" alt="{title}" loading="lazy"></a>

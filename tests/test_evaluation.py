@@ -1,11 +1,13 @@
 """Each metric on cases with a known answer, and the whole evaluation on shipped pieces."""
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 import Evaluation
 import Hyperparameters as hp
+import Main
 import MIDI2Audio
 import Util
 
@@ -32,6 +34,27 @@ def test_silence_is_as_far_from_the_truth_as_its_bands_lie_above_the_floor(truth
     above_floor = 80 + np.maximum(10 * np.log10(np.maximum(spectrogram / spectrogram.max(), 1e-12)), -80)
     assert Evaluation.log_mel_l1(np.zeros_like(truth), truth) == pytest.approx(above_floor.mean(), rel=1e-3)
     assert Evaluation.convergence(np.zeros_like(truth), truth) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_shift_by_whole_frames_is_the_distance_of_frames_so_far_apart(truth):
+    import DatasetCreator
+    silence = np.zeros(20 * hp.hop_length, np.float32)
+    padded = np.concatenate([silence, truth, silence])
+    spectrogram = DatasetCreator.spectrogram(padded)
+    expected = 80 * np.abs(np.roll(spectrogram, 10, axis=1) - spectrogram).mean()
+    assert Evaluation.log_mel_l1(np.roll(padded, 10 * hp.hop_length), padded) == pytest.approx(expected, rel=2e-3)
+
+
+def test_a_click_shifted_to_where_silence_was_shares_nothing():
+    click = np.zeros(hp.sample_rate, np.float32)
+    click[5000] = 1
+    assert Evaluation.convergence(np.roll(click, 10_000), click) == pytest.approx(2 ** 0.5)
+
+
+@pytest.mark.parametrize("final, expected", [(12, 0), (2, 1), (7, 0.5), (14, -0.2)])
+def test_the_timbre_gap_is_closed_from_unchanged_to_ceiling(final, expected):
+    distances = {"unchanged": 12, "final": final, "ceiling": 2}
+    assert Evaluation.gap_closed({version: {"log_mel_l1": distance} for version, distance in distances.items()}) == pytest.approx(expected)
 
 
 def test_noise_at_the_level_of_a_tone_is_far_from_it():
@@ -86,3 +109,63 @@ def test_evaluation_writes_the_same_table_twice(tmp_path, capsys):
     assert piece["ceiling"]["log_mel_l1"] < piece["final"]["log_mel_l1"] < piece["unchanged"]["log_mel_l1"]
     assert 0 < Evaluation.gap_closed(piece) < 1
     assert "| satie_gymnopedie_1 |" in written[0][0].decode()
+
+
+@pytest.fixture
+def results(tmp_path, root):
+    """A results folder with what the rest is made from, the recordings cut to 2 s."""
+    shutil.copytree(root / "results" / "training", tmp_path / "training")
+    for name in ("template.html", "evaluation.json"):
+        shutil.copy(root / "results" / name, tmp_path / name)
+    for name in Evaluation.sounds:
+        for side in ("input", "truth"):
+            audio = Util.read_audio(root / "results" / f"{name}_{side}.wav")
+            Util.write_audio(tmp_path / f"{name}_{side}.wav", audio[:2 * hp.sample_rate])
+    np.save(tmp_path / "training" / "ae_epoch_20.npy", np.zeros((hp.n_mels, 2 * hp.sample_rate // hp.hop_length + 2), np.float16))
+    return tmp_path
+
+
+def test_everything_in_results_is_the_same_bytes_twice(results):
+    models, written = Main.load_models(*Main.find_weights("shipped")), []
+    for _ in range(2):
+        Evaluation.save_sounds(models, results)
+        Evaluation.save_figures(models, results)
+        Evaluation.save_page(results)
+        written.append({str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*") if path.is_file()})
+    assert written[0] == written[1]
+    expected = {f"{name}_{side}.wav" for name in Evaluation.sounds for side in Evaluation.sides}
+    expected |= {f"figures/{name}_{side}.png" for name in Evaluation.sounds for side in Evaluation.sides}
+    expected |= {f"figures/{name}.png" for name in Evaluation.figure_names} | {"figures/demo.png", "sounds.md", "sounds.json",
+                                                                               "index.html"}
+    assert expected <= set(written[0])
+    page = written[0]["index.html"].decode()
+    assert all(f'"{name}"' in page for name in expected if name.endswith(".wav") or name.startswith("figures/") and "demo" not in name)
+
+
+def test_the_epoch_20_output_has_to_be_there_and_of_the_training_piece(results):
+    models, early = Main.load_models(*Main.find_weights("shipped")), results / "training" / "ae_epoch_20.npy"
+    np.save(early, np.zeros((hp.n_mels, 7), np.float16))
+    with pytest.raises(ValueError, match="ae_epoch_20.npy"):
+        Evaluation.save_figures(models, results)
+    early.unlink()
+    with pytest.raises(FileNotFoundError, match="ae_epoch_20.npy.*copy it"):
+        Evaluation.save_figures(models, results)
+    assert not results.joinpath("figures").exists()
+
+
+def test_the_page_needs_the_scores(results):
+    with pytest.raises(FileNotFoundError, match="sounds.json is missing; python Evaluation.py --all"):
+        Evaluation.save_page(results)
+
+
+def test_a_missing_midi_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="alb_esp1.mid"):
+        Evaluation.render_sounds(tmp_path, tmp_path)
+
+
+def test_sounds_are_rendered_from_midi_files_anywhere_below_a_folder(tmp_path, midi, instruments, monkeypatch):
+    monkeypatch.setattr(Evaluation, "sounds", {"one": ("piece", instruments[0], "a title", "a remark")})
+    midi(tmp_path / "below" / "piece.mid")
+    Evaluation.render_sounds(tmp_path, tmp_path / "out")
+    piano, synth = (Util.read_audio(tmp_path / "out" / f"one_{side}.wav") for side in ("input", "truth"))
+    assert piano.size == synth.size and not np.array_equal(piano, synth)

@@ -31,7 +31,9 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def page(browser):
     """Function that runs JavaScript on the page, with `players`, `until(condition)` and `await`, and returns its result."""
-    browser.get((Evaluation.results / "index.html").as_uri())
+    path = Evaluation.results / "index.html"
+    assert path.exists(), "make results writes the page"
+    browser.get(path.as_uri())
 
     def run(script):
         return browser.execute_async_script("""
@@ -82,6 +84,14 @@ def test_a_seek_moves_all_versions_of_the_piece(page):
         players[5].currentTime = 20;
         await until(() => players.slice(4, 8).every(player => player.currentTime === 20));
         return players.map(player => player.currentTime);""") == [0] * 4 + [20] * 4 + [0] * 4
+
+
+def test_of_two_started_at_once_the_last_plays(browser, page):
+    keys = "for (const key of ['3', '2', '1']) document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));"
+    assert page(keys + """
+        await until(() => players[0].currentTime > 0.1);
+        return players.map((player, number) => player.paused ? null : number).filter(number => number !== null);""") == [0]
+    assert browser.get_log("browser") == []
 
 
 def test_keys(browser, page):
