@@ -8,7 +8,7 @@ import pytest
 import torch
 
 
-@pytest.mark.parametrize("script, name, options", [("AEMain.py", "ae", []), ("UNetMain.py", "unet", ["--wf", "3"])])
+@pytest.mark.parametrize("script, name, options", [("AEMain.py", "ae", ["--channels", "64", "128", "256"]), ("UNetMain.py", "unet", ["--wf", "3"])])
 def test_two_processes_have_the_losses_of_one(data, root, script, name, options):
     losses = {}
     for number in (1, 2):

@@ -243,13 +243,15 @@ def test_a_training_resumes_from_any_batch(data, uninterrupted, number, reads):
     assert_same(data / "models" / "own" / "ae.torch", uninterrupted)
 
 
-def test_the_unet_resumes_as_well(data):
+@pytest.mark.parametrize("form, script, dataset", (
+    ({}, Training, "AEDataset"), (dict(inputs=1, normalised=False), UNetMain, "UNetDataset")), ids=("two inputs", "stored outputs"))
+def test_the_unet_resumes_as_well(data, form, script, dataset):
     for model in "own", "uninterrupted":
         behind_an_autoencoder(data, model)
-    UNetMain.train(data, model="uninterrupted", wf=3, **brief)
-    with interruption(data, 6, signal.SIGINT, UNetMain, "UNetDataset"):
-        UNetMain.train(data, wf=3, **brief)
-    UNetMain.train(data, wf=3, **brief)
+    UNetMain.train(data, model="uninterrupted", wf=3, **form, **brief)
+    with interruption(data, 6, signal.SIGINT, script, dataset):
+        UNetMain.train(data, wf=3, **form, **brief)
+    UNetMain.train(data, wf=3, **form, **brief)
     assert_same(data / "models" / "own" / "unet.torch", data / "models" / "uninterrupted" / "unet.torch")
 
 
@@ -276,8 +278,8 @@ def test_a_checkpoint_of_other_settings_is_refused_naming_them(data):
     assert len(losses(checkpoint.with_suffix(".torch"))["training"]) == 1
 
 
-@pytest.mark.parametrize("script, dataset, name", ((AEMain, "AEDataset", "ae"), (UNetMain, "UNetDataset", "unet")))
-def test_a_full_disk_leaves_the_last_checkpoint(data, small_files, script, dataset, name):
+@pytest.mark.parametrize("script, name", ((AEMain, "ae"), (UNetMain, "unet")))
+def test_a_full_disk_leaves_the_last_checkpoint(data, small_files, script, name):
     options = {**brief, "data": data, **({"wf": 3} if script is UNetMain else {})}
     for model in "own", "uninterrupted":
         behind_an_autoencoder(data, model)
@@ -285,7 +287,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(data, small_files, script, datas
         for model in "own", "uninterrupted":
             (data / "models" / model / "ae.torch").unlink()
     script.train(**options, model="uninterrupted")
-    with interruption(data, 3, script=Training if script is AEMain else UNetMain, dataset=dataset):
+    with interruption(data, 3):
         script.train(**options)
     checkpoint = data / "models" / "own" / f"{name}.checkpoint"
     files = {path: path.read_bytes() for path in checkpoint.parent.iterdir()}
@@ -477,3 +479,26 @@ def test_importing_a_module_does_nothing_else(root, tmp_path):
                              text=True)
     assert process.returncode == 0, process.stderr
     assert not process.stdout and not process.stderr and not list(tmp_path.iterdir())
+
+
+# the report's form
+
+def test_report_gives_the_reports_settings_and_a_flag_beside_it_counts(data):
+    flags = ["--data", str(data), "--report", "--epochs", "1", "--device", "cpu"]
+    AEMain.main([*flags, "--batch-size", "2"])
+    UNetMain.main([*flags, "--wf", "2"])
+    own = data / "models" / "own"
+    settings = [json.loads((own / f"{name}_losses.json").read_text())["settings"] for name in ("ae", "unet")]
+    assert settings[0].items() > dict(channels=[64, 128, 256], crop_frames=0, schedule="constant", batch_size=2, augmented=False).items()
+    assert settings[1].items() > dict(
+        wf=2, inputs=1, memory=0, shortcut=False, normalised=False, loss="mse", crop_frames=0, schedule="constant", batch_size=1).items()
+    unet = UNet.load(own / "unet.torch")
+    assert unet.inputs == 1 and {key.split(".")[0] for key in unet.state_dict()} == {"down_path", "up_path", "last"}
+    assert (data / "ae_output" / "weights.txt").read_text() == "models/own/ae.torch\n"
+
+
+def test_an_epoch_is_judged_on_some_pieces_from_all_over_those_held_out():
+    names = [f"{i:03}" for i in range(302)]
+    training, held_out = Util.split(names)
+    assert Training.split(names, 0) == (training, held_out[::4]) and len(held_out[::4]) <= hp.validation_pieces
+    assert Training.split(names[:3], 0) == Util.split(names[:3])
