@@ -1,4 +1,4 @@
-"""Train the autoencoder: builds the data set if needed, writes the weights and, for the U-Net, data/ae_output.
+"""Train the autoencoder: builds the data set if needed and writes the weights.
 
 `python AEMain.py` trains data/models/own/ae.torch on data/piano and data/synth, with the report's 600 epochs.
 """
@@ -11,14 +11,13 @@ import Hyperparameters as hp
 import Training
 import Util
 from AEModel import AEModel
-from UNetDataset import stale_outputs, write_outputs
 
 
 def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
           learning_rate=hp.ae_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
           augmented=False, validation_source=None, channels=hp.ae_channels, device="auto", overwrite=False,
           tensorboard=False):
-    """Train data/models/<model>/ae.torch on the pairs below `data`, then write its outputs for the U-Net.
+    """Train data/models/<model>/ae.torch on the pairs below `data`.
 
     Raises as `DatasetCreator.build` and `Training.fit`.
     """
@@ -27,14 +26,10 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     training, validation = Training.datasets(names, data, seed, augmented, validation_source)
     torch.manual_seed(seed)
     autoencoder = AEModel(device, learning_rate, channels)
-    weights = Path(data) / "models" / model / "ae.torch"
-    finished = weights.exists() and not weights.with_suffix(".checkpoint").exists() and not overwrite
-    if not (finished and stale_outputs(weights, names, data)):  # else it was interrupted while it wrote them
-        Training.fit(autoencoder, training, validation, weights, dict(
-            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
-            seed=seed, augmented=augmented, validation_source=validation_source, channels=list(channels), pieces=names,
-            trained_for=DatasetCreator.trained_for(data)), "L1 loss", overwrite, tensorboard)
-    Training.first_alone(lambda: write_outputs(weights, names, data, device))
+    Training.fit(autoencoder, training, validation, Path(data) / "models" / model / "ae.torch", dict(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
+        seed=seed, augmented=augmented, validation_source=validation_source, channels=list(channels), pieces=names,
+        trained_for=DatasetCreator.trained_for(data)), "L1 loss", overwrite, tensorboard)
 
 
 def main(arguments=None):

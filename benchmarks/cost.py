@@ -7,7 +7,6 @@ own, prints a table and writes it to benchmarks/cost.md, with what 200 hours, as
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -40,7 +39,6 @@ def autoencoder(data):
 
 
 def outputs(data):
-    shutil.rmtree(data / "ae_output")
     write_outputs(data / "models" / "own" / "ae.torch", DatasetCreator.build(data), data)
 
 

@@ -18,6 +18,7 @@ import AEMain
 import Hyperparameters as hp
 import Main
 import Training
+import UNetDataset
 import UNetMain
 import Util
 from AEDataset import AEDataset
@@ -135,11 +136,23 @@ def test_long_clips_are_validated_in_parts(monkeypatch):
     assert lengths == [100, 100, 50]
 
 
-def test_the_autoencoder_leaves_its_output_for_every_piece(data):
+def test_a_unet_of_one_input_stores_the_autoencoders_output_for_every_piece_though_stopped_meanwhile(data, monkeypatch):
+    behind_an_autoencoder(data, "own")
     shutil.rmtree(data / "ae_output")
-    AEMain.train(data, **brief)
+
+    def read_one(path, read=UNetDataset.read):
+        if list((data / "ae_output").glob("*.npy")):
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(UNetDataset, "read", read_one)
+    with pytest.raises(KeyboardInterrupt):
+        UNetMain.train(data, inputs=1, wf=2, **brief)
+    monkeypatch.undo()
+    assert len(list((data / "ae_output").glob("*.npy"))) == 1 and not list((data / "models" / "own").glob("unet*"))
+    UNetMain.train(data, inputs=1, wf=2, **brief)
     model = AEModel.load(data / "models" / "own" / "ae.torch")
-    folders = list((data / "generated").iterdir())
+    folders = list((data / "generated").glob("*/"))
     assert {path.stem for path in (data / "ae_output").glob("*.npy")} == {folder.name for folder in folders} and len(folders) == 3
     for folder in folders:
         output, target = np.load(data / "ae_output" / f"{folder.name}.npy"), np.load(folder / "synth.npy")
@@ -161,35 +174,27 @@ doomed_training = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 import torch
-import AEMain, Hyperparameters as hp, Training, UNetDataset, Util
+import AEMain, Hyperparameters as hp, Training, Util
 torch.set_num_threads(1)
 hp.checkpoint_minutes = 0
 reads = 0
 
-def perhaps_die():
-    global reads
-    reads += 1
-    if eval(sys.argv[2]):
-        os.kill(os.getpid(), int(sys.argv[3]))
-
 class Doomed(Training.AEDataset):
     def __getitem__(self, key):
-        perhaps_die()
+        global reads
+        reads += 1
+        if reads == 14:  # an epoch has 8 crops, and a clip to validate on
+            os.kill(os.getpid(), int(sys.argv[2]))
         return super().__getitem__(key)
 
-def doomed_read(path, read=UNetDataset.read):
-    perhaps_die()
-    return read(path)
-
-Training.AEDataset, UNetDataset.read = Doomed, doomed_read
+Training.AEDataset = Doomed
 Util.run(lambda: AEMain.train(".", epochs=2, batch_size=2, crop_frames=64, device="cpu"))
 """
 
 
-def doomed(root, data, condition, number):
-    """Train as `brief` in a process of its own, which gets a signal when it reads a crop and the condition holds."""
-    return subprocess.run([sys.executable, "-c", doomed_training, root, condition, str(int(number))], cwd=data,
-                          capture_output=True, text=True)
+def doomed(root, data, number):
+    """Train as `brief` in a process of its own, which gets a signal in its second epoch."""
+    return subprocess.run([sys.executable, "-c", doomed_training, root, str(int(number))], cwd=data, capture_output=True, text=True)
 
 
 @contextlib.contextmanager
@@ -218,7 +223,7 @@ def interruption(data, read, number=signal.SIGINT, script=Training, dataset="AED
 @pytest.mark.parametrize("number, status", ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)))
 def test_a_training_resumes_after_a_signal_as_if_there_had_been_none(root, data, uninterrupted, number, status):
     weights = data / "models" / "own" / "ae.torch"
-    process = doomed(root, data, "reads == 14", number)  # an epoch has 8 crops, and a clip to validate on
+    process = doomed(root, data, number)
     assert process.returncode == status, process.stderr
     assert "Traceback" not in process.stderr
     assert not weights.exists()
@@ -253,17 +258,6 @@ def test_the_unet_resumes_as_well(data, form, script, dataset):
         UNetMain.train(data, wf=3, **form, **brief)
     UNetMain.train(data, wf=3, **form, **brief)
     assert_same(data / "models" / "own" / "unet.torch", data / "models" / "uninterrupted" / "unet.torch")
-
-
-def test_a_kill_after_the_last_epoch_does_not_lose_the_outputs(root, data, uninterrupted):
-    weights = data / "models" / "own" / "ae.torch"
-    shutil.rmtree(data / "ae_output")
-    process = doomed(root, data, "len(list(__import__('pathlib').Path('ae_output').glob('*.npy'))) == 1", signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    AEMain.train(data, **brief)
-    assert_same(weights, uninterrupted)
-    for output in uninterrupted.parents[2].joinpath("ae_output").glob("*.npy"):
-        np.testing.assert_array_equal(np.load(data / "ae_output" / output.name), np.load(output))
 
 
 def test_a_checkpoint_of_other_settings_is_refused_naming_them(data):
@@ -365,6 +359,16 @@ def test_a_finished_model_is_overwritten_only_on_demand(train):
     assert weights.read_bytes() != before[0] and losses(weights)["settings"]["seed"] == 1
 
 
+def test_a_finished_model_is_finished_also_once_there_are_other_pieces(train, data):
+    weights = train(epochs=1)
+    before = weights.read_bytes()
+    for mode in "piano", "synth":
+        shutil.copy(data / mode / "bach_prelude_c.wav", data / mode / "another.wav")
+    with pytest.raises(ValueError, match=f"{weights.name} is finished"):
+        train(epochs=1)
+    assert weights.read_bytes() == before
+
+
 def test_a_finished_model_stays_until_the_one_that_overwrites_it_is_finished(data):
     AEMain.train(data, **brief)
     weights = data / "models" / "own" / "ae.torch"
@@ -430,9 +434,9 @@ def test_the_three_commands_leave_what_the_data_folder_describes(trained):
     rendered |= {"test/piano/satie_gymnopedie_1.wav", "test/synth/satie_gymnopedie_1.wav"}
     assert {path.relative_to(trained).as_posix() for path in trained.rglob("*.wav")} == rendered
     assert all(soundfile.info(path).frames == 661500 for path in trained.rglob("*.wav"))
-    arrays = [trained / "generated" / piece / f"{mode}.npy" for piece in pieces for mode in ("piano", "synth")]
-    for path in arrays + [trained / "ae_output" / f"{piece}.npy" for piece in pieces]:
-        assert np.load(path).shape == (128, 2583)
+    for piece in pieces:
+        for mode in "piano", "synth":
+            assert np.load(trained / "generated" / piece / f"{mode}.npy").shape == (128, 2583)
     assert {path.name for path in (trained / "models" / "own").iterdir()} == {
         f"{stem}{ending}" for stem, epoch in (("ae", 2), ("unet", 1)) for ending in (
             ".torch", "_last.torch", "_losses.json", "_losses.png", f"_epoch_{epoch}.npy", f"_epoch_{epoch}.png")}
