@@ -37,10 +37,15 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
     One input and nothing augmented is the report's form, on the stored outputs of the autoencoder
     data/models/<model>/ae.torch; else the autoencoder runs on each batch.
 
-    Raises as `Training.fit`, and FileNotFoundError if the autoencoder's weights are missing.
+    Raises as `Training.fit`, FileNotFoundError if the autoencoder's weights are missing, and ValueError if they are for another
+    pair of instruments than those below `data`.
     """
     device, folder = hp.choose_device(device), Path(data) / "models" / model
     names = Training.first_alone(lambda: DatasetCreator.build(data))
+    autoencoder, trained_for = AEModel.load(folder / "ae.torch", device), DatasetCreator.trained_for(data)
+    if autoencoder.network.pair not in (None, trained_for["pair"]):
+        raise ValueError(f"{folder / 'ae.torch'} was trained for {autoencoder.network.pair}, and {data} holds {trained_for['pair']}; "
+                         "train it anew with AEMain.py --overwrite, or choose another --model")
     losses = {"mse": torch.nn.functional.mse_loss, "l1": torch.nn.functional.l1_loss}
     torch.manual_seed(seed)
     unet = UNet(wf=wf, inputs=inputs, memory=memory, shortcut=shortcut, normalised=normalised)
@@ -50,12 +55,12 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
         unet = Training.Model(unet, losses[loss], learning_rate, device)
     else:
         training, validation = Training.datasets(names, data, seed, augmented, validation_source)
-        unet = UNetModel(unet, AEModel.load(folder / "ae.torch", device), losses[loss], learning_rate, device)
+        unet = UNetModel(unet, autoencoder, losses[loss], learning_rate, device)
     Training.fit(unet, training, validation, folder / "unet.torch", dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
         seed=seed, augmented=augmented, validation_source=validation_source, wf=wf, inputs=inputs,
         memory=memory, shortcut=shortcut, normalised=normalised, loss=loss, pieces=names,
-        trained_for=DatasetCreator.trained_for(data)),
+        trained_for=trained_for),
         f"{loss.upper()} loss", overwrite, tensorboard)
 
 
@@ -71,6 +76,7 @@ def main(arguments=None):
                         help="with batch normalisation or without")
     parser.add_argument("--loss", choices=("mse", "l1"), default=hp.unet_loss, help="of the spectrograms")
     options = Training.options(parser, arguments, hp.unet_report)
+    del options.report
     train(**vars(options))
     own = options.data / "models" / options.model
     Training.say_next("Main.py", "RECORDING", *(["--model", options.model] if options.data == hp.data else
