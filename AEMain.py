@@ -35,9 +35,13 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
 def main(arguments=None):
     parser = Training.command_line("Train the autoencoder.", "ae", hp.ae_epochs, hp.ae_batch_size, hp.ae_learning_rate)
     parser.add_argument("--channels", type=Training.positive, nargs=3, default=hp.ae_channels, help="of the three layers")
-    options = Training.options(parser, arguments, hp.ae_report)
-    train(**vars(options))
-    Training.say_next("UNetMain.py", *(["--data", options.data] if options.data != hp.data else []), "--model", options.model)
+    options = vars(Training.options(parser, arguments, hp.ae_report))
+    report = options.pop("report")
+    train(**options)
+    Training.say_next("UNetMain.py", *(["--data", options["data"]] if options["data"] != hp.data else []), "--model", options["model"],
+                      *(["--seed", options["seed"]] if options["seed"] != hp.seed else []),  # else the split is another
+                      *["--augmented"] * options["augmented"], *["--report"] * report,
+                      *(["--validation-source", options["validation_source"]] if options["validation_source"] else []))
 
 
 if __name__ == "__main__":

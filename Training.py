@@ -1,7 +1,9 @@
 """The training loop that both networks share: random crops, Adam, checkpoints, resuming, loss curves, several processes."""
 import argparse
 import contextlib
+import datetime
 import json
+import math
 import os
 import random
 import shlex
@@ -48,7 +50,8 @@ def schedule(step, steps, name=hp.schedule):
 
 def autocast(device):
     """Mixed precision with bfloat16 where the processor computes with it and `hp.bfloat16` is set."""
-    fast = {"cuda": torch.cuda.is_bf16_supported, "cpu": torch.ops.mkldnn._is_mkldnn_bf16_supported}.get(device.type)
+    fast = {"cuda": lambda: torch.cuda.is_bf16_supported(),
+            "cpu": lambda: torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()}.get(device.type)
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(hp.bfloat16 and fast and fast()))
 
 
@@ -57,9 +60,11 @@ def processes():
     if "RANK" not in os.environ:
         return 0, 1
     if not dist.is_initialized():
-        if torch.cuda.is_available():
+        own_gpu = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
+        if own_gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # the others wait while the first alone builds the data set
+        dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpu else "gloo", timeout=datetime.timedelta(days=1))
     return dist.get_rank(), dist.get_world_size()
 
 
@@ -103,7 +108,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         count = x.new_full((1,), x.numel() / x.shape[1])
         sums = SharedSum.apply(torch.cat([x.sum(axes), (x ** 2).sum(axes), count]))
         mean, square = (sums[:-1] / sums[-1]).chunk(2)
-        variance = square - mean ** 2
+        variance = (square - mean ** 2).clamp(min=0)  # rounding may leave it below
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -159,13 +164,14 @@ class Model:
 
     @torch.inference_mode()
     def validate(self, dataset):
-        """Return the mean loss over whole clips, longer ones in parts, so that memory does not grow with their length."""
-        losses = []
+        """Return the mean loss over all frames of whole clips, longer ones in parts, so that memory does not grow with their length."""
+        loss = frames = 0
         for clips in dataset:
             for source, target in zip(*(clip[None].split(hp.chunk_frames, dim=-1) for clip in clips)):
                 output = self.run(self.prepare(self.move(source)))
-                losses.append(self.loss(output, self.move(target)).item())
-        return sum(losses) / len(losses)
+                loss += self.loss(output, self.move(target)).item() * target.shape[-1]
+                frames += target.shape[-1]
+        return loss / frames
 
     @torch.inference_mode()
     def generate(self, *spectrograms):
@@ -197,6 +203,14 @@ class Model:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
+class Pieces(torch.utils.data.ConcatDataset):
+    """The same pieces from several data sets, after each other."""
+
+    def __init__(self, names, datasets):
+        super().__init__(datasets)
+        self.names = names
+
+
 def split(names, seed):
     """As `Util.split`, with at most `hp.validation_pieces` for validation, evenly from those held out."""
     training, validation = Util.split(names, seed)
@@ -205,11 +219,16 @@ def split(names, seed):
 
 def datasets(names, data, seed, augmented, validation_source):
     """Split the pieces: return the training set, on all pianos but `validation_source`, and the validation set, whole
-    clips of up to `hp.validation_pieces` on the first piano and on `validation_source`."""
+    clips of up to `hp.validation_pieces` on the first piano and on `validation_source`.
+
+    Raises ValueError if that is none of at least two pianos."""
     training, validation = split(names, seed)
-    pianos = [source for source in DatasetCreator.sources(data) if source != validation_source]
+    found = DatasetCreator.sources(data)
+    if validation_source and (validation_source not in found or len(found) < 2):
+        raise ValueError(f"the validation source is one of at least two pianos, not '{validation_source}'; {data} holds {', '.join(found)}")
+    pianos = [source for source in found if source != validation_source]
     held_out = [AEDataset(validation, data, [source]) for source in (pianos[0], validation_source) if source]
-    return AEDataset(training, data, pianos, augmented), torch.utils.data.ConcatDataset(held_out)
+    return AEDataset(training, data, pianos, augmented), Pieces(validation, held_out)
 
 
 def load_weights(path):
@@ -287,7 +306,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     ----------
     model : Model
     training_set : AEDataset
-    validation_set : sequence of (source, target)
+    validation_set : AEDataset or Pieces
     weights : Path
     settings : dict
         "epochs", "batch_size", "crop_frames", "schedule", "seed", "trained_for" (`DatasetCreator.trained_for`) and what else
@@ -302,7 +321,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     Raises
     ------
     ValueError
-        If `weights` is finished already, its checkpoint was started with other settings, or TensorBoard is missing.
+        If `weights` is finished already, its checkpoint was started with other settings, TensorBoard is missing, there are more
+        processes than crops, or a loss is not finite; the checkpoint written last stays.
     OSError
         If a file cannot be written; the checkpoint written last stays.
     KeyboardInterrupt
@@ -320,7 +340,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
              "losses": {"loss": loss_name, "training": [], "validation": []}}
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        differing = [key for key in settings if settings[key] != state["settings"][key]]
+        differing = [key for key in settings if settings[key] != state["settings"].get(key)]
         if differing:
             raise ValueError(f"{checkpoint} was started with other settings ({', '.join(differing)}); "
                              "give the same ones, or add --overwrite to start anew")
@@ -348,6 +368,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
             batches = crops(lengths, settings["crop_frames"], settings["batch_size"], f"{settings['seed']} {state['epoch']}")
             if len(batches[-1]) < number:  # some process would have nothing to do
                 batches.pop()
+            if not batches:
+                raise ValueError(f"an epoch has fewer crops than there are processes, {number}; start fewer of them, or add pieces")
             first, steps = state["epoch"] * len(batches), settings["epochs"] * len(batches)
             factors = [schedule(first + i, steps, settings["schedule"]) for i in range(state["batch"], len(batches))]
             keys = [batch[rank::number] for batch in batches[state["batch"]:]]
@@ -355,6 +377,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
                       total=len(batches), initial=state["batch"], leave=False, disable=rank > 0,
                       desc=f"epoch {state['epoch'] + 1}/{settings['epochs']}", unit="batch") as bar:
                 for loss in bar:
+                    check_finite(loss, state["epoch"] + 1)
                     state["batch"] += 1
                     state["epoch_losses"].append(loss)
                     bar.set_postfix({name: f"{value:.5f}" for name, value in (
@@ -363,10 +386,10 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
             losses["training"].append(sum(state["epoch_losses"]) / len(state["epoch_losses"]))
             state.update(epoch=state["epoch"] + 1, batch=0, epoch_losses=[])
             if rank == 0:
-                losses["validation"].append(model.validate(validation_set))
+                losses["validation"].append(check_finite(model.validate(validation_set), state["epoch"]))
                 if losses["validation"][-1] == min(losses["validation"]):
                     state["best"] = snapshot(model.network, settings["trained_for"])
-                report(model, training_set, weights, state, (time.monotonic() - started) / 60)
+                report(model, training_set, validation_set, weights, state, (time.monotonic() - started) / 60)
                 if events:
                     for part in ("training", "validation"):
                         events.add_scalar(f"{loss_name}/{part}", losses[part][-1], state["epoch"])
@@ -383,6 +406,13 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
               f"after {(time.monotonic() - started) / 60:.1f} min in all")
 
 
+def check_finite(loss, epoch):
+    """Return the loss. Raises ValueError if it is infinite or no number."""
+    if not math.isfinite(loss):
+        raise ValueError(f"the loss is {loss} in epoch {epoch}; choose a lower --learning-rate and add --overwrite")
+    return loss
+
+
 def snapshot(network, trained_for):
     """A copy of a network's state_dict in the processor's memory, with a note of the front end and pair it is for."""
     state = network.state_dict()
@@ -392,13 +422,14 @@ def snapshot(network, trained_for):
     return state
 
 
-def report(model, training_set, weights, state, minutes):
-    """Say how the epoch went, store the losses and their plot, and every `hp.log_epochs` what becomes of one piece."""
+def report(model, training_set, validation_set, weights, state, minutes):
+    """Say how the epoch went, store the losses with the pieces they are for and their plot, and every `hp.log_epochs` what becomes of one piece."""
     losses, epoch, epochs = state["losses"], state["epoch"], state["settings"]["epochs"]
     print(f"epoch {epoch}/{epochs}  training {losses['training'][-1]:.5f}  validation {losses['validation'][-1]:.5f}  "
           f"{minutes:.1f} min", flush=True)
     Util.save_text(weights.with_name(f"{weights.stem}_losses.json"), json.dumps(
-        {**losses, "settings": state["settings"], "minutes": round(minutes, 3)}, indent=1) + "\n")
+        {**losses, "settings": state["settings"], "training_pieces": training_set.names, "validation_pieces": validation_set.names,
+         "minutes": round(minutes, 3)}, indent=1) + "\n")
     Util.save_figure(weights.with_name(f"{weights.stem}_losses.png"), Util.plot_losses(losses, weights.stem))
     if epoch % hp.log_epochs == 0 or epoch == epochs:
         source, target = (clip[..., :hp.chunk_frames] for clip in training_set[0])
@@ -423,7 +454,7 @@ def command_line(description, name, epochs, batch_size, learning_rate):
     parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/")
     parser.add_argument("--augmented", action="store_true", help="train as if other microphones in other rooms had recorded")
     parser.add_argument("--validation-source", help="folder with a piano to validate on too, and not to train on")
-    parser.add_argument("--model", default="own", help=f"the weights go to <data>/models/<model>/{name}.torch")
+    parser.add_argument("--model", type=model_name, default="own", help=f"the weights go to <data>/models/<model>/{name}.torch")
     parser.add_argument("--overwrite", action="store_true", help="discard a finished model of that name")
     parser.add_argument("--report", action="store_true", help="the report's network and training in place of the defaults named here")
     parser.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard beside the weights")
@@ -434,9 +465,14 @@ def options(parser, arguments, report):
     """Read the command line; after `--report` the defaults are those in `report`."""
     if parser.parse_args(arguments).report:
         parser.set_defaults(**report)
-    options = parser.parse_args(arguments)
-    del options.report
-    return options
+    return parser.parse_args(arguments)
+
+
+def model_name(text):
+    """Read the name of a model to train from the command line."""
+    if text == "shipped":
+        raise argparse.ArgumentTypeError("'shipped' is what Main.py calls the weights that come with the project; choose another name")
+    return text
 
 
 def rate(text):

@@ -255,6 +255,14 @@ def test_the_validation_piano_is_not_trained_on(data):
     assert torch.equal(target, same) and torch.equal(held_out, same) and not torch.equal(source, target)
 
 
+@pytest.mark.parametrize("pianos, source", ((["piano"], "piano"), (["piano", "piano_2"], "piano_3")))
+def test_a_validation_piano_that_is_none_or_the_only_one_is_refused_naming_those_there_are(data, pianos, source):
+    for name in pianos[1:]:
+        shutil.copytree(data / "synth", data / name)
+    with pytest.raises(ValueError, match=f"at least two pianos, not '{source}'; {data} holds {', '.join(pianos)}$"):
+        Training.datasets(DatasetCreator.build(data), data, 0, False, source)
+
+
 @pytest.mark.parametrize("frames", (-30, -2, 0, 1, 7, 86))
 def test_the_offset_of_a_pair_is_found(three_seconds, frames):
     name = DatasetCreator.build(three_seconds)[1]

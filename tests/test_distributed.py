@@ -18,7 +18,7 @@ def test_two_processes_have_the_losses_of_one(data, root, script, name, options)
             shutil.copy(data / "models" / "untrained" / "ae.torch", model)
         done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}", root / script,
                                "--data", data, "--model", model.name, "--epochs", "3", "--batch-size", "4", "--crop-frames", "40",
-                               *options], capture_output=True, text=True)
+                               "--device", "cpu", *options], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("epoch 3/3") == 1  # the first process alone speaks
         losses[number] = json.loads((model / f"{name}_losses.json").read_text())

@@ -99,6 +99,7 @@ def test_what_a_training_leaves(train):
     recorded = losses(weights)
     assert len(recorded["training"]) == len(recorded["validation"]) == 2
     assert recorded["loss"] == {"ae": "L1 loss", "unet": "L1 loss"}[stem]
+    assert (recorded["training_pieces"], recorded["validation_pieces"]) == Util.split(recorded["settings"]["pieces"])
     assert {value.dtype for value in state(weights).values()} <= {torch.float32, torch.int64}
 
 
@@ -132,7 +133,7 @@ def test_long_clips_are_validated_in_parts(monkeypatch):
     source = torch.rand(1, 128, 250)
     target = torch.cat([source[..., :100], source[..., 100:200] * 0, source[..., 200:]], dim=-1)
     monkeypatch.setattr(hp, "chunk_frames", 100)
-    assert model.validate([(source, target)]) == pytest.approx(source[..., 100:200].mean().item() / 3, rel=0.01)
+    assert model.validate([(source, target)]) == pytest.approx((source - target).mean().item(), rel=0.01)
     assert lengths == [100, 100, 50]
 
 
@@ -300,6 +301,45 @@ def test_a_folder_that_cannot_be_written_is_said_at_the_first_step(data, capsys)
     assert "epoch 1" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("where", ("a crop", "a clip to validate on"))
+def test_a_loss_that_is_not_finite_ends_the_training_with_the_last_checkpoint(data, uninterrupted, monkeypatch, where):
+    checkpoint = data / "models" / "own" / "ae.checkpoint"
+
+    class Spoilt(AEDataset):
+        def __getitem__(self, key):
+            source, target = super().__getitem__(key)
+            second = checkpoint.exists() and torch.load(checkpoint, weights_only=True)["epoch"] == 1
+            return source, target * float("nan") if second and isinstance(key, tuple) == (where == "a crop") else target
+
+    monkeypatch.setattr(hp, "checkpoint_minutes", 0)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(
+            ValueError, match="the loss is nan in epoch 2; choose a lower --learning-rate and add --overwrite"):
+        patch.setattr(Training, "AEDataset", Spoilt)
+        AEMain.train(data, **brief)
+    assert not checkpoint.with_suffix(".torch").exists()
+    AEMain.train(data, **brief)
+    assert_same(checkpoint.with_suffix(".torch"), uninterrupted)
+
+
+def test_a_checkpoint_from_before_there_was_a_setting_is_refused_naming_it(data):
+    with interruption(data, 3):
+        AEMain.train(data, **brief)
+    checkpoint = data / "models" / "own" / "ae.checkpoint"
+    content = torch.load(checkpoint, weights_only=True)
+    del content["settings"]["augmented"]
+    torch.save(content, checkpoint)
+    with pytest.raises(ValueError, match=r"other settings \(augmented\)"):
+        AEMain.train(data, **brief)
+
+
+def test_more_processes_than_crops_are_refused(three_seconds, tmp_path, monkeypatch):
+    piece = AEDataset(["bach_prelude_c"], three_seconds)
+    monkeypatch.setattr(Training, "processes", lambda: (0, 2))
+    with pytest.raises(ValueError, match="fewer crops than there are processes, 2"):
+        Training.fit(AEModel(channels=(4, 4, 4)), piece, piece, tmp_path / "ae.torch",
+                     {**brief, "crop_frames": 0, "schedule": "constant", "seed": 0, "trained_for": {}}, "L1 loss")
+
+
 # what a training says
 
 def test_the_last_lines_say_what_was_reached_and_what_comes_next(data, capsys):
@@ -313,6 +353,14 @@ def test_the_last_lines_say_what_was_reached_and_what_comes_next(data, capsys):
         best = min(validation)
         assert reached.startswith(f"{own / name}.torch: validation loss {best:.5f}, reached in epoch {validation.index(best) + 1} of 3, ")
         assert after == f"next: python {following}"
+
+
+def test_the_next_command_has_what_both_trainings_share(data, monkeypatch, capsys):
+    monkeypatch.setattr(AEMain, "train", lambda **options: None)
+    for flags in ([], ["--augmented", "--validation-source", "piano_2"], ["--seed", "3", "--report"]):
+        AEMain.main(["--data", str(data), "--epochs", "3", *flags])
+        words = capsys.readouterr().out.split()
+        assert words[:7] == ["next:", "python", "UNetMain.py", "--data", str(data), "--model", "own"] and words[7:] == flags
 
 
 def test_tensorboard_gets_what_is_recorded(train, data, monkeypatch):

@@ -15,6 +15,7 @@ import MIDI2Audio
 import Training
 import UNetMain
 import Util
+from Autoencoder import Autoencoder
 
 
 @pytest.fixture
@@ -268,8 +269,7 @@ def test_a_recording_of_the_data_set_that_is_not_audio_is_named(complaint, data)
     assert f"{data / 'synth' / 'satie_gymnopedie_1.wav'} is not audio" in complaint(AEMain.main, "--data", data)
 
 
-def test_the_unet_names_the_missing_outputs_of_the_autoencoder(complaint, data):
-    shutil.rmtree(data / "ae_output")
+def test_the_unet_names_the_missing_weights_of_the_autoencoder(complaint, data):
     message = complaint(UNetMain.main, "--data", data)
     assert str(data / "models" / "own" / "ae.torch") in message and "AEMain.py" in message
 
@@ -277,13 +277,24 @@ def test_the_unet_names_the_missing_outputs_of_the_autoencoder(complaint, data):
 @pytest.mark.parametrize("script", (AEMain, UNetMain))
 @pytest.mark.parametrize("option, value", (
     ("--epochs", "0"), ("--batch-size", "-1"), ("--crop-frames", "-5"), ("--learning-rate", "-1"), ("--learning-rate", "nan"),
-    ("--schedule", "cosine")))
+    ("--schedule", "cosine"), ("--model", "shipped")))
 def test_a_training_option_that_makes_no_sense_is_refused(data, capsys, script, option, value):
     with pytest.raises(SystemExit) as exit:
         Util.run(lambda: script.main(["--data", str(data), "--epochs", "1", "--device", "cpu", option, value]))
     assert exit.value.code
     assert value in capsys.readouterr().err + str(exit.value.code)
-    assert not (data / "models" / "own").exists()
+    assert {path.name for path in (data / "models").iterdir()} == {"untrained"}
+
+
+@pytest.mark.parametrize("inputs", (1, 2))
+def test_an_autoencoder_of_another_pair_is_refused_by_name(data, inputs):
+    ae = data / "models" / "own" / "ae.torch"
+    network = Autoencoder(channels=(4, 4, 4))
+    Training.save(ae, Training.snapshot(network, DatasetCreator.trained_for(data)))
+    Util.save_text(data / "piano" / "preset.txt", "FluidR3_GM.sf2:0:1\n")
+    with pytest.raises(ValueError, match=f"{ae} was trained for recordings -> recordings, and {data} holds FluidR3_GM.sf2:0:1 -> recordings"):
+        UNetMain.train(data, inputs=inputs, wf=1, epochs=1, device="cpu")
+    assert [path.name for path in ae.parent.iterdir()] == ["ae.torch"]
 
 
 def test_a_training_says_one_line_on_stderr(command, tmp_path):
