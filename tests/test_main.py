@@ -7,9 +7,11 @@ import torch
 import DatasetCreator
 import Hyperparameters as hp
 import Main
+import Training
 import Util
 from Autoencoder import Autoencoder
 from UNet import UNet
+from UNetMain import UNetModel
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +20,7 @@ def networks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks")
     torch.manual_seed(0)
     torch.save(Autoencoder().state_dict(), folder / "ae.torch")
-    unet = UNet(wf=2)
+    unet = UNet(wf=2, inputs=hp.unet_inputs, memory=hp.unet_memory, shortcut=hp.unet_shortcut, normalised=hp.unet_normalised)
     torch.nn.init.constant_(unet.last.bias, 0.5)  # not silent
     torch.save(unet.state_dict(), folder / "unet.torch")
     return {"ae": folder / "ae.torch", "unet": folder / "unet.torch"}
@@ -137,6 +139,32 @@ def test_own_models_come_before_the_shipped_ones_once_both_are_trained(tmp_path,
     assert Main.find_weights() == (tmp_path / "own" / "ae.torch", tmp_path / "own" / "unet.torch")
     assert Main.find_weights("shipped") == (hp.ae_weights, hp.unet_weights)
     assert Main.find_weights("other") == (tmp_path / "other" / "ae.torch", tmp_path / "other" / "unet.torch")
+
+
+@pytest.mark.parametrize("inputs", (1, 2))
+def test_training_and_playing_give_the_unet_its_inputs_in_the_same_order(inputs):
+    seen = []
+
+    class Inverse(torch.nn.Module):
+        inputs = 1
+
+        def forward(self, x):
+            return 1 - x
+
+    class Recorder(torch.nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return x[:, :1]
+
+    unet = Recorder()
+    unet.inputs, cpu = inputs, torch.device("cpu")
+    autoencoder = Training.Model(Inverse(), None, None, cpu)
+    training = UNetModel(unet, autoencoder, None, None, cpu)
+    _, (spectrogram, output, _) = Main.resynthesise(
+        np.random.default_rng(0).uniform(-1, 1, 9000).astype(np.float32), (autoencoder, Training.Model(unet, None, None, cpu)))
+    assert np.abs(output - spectrogram).mean() > 0.1
+    torch.testing.assert_close(training.prepare(torch.from_numpy(spectrogram)[None, None]), seen[0])
+    assert seen[0].shape[1] == inputs
 
 
 def flags(networks):

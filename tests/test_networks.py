@@ -47,7 +47,8 @@ unet_shapes = {  # depth 4, wf 6
 }
 
 
-networks = {"autoencoder": Autoencoder, "unet": lambda: UNet(wf=3), "unet with memory": lambda: UNet(wf=3, memory=16, shortcut=True)}
+networks = {"autoencoder": Autoencoder, "unet": lambda: UNet(wf=3), "unet with memory": lambda: UNet(wf=3, memory=16, shortcut=True),
+            "unet of the default form": lambda: UNet(wf=3, inputs=2, normalised=True)}
 
 
 @pytest.fixture(scope="module", params=networks)
@@ -65,14 +66,14 @@ def test_parameters_are_named_and_shaped_as_in_the_published_checkpoints(network
 @pytest.mark.parametrize("frames", (*range(1, 21), 2583))
 @torch.inference_mode()
 def test_as_many_frames_come_out_as_go_in(network, frames):
-    output = network(torch.rand(1, 1, 128, frames))
+    output = network(torch.rand(1, network.inputs, 128, frames))
     assert output.shape == (1, 1, 128, frames) and output.isfinite().all()
 
 
 @pytest.mark.parametrize("frames", (1, 6, 255))
 def test_training_takes_any_width_too(network, frames):
     network.train()
-    source = torch.rand(2, 1, 128, frames, requires_grad=True)
+    source = torch.rand(2, network.inputs, 128, frames, requires_grad=True)
     network(source).sum().backward()
     assert source.grad.shape == source.shape and source.grad.any()
     network.eval()
@@ -85,13 +86,13 @@ def test_a_clip_of_30_s_has_the_reports_latent():
 
 @torch.inference_mode()
 def test_nothing_is_sampled(network):
-    source = torch.rand(1, 1, 128, 50)
+    source = torch.rand(1, network.inputs, 128, 50)
     assert torch.equal(network(source), network(source))
 
 
 @torch.inference_mode()
 def test_a_clip_does_not_depend_on_the_others_in_its_batch(network):
-    batch = torch.rand(3, 1, 128, 40)
+    batch = torch.rand(3, network.inputs, 128, 40)
     torch.testing.assert_close(network(batch)[1:2], network(batch[1:2]))
 
 
@@ -99,8 +100,8 @@ def test_a_clip_does_not_depend_on_the_others_in_its_batch(network):
 @torch.inference_mode()
 def test_a_width_that_does_not_fit_is_filled_up_with_silence(network, frames):
     fits = 23 if isinstance(network, Autoencoder) else 24
-    source = torch.rand(1, 1, 128, frames)
-    filled = torch.cat([source, torch.zeros(1, 1, 128, fits - frames)], 3)
+    source = torch.rand(1, network.inputs, 128, frames)
+    filled = torch.cat([source, torch.zeros(1, network.inputs, 128, fits - frames)], 3)
     torch.testing.assert_close(network(filled)[..., :frames], network(source))
 
 
