@@ -5,6 +5,7 @@ data/generated/<piece>/piano.npy and synth.npy; `python DatasetCreator.py` does 
 """
 import argparse
 import functools
+import json
 import sys
 from pathlib import Path
 
@@ -161,7 +162,7 @@ def invert(mel, guide, inversion=hp.inversion):
 
 def sources(data=hp.data):
     """Names of the folders with pianos below `data`: "piano", and "piano_2" and so on where there are several."""
-    return ["piano", *sorted(path.name for path in Path(data).glob("piano_*") if path.is_dir())]
+    return ["piano", *Util.numbered(data, "piano")]
 
 
 def pairs(data=hp.data, source="piano"):
@@ -181,13 +182,25 @@ def build(data=hp.data, shard=(0, 1)):
     """Store the log-mel spectrograms of every pair below `data`; what is there and not older than its wav is kept.
 
     `shard` (i, n) does every n-th pair from the i-th on, so that n machines share the work. Returns the names of all
-    pieces. Raises as `pairs`, and ValueError for a recording that is not audio or silent, or whose length differs from
+    pieces. Those of another front end or `hp.limit_s` are removed first. Raises as `pairs`, and ValueError for a recording that is not audio or silent, or whose length differs from
     its partner's by more than a frame.
     """
     found = {(source, name): recordings for source in sources(data) for name, recordings in pairs(data, source).items()}
+    renew(Path(data) / "generated")
     for source, name in tqdm(sorted(found)[shard[0]::shard[1]], desc="spectrograms", unit="piece"):
         store(found[source, name], [Path(data) / "generated" / name / f"{side}.npy" for side in (source, "synth")])
     return sorted({name for _, name in found})
+
+
+def renew(folder):
+    """Note in `folder` what its spectrograms depend on, having removed them if that was another; without a note they are kept."""
+    note, text = folder / "front_end.json", json.dumps({**front_end(), "limit_s": hp.limit_s}, indent=1) + "\n"
+    if note.exists():
+        if note.read_text() == text:
+            return
+        for path in folder.glob("*/*.npy"):
+            path.unlink(missing_ok=True)  # another shard may do so too
+    Util.save_text(note, text)
 
 
 def store(recordings, outputs):

@@ -57,6 +57,12 @@ def pieces(folder, suffix):
     return found
 
 
+def numbered(folder, name):
+    """Names of the folders `name`_2, `name`_3 and so on in `folder`, in the order of their numbers."""
+    found = [path.name for path in Path(folder).glob(f"{name}_*") if path.is_dir() and path.name[len(name) + 1:].isdecimal()]
+    return sorted(found, key=lambda found: int(found[len(name) + 1:]))
+
+
 def newer(path, *sources):
     """True if `path` exists and is not older than any of `sources`."""
     return path.exists() and all(path.stat().st_mtime >= source.stat().st_mtime for source in sources)

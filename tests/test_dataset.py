@@ -174,6 +174,32 @@ def test_spectrograms_are_built_once_and_again_for_a_newer_recording(wavs):
     np.testing.assert_array_equal(np.load(stored), first)
 
 
+@pytest.mark.parametrize("name, value, frames", (("hop_length", 128, 516), ("limit_s", 2, 172)))
+def test_spectrograms_of_another_front_end_are_built_again(wavs, monkeypatch, name, value, frames):
+    wavs("piano", "a.wav", samples=3 * 22050)
+    data = wavs("synth", "a.wav", samples=3 * 22050)
+    stored = [data / "generated" / "a" / f"{mode}.npy" for mode in ("piano", "synth")]
+    DatasetCreator.build(data)
+    with monkeypatch.context() as patch:
+        patch.setattr(hp, name, value)
+        DatasetCreator.build(data)
+        assert [np.load(path).shape for path in stored] == [(128, frames)] * 2
+    DatasetCreator.build(data)
+    assert [np.load(path).shape for path in stored] == [(128, 258)] * 2
+
+
+def test_spectrograms_without_a_note_of_their_front_end_are_kept(wavs):
+    wavs("piano", "a.wav")
+    data = wavs("synth", "a.wav")
+    DatasetCreator.build(data)
+    times = {path: path.stat().st_mtime_ns for path in data.rglob("*.npy")}
+    note = data / "generated" / "front_end.json"
+    text = note.read_text()
+    note.unlink()
+    DatasetCreator.build(data)
+    assert {path: path.stat().st_mtime_ns for path in data.rglob("*.npy")} == times and note.read_text() == text
+
+
 # tensors
 
 def test_an_item_is_the_stored_pair(three_seconds):
@@ -245,6 +271,13 @@ def test_crops_come_from_all_pianos_and_whole_clips_from_the_first(data):
     whole = dataset[0]
     seen = {tuple(float((dataset[0, 0, 258, seed][0] - other).abs().max()) == 0 for other in whole) for seed in range(20)}
     assert seen == {(True, False), (False, True)}
+
+
+def test_pianos_are_numbered_folders_in_order(tmp_path):
+    for name in "piano", "piano_10", "piano_2", "piano_old", "piano_", "pianos_3":
+        (tmp_path / name).mkdir()
+    (tmp_path / "piano_4").touch()
+    assert DatasetCreator.sources(tmp_path) == ["piano", "piano_2", "piano_10"]
 
 
 def test_the_validation_piano_is_not_trained_on(data):
