@@ -258,15 +258,19 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     FileNotFoundError
         If there are no MIDI files, or the SoundFont or FluidSynth is missing.
     ValueError
-        If `output_folder` holds renders of another preset, or, once the others are done, naming the MIDI files
-        that could not be rendered.
+        If `output_folder` holds renders of another preset, or recordings that were not rendered, or, once the others are done,
+        naming the MIDI files that could not be rendered.
     """
     find_fluidsynth(), find_soundfont(preset[0])
     output_folder = Path(output_folder)
     midi_files = Util.pieces(midi_folder, midi_endings)
     names = sorted(midi_files)[shard[0]::shard[1]]
     note, text = output_folder / "preset.txt", preset_text(preset) + (f", off by up to {detune:g} cents" if detune else "") + "\n"
-    others = list(output_folder.glob("*.wav")) if note.exists() and note.read_text() != text else []
+    others = list(output_folder.glob("*.wav"))  # before the note is looked for, which another shard writes first
+    if others and not note.exists():
+        raise ValueError(f"{output_folder} holds recordings that were not rendered here; move them, or choose another --data")
+    if others and note.read_text() == text:
+        others = []
     if others and not overwrite:
         raise ValueError(f"{output_folder} holds renders of {note.read_text().strip()}, not of {text.strip()}; "
                          "add --overwrite to replace them")
@@ -301,15 +305,28 @@ def synthesise_all(mode, data=hp.data, presets=None, detune=0, **how):
     """Render data/MIDI on one side of the pair: `mode` "piano" into data/piano, "synth" into data/synth.
 
     `presets` are (SoundFont, bank, program), by default `hp.piano_preset` or `hp.synth_preset`. Several pianos for one
-    synth go into data/piano, data/piano_2, data/piano_3 and so on, all but the first tuned off by up to `detune` cents.
+    synth go into data/piano, data/piano_2, data/piano_3 and so on, all but the first tuned off by up to `detune` cents. What
+    an earlier call has left in more of these folders stays, with a warning.
     The rest, and what is raised, is as for `synthesise_folder`; ValueError for another `mode`.
     """
     defaults = {"piano": hp.piano_preset, "synth": hp.synth_preset}
     if mode not in defaults:
         raise ValueError(f"mode is 'piano' or 'synth', not '{mode}'")
-    for number, preset in enumerate(presets or [defaults[mode]], 1):
-        folder = Path(data) / (mode if number == 1 else f"{mode}_{number}")
-        synthesise_folder(Path(data) / "MIDI", folder, preset, detune=detune if number > 1 else 0, **how)
+    presets = presets or [defaults[mode]]
+    folders = [mode, *(f"{mode}_{number}" for number in range(2, len(presets) + 1))]
+    left = [str(Path(data) / name) for name in Util.numbered(data, "piano") if mode == "piano" and name not in folders]
+    if left:
+        tqdm.write(f"warning: there are pianos of an earlier render in {', '.join(left)}; remove them or they are trained on too", file=sys.stderr)
+    for folder, preset in zip(folders, presets):
+        synthesise_folder(Path(data) / "MIDI", Path(data) / folder, preset, detune=0 if folder == mode else detune, **how)
+
+
+def cents(text):
+    """Read from the command line by how much to tune off."""
+    number = float(text)
+    if not 0 <= number <= pitch_wheel_cents:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {pitch_wheel_cents} cents")
+    return number
 
 
 def create_test_set(data=hp.data, piano=hp.piano_preset, synth=hp.synth_preset, overwrite=False):
@@ -325,7 +342,7 @@ def main(arguments=None):
                         help="the instrument to listen to, or several, dry or in a room (default: %(default)s)")
     parser.add_argument("--target", default=preset_text(hp.synth_preset), metavar="FILE.sf2:BANK:PROGRAM",
                         help="the instrument to play (default: %(default)s)")
-    parser.add_argument("--detune", type=float, default=0, help="tune all sources but the first off by up to so many cents")
+    parser.add_argument("--detune", type=cents, default=0, help="tune all sources but the first off by up to so many cents")
     parser.add_argument("--list", metavar="FILE.sf2", help="list the presets of a SoundFont, and do nothing else")
     parser.add_argument("--shard", type=Util.shard, default=(0, 1), metavar="I/N", help="do every N-th piece from the I-th on, from 0")
     parser.add_argument("--solo-piano", action="store_true", help="skip, with a warning, files that ask for other instruments")

