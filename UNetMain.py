@@ -1,4 +1,4 @@
-"""Train the U-Net on the autoencoder's outputs, which AEMain.py leaves in data/ae_output.
+"""Train the U-Net behind the autoencoder that AEMain.py has trained.
 
 `python UNetMain.py` trains data/models/own/unet.torch, with the report's 50 epochs.
 """
