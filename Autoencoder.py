@@ -8,8 +8,9 @@ class Autoencoder(nn.Module):
     """Six convolutional layers, no fully connected one, nothing sampled in the bottleneck (report: autoencoder).
 
     The first layer spans all mel bands and one frame; two more halve the time axis each. The decoder mirrors them;
-    its last layer spans all bands and four frames. A clip (1, 1, 128, 2583) has the latent (1, 256, 1, 645).
-    The names and shapes of the parameters are those of the report's published checkpoints.
+    its last layer spans all bands and four frames. With the report's channels, 64, 128 and 256, a clip
+    (1, 1, 128, 2583) has the latent (1, 256, 1, 645), and the names and shapes of the parameters are those of its published
+    checkpoints.
     """
 
     def __init__(self, n_mels=hp.n_mels, channels=hp.ae_channels):

@@ -177,10 +177,17 @@ def plot(scores):
     return figure
 
 
-def render(midi_folder, data):
-    """Render a folder of MIDI files on the default pair below `data`, and return the folder with piano/ and synth/."""
-    folder = Path(data) / "evaluation" / midi_folder.resolve().name
-    for mode, preset in (("piano", hp.piano_preset), ("synth", hp.synth_preset)):
+def render(midi_folder, data=hp.data, piano=hp.piano_preset):
+    """Render a folder of MIDI files on `piano` and on the e-piano below `data`, and return the folder with piano/ and synth/.
+
+    Raises as `MIDI2Audio.synthesise_folder`.
+    """
+    place = "_".join([*midi_folder.resolve().parts[1:], *map(str, piano)])
+    folder, pieces = Path(data) / "evaluation" / place, Util.pieces(midi_folder, MIDI2Audio.midi_endings)
+    for mode, preset in (("piano", piano), ("synth", hp.synth_preset)):
+        for path in (folder / mode).glob("*.wav"):
+            if path.stem not in pieces:  # its MIDI file is gone
+                path.unlink()
         MIDI2Audio.synthesise_folder(midi_folder, folder / mode, preset)
     return folder
 
@@ -305,11 +312,20 @@ def score_folder(options):
         MIDI2Audio.create_test_set()
     elif folder.is_dir() and not folder.joinpath("piano").exists():
         folder, midi_folder = render(folder, hp.data), options.midi or folder
-    models = Main.load_models(*Main.weights(options.model, options.ae, options.unet), options.device)
+    weights = Main.weights(options.model, options.ae, options.unet)
+    shipped = weights == Main.find_weights("shipped")
+    if not shipped:
+        print(f"scoring {weights[0]} and {weights[1]}")
+    models = Main.load_models(*weights, options.device)
+    pairs = [DatasetCreator.trained_for(folder)["pair"], models[-1].network.pair or "recordings"]
+    targets = [pair.split(" -> ")[-1] for pair in pairs]
+    if targets[0] != targets[1] and "recordings" not in targets:
+        raise ValueError(f"{folder} holds {pairs[0]}, and the weights were trained for {pairs[1]}; render it again or choose other weights")
     scores = evaluate(folder, midi_folder, models, options.inversion)
-    save_scores(options.output, scores)
-    Util.save_figure(options.output.with_suffix(".png"), plot(scores))
-    print(table({"mean": scores["mean"]}) + f"all pieces: {options.output.with_suffix('.md')}")
+    output = options.output or (results if shipped and folder == hp.data / "test" else Path()) / "evaluation"
+    save_scores(output, scores)
+    Util.save_figure(output.with_suffix(".png"), plot(scores))
+    print(table({"mean": scores["mean"]}) + f"all pieces: {output.with_suffix('.md')}")
 
 
 def main(arguments=None):
@@ -322,8 +338,8 @@ def main(arguments=None):
     parser.add_argument("--unet", type=Path, help="as for Main.py")
     parser.add_argument("--device", default="auto", help="as for Main.py")
     parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion, help="as for Main.py")
-    parser.add_argument("-o", "--output", type=Path, default=results / "evaluation",
-                        help="name of the .md, .json and .png to write (default: results/evaluation)")
+    parser.add_argument("-o", "--output", type=Path, help="name of the .md, .json and .png to write (default: evaluation in the "
+                        "working folder; for data/test and the shipped weights results/evaluation)")
     shipped = parser.add_argument_group("with the shipped weights, in place of scoring a folder")
     shipped.add_argument("--all", action="store_true", help="score data/test, and make sounds, figures and page")
     shipped.add_argument("--sounds", action="store_true", help="the wavs after the networks, their spectrograms and scores")
@@ -337,7 +353,7 @@ def main(arguments=None):
     works = {"sounds": save_sounds, "figures": save_figures, "page": lambda models: save_page()}
     chosen = [name for name in works if options.all or getattr(options, name)]
     if options.all:
-        options.model = "shipped"
+        options.folder, options.model, options.ae, options.unet = hp.data / "test", "shipped", None, None
     if options.all or not (chosen or options.render):
         score_folder(options)
     for name in chosen:

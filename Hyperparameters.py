@@ -1,4 +1,4 @@
-"""Every number of the report, and every path, under one name each. Imports nothing of ours."""
+"""The numbers of the report and of the system, and every path, under one name each. Imports nothing of ours."""
 from pathlib import Path
 
 # audio and log-mel spectrogram (report: data set)
@@ -24,7 +24,7 @@ bfloat16 = True         # mixed precision, in training and inference, where the 
 validation_share = 0.2  # of the pieces
 validation_pieces = 16  # of these, at most, on which an epoch is judged
 seed = 0
-crop_frames = 255       # random time crops; None trains on whole clips, as the report does
+crop_frames = 255       # random time crops; 0 trains on whole clips, as the report does
 schedule = "linear"     # learning rate: warm-up, then down to zero; "constant" is the report's
 warmup_steps = 100
 augmented_share = 0.6   # of the crops, where --augmented is given

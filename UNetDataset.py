@@ -1,4 +1,4 @@
-"""Pairs of spectrograms for the U-Net: the autoencoder's output in, true e-piano out."""
+"""Pairs of spectrograms for a U-Net of one input: the autoencoder's output in, true e-piano out."""
 import os
 from pathlib import Path
 

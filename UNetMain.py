@@ -1,4 +1,4 @@
-"""Train the U-Net behind the autoencoder that AEMain.py has trained; a U-Net of one input on its stored outputs, data/ae_output.
+"""Train the U-Net behind the autoencoder that AEMain.py has trained.
 
 `python UNetMain.py` trains data/models/own/unet.torch, with the report's 50 epochs.
 """

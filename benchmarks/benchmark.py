@@ -67,12 +67,12 @@ def our_path(audio, models):
     stages = Stages()
     guide = DatasetCreator.stft(audio)
     power = DatasetCreator.mel_power(guide)
-    spectrogram = DatasetCreator.log_mel(power, power.max())
+    spectrograms = [DatasetCreator.log_mel(power, power.max())]
     stages.done("front end")
     for name, model in zip(("autoencoder", "U-Net"), models):
-        spectrogram = model.generate(spectrogram)
+        spectrograms.append(model.generate(*spectrograms[::-1]))
         stages.done(name)
-    magnitude = np.sqrt(DatasetCreator.power_from_mel(DatasetCreator.mel_from_log(spectrogram), np.abs(guide) ** 2))
+    magnitude = np.sqrt(DatasetCreator.power_from_mel(DatasetCreator.mel_from_log(spectrograms[-1]), np.abs(guide) ** 2))
     stages.done("mel to linear")
     DatasetCreator.griffin_lim(magnitude, guide)
     stages.done("Griffin-Lim")
@@ -100,7 +100,7 @@ def stages(clip_s, repeats):
     """Seconds by stage of both paths on the demo recording, the best of `repeats`, models loaded in both."""
     audio = Util.read_audio(hp.demo)[:round(clip_s * hp.sample_rate)]
     networks = Autoencoder(channels=(64, 128, 256)).eval(), UNet(wf=6).eval()  # the report's sizes; their weights do not change the time
-    models = Main.load_models(*Main.weights(None, None, None))
+    models = Main.load_models(*Main.weights("shipped", None, None))
     best = []
     for path, parts in ((report_path, networks), (our_path, models)):
         path(audio[:hp.sample_rate], parts)  # what is compiled at the first call is no part of the comparison
@@ -116,7 +116,7 @@ def stages(clip_s, repeats):
     code = f"audio = b.Util.read_audio(b.hp.demo)[:{audio.size}]; start = time.time(); {{}}; seconds = time.time() - start"
     memory = [list(run_apart(code.format(call)))[1] for call in (
         "b.report_path(audio, (b.Autoencoder(channels=(64, 128, 256)).eval(), b.UNet(wf=6).eval()))",
-        "b.our_path(audio, b.Main.load_models(*b.Main.weights(None, None, None)))")]
+        "b.our_path(audio, b.Main.load_models(*b.Main.weights("shipped", None, None)))")]
     rows.append(("peak memory, MiB", *(f"{peak:.0f}" for peak in memory), ""))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -142,7 +142,7 @@ def inversions(folder, clip_s):
     }
     limit = "the limit: true magnitude, Griffin-Lim from the recording's phase"
     figures = {(kind, name): [] for kind in ("true", "predicted") for name in [*methods, limit]}
-    models = Main.load_models(*Main.weights(None, None, None))
+    models = Main.load_models(*Main.weights("shipped", None, None))
     found = DatasetCreator.pairs(folder)
     by_piece = []
     for name, recordings in found.items():
@@ -150,9 +150,9 @@ def inversions(folder, clip_s):
         guide, target = DatasetCreator.stft(recording), DatasetCreator.stft(truth)
         powers = [DatasetCreator.mel_power(spectrum) for spectrum in (guide, target)]
         piano, synth = (DatasetCreator.log_mel(power, power.max()) for power in powers)
-        predicted = piano
+        stages = [piano]
         for model in models:
-            predicted = model.generate(predicted)
+            stages.append(model.generate(*stages[::-1]))
 
         def measure(kind, method, audio_of):
             start = time.perf_counter()
@@ -160,7 +160,7 @@ def inversions(folder, clip_s):
             seconds = time.perf_counter() - start
             figures[kind, method].append((Evaluation.log_mel_l1(audio, truth), Evaluation.convergence(audio, truth), seconds))
 
-        for kind, spectrogram in (("true", synth), ("predicted", predicted)):
+        for kind, spectrogram in (("true", synth), ("predicted", stages[-1])):
             mel = DatasetCreator.mel_from_log(spectrogram)
             for method, invert in methods.items():
                 measure(kind, method, lambda: invert(mel, guide))

@@ -47,19 +47,19 @@ def note_f1(audio, midi_path):
         with tempfile.TemporaryDirectory() as folder:
             Util.write_audio(Path(folder) / "audio.wav", audio)
             heard = predict(str(Path(folder) / "audio.wav"), Model(build_icassp_2022_model_path(FilenameSuffix.onnx)))[2]
-    last = hp.limit_s - 0.05
-    heard = [(start, end, pitch) for start, end, pitch, *_ in heard if start < end and start < last]
-    true = [(note.start, max(note.end, note.start + 0.02), note.pitch) for instrument in pretty_midi.PrettyMIDI(str(midi_path)).instruments
-            for note in instrument.notes if note.start < last]
-    times, pitches = zip(*((np.array([note[:2] for note in notes]).reshape(-1, 2), librosa.midi_to_hz(np.array([note[2] for note in notes])))
-                           for notes in (true, heard)))
-    return float(mir_eval.transcription.precision_recall_f1_overlap(times[0], pitches[0], times[1], pitches[1], offset_ratio=None)[2])
+    true = [(note.start, max(note.end, note.start + 0.02), note.pitch)
+            for instrument in pretty_midi.PrettyMIDI(str(midi_path)).instruments for note in instrument.notes]
+    sides = []
+    for notes in true, heard:
+        notes = np.array([note[:3] for note in notes if note[0] < min(note[1], hp.limit_s - 0.05)]).reshape(-1, 3)
+        sides += [notes[:, :2], librosa.midi_to_hz(notes[:, 2])]
+    return float(mir_eval.transcription.precision_recall_f1_overlap(*sides, offset_ratio=None)[2])
 
 
 def score(folder, midi_files, models, notes):
     """Return [shape=(pieces, versions, 2 or 3 metrics)]: log-mel L1 in dB, spectral convergence, note F1."""
     scores = []
-    for name, paths in tqdm(DatasetCreator.pairs(folder).items(), desc=folder.name, unit="piece"):
+    for name, paths in tqdm(DatasetCreator.pairs(folder).items(), desc="goals", unit="piece"):
         recording, truth = (librosa.util.fix_length(Main.read(path), size=hp.limit_s * hp.sample_rate) for path in paths)
         scores.append([[Evaluation.log_mel_l1(audio, truth), Evaluation.convergence(audio, truth),
                         *([note_f1(audio, midi_files[name])] if notes else [])]
@@ -67,25 +67,25 @@ def score(folder, midi_files, models, notes):
     return np.array(scores)
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description="Score the system on a piano trained on and on one left out.")
     parser.add_argument("midi", type=Path, help="folder with MIDI files")
-    parser.add_argument("--model", help="as for Main.py")
+    parser.add_argument("--model", default="shipped", help="as for Main.py (default: shipped)")
     parser.add_argument("--no-notes", action="store_true", help="without the note F1, which needs basic-pitch")
     parser.add_argument("-o", "--output", type=Path, default=hp.root / "results" / "goals.md", help="default: results/goals.md")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     models = Main.load_models(*Main.weights(options.model, None, None))
     midi_files = Util.pieces(options.midi, MIDI2Audio.midi_endings)
-    lines = [f"Mean over {len(midi_files)} pieces: log-mel L1 in dB / spectral convergence" + ("" if options.no_notes else " / note-onset F1") + ".",
-             "", "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece |", "|---" * 7 + "|"]
+    figures = "log-mel L1 in dB / spectral convergence" + ("" if options.no_notes else " / note-onset F1")
+    lines = [f"Mean over {len(midi_files)} pieces: {figures}.", "",
+             "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece |", "|---" * 7 + "|"]
     for case, preset in cases.items():
-        folder = hp.data / "evaluation" / MIDI2Audio.preset_text(preset).replace(":", "-")
-        MIDI2Audio.synthesise_folder(options.midi, folder / "piano", preset)
-        MIDI2Audio.synthesise_folder(options.midi, folder / "synth", hp.synth_preset)
-        scores = score(folder, midi_files, models, not options.no_notes)
+        scores = score(Evaluation.render(options.midi, piano=preset), midi_files, models, not options.no_notes)
         gain, final = scores[:, 1, 0] - scores[:, 2, 0], scores[:, 2, 0]
-        lines.append(f"| {case} | " + " | ".join(" / ".join(f"{figure:.2f}" for figure in version) for version in scores.mean(axis=0))
-                     + f" | by {gain.mean():.2f} dB, {(gain > 0).sum()} of {len(gain)} pieces | {sorted(midi_files)[final.argmax()]}, {final.max():.2f} dB |")
+        cells = [" / ".join(f"{figure:.2f}" for figure in version) for version in scores.mean(axis=0)]
+        cells += [f"by {gain.mean():.2f} dB, {(gain > 0).sum()} of {len(gain)} pieces",
+                  f"{sorted(midi_files)[final.argmax()]}, {final.max():.2f} dB"]
+        lines.append(f"| {case} | " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
         Util.save_text(options.output, "\n".join(lines) + "\n")
 

@@ -1,8 +1,13 @@
 """The benchmarks run, on short clips; their figures are for the one who reads them."""
+import logging
+import shutil
+import sys
 
+import numpy as np
 import pytest
 
 import Hyperparameters as hp
+import Main
 import MIDI2Audio
 
 
@@ -44,3 +49,31 @@ def test_cost_writes_its_table(instruments, tmp_path, monkeypatch):
     assert {row[1] for row in rows if not row[3]} == {"autoencoder, an epoch", "U-Net, an epoch"}
     wavs = 2 * 2 * hp.sample_rate * 3600 / 1e6  # MB an hour, both sides
     assert float(rows[0][3]) == pytest.approx(wavs, rel=0.01) and float(rows[1][3]) == pytest.approx(wavs / 2, rel=0.01)
+
+
+def test_goals_writes_its_table(instruments, weights, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
+    import goals
+
+    shutil.copy(hp.data / "MIDI_test" / "satie_gymnopedie_1.mid", tmp_path)
+    monkeypatch.setattr(hp, "data", tmp_path / "data")
+    monkeypatch.setattr(hp, "limit_s", 3)
+    monkeypatch.setattr(goals, "cases", {"one": hp.piano_preset, "another": (hp.piano_preset[0], 0, 1, True)})
+    monkeypatch.setattr(Main, "weights", lambda *_: weights)
+    goals.main([str(tmp_path), "--no-notes", "-o", str(tmp_path / "table.md")])
+    rows = [[cell.strip() for cell in line.split("|")] for line in tmp_path.joinpath("table.md").read_text().splitlines()]
+    assert [row[1] for row in rows[-2:]] == ["one", "another"]
+    for row in rows[-2:]:
+        unchanged, _, _, ceiling = ([float(figure) for figure in cell.split(" / ")] for cell in row[2:6])
+        assert len(unchanged) == 2 and unchanged[0] > ceiling[0] > 0
+        assert row[6].endswith("of 1 pieces") and row[7].startswith("satie_gymnopedie_1, ")
+
+
+def test_the_note_f1_says_which_packages_it_needs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
+    import goals
+
+    monkeypatch.setitem(sys.modules, "basic_pitch", None)
+    with pytest.raises(ValueError, match="pip install mir_eval .* --no-deps basic-pitch"):
+        goals.note_f1(np.zeros(hp.sample_rate), tmp_path / "any.mid")
+    logging.disable(logging.NOTSET)
