@@ -182,8 +182,8 @@ def build(data=hp.data, shard=(0, 1)):
     """Store the log-mel spectrograms of every pair below `data`; what is there and not older than its wav is kept.
 
     `shard` (i, n) does every n-th pair from the i-th on, so that n machines share the work. Returns the names of all
-    pieces. Those of another front end or `hp.limit_s` are removed first. Raises as `pairs`, and ValueError for a recording that is not audio or silent, or whose length differs from
-    its partner's by more than a frame.
+    pieces. Spectrograms of another front end or `hp.limit_s` are removed first. Raises as `pairs`, and ValueError for a
+    recording that is not audio or silent, or whose length differs from its partner's by more than a frame.
     """
     found = {(source, name): recordings for source in sources(data) for name, recordings in pairs(data, source).items()}
     renew(Path(data) / "generated")

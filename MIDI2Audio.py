@@ -316,7 +316,8 @@ def synthesise_all(mode, data=hp.data, presets=None, detune=0, **how):
     folders = [mode, *(f"{mode}_{number}" for number in range(2, len(presets) + 1))]
     left = [str(Path(data) / name) for name in Util.numbered(data, "piano") if mode == "piano" and name not in folders]
     if left:
-        tqdm.write(f"warning: there are pianos of an earlier render in {', '.join(left)}; remove them or they are trained on too", file=sys.stderr)
+        tqdm.write(f"warning: there are pianos of an earlier render in {', '.join(left)}; remove them or they are trained on too",
+                   file=sys.stderr)
     for folder, preset in zip(folders, presets):
         synthesise_folder(Path(data) / "MIDI", Path(data) / folder, preset, detune=0 if folder == mode else detune, **how)
 

@@ -423,7 +423,8 @@ def snapshot(network, trained_for):
 
 
 def report(model, training_set, validation_set, weights, state, minutes):
-    """Say how the epoch went, store the losses with the pieces they are for and their plot, and every `hp.log_epochs` what becomes of one piece."""
+    """Say how the epoch went, store the losses, their plot and the pieces they are for, and every `hp.log_epochs` what becomes
+    of one piece."""
     losses, epoch, epochs = state["losses"], state["epoch"], state["settings"]["epochs"]
     print(f"epoch {epoch}/{epochs}  training {losses['training'][-1]:.5f}  validation {losses['validation'][-1]:.5f}  "
           f"{minutes:.1f} min", flush=True)
