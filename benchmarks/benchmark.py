@@ -116,7 +116,7 @@ def stages(clip_s, repeats):
     code = f"audio = b.Util.read_audio(b.hp.demo)[:{audio.size}]; start = time.time(); {{}}; seconds = time.time() - start"
     memory = [list(run_apart(code.format(call)))[1] for call in (
         "b.report_path(audio, (b.Autoencoder(channels=(64, 128, 256)).eval(), b.UNet(wf=6).eval()))",
-        "b.our_path(audio, b.Main.load_models(*b.Main.weights("shipped", None, None)))")]
+        "b.our_path(audio, b.Main.load_models(*b.Main.weights('shipped', None, None)))")]
     rows.append(("peak memory, MiB", *(f"{peak:.0f}" for peak in memory), ""))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
