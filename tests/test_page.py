@@ -104,6 +104,7 @@ def test_keys(browser, page):
     page("await until(() => !players[2].paused);")
     press("2")
     page("await until(() => !players[1].paused && players[2].paused);")
+    page("await until(() => players[1].currentTime > 0.1 && !players[1].seeking);")  # it plays by now
     press(Keys.ARROW_RIGHT)
     assert 5 <= page("return players[1].currentTime;") < 8
     press(" ")
