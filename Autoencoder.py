@@ -1,7 +1,29 @@
 """The report's fully convolutional autoencoder."""
+import torch
 from torch import nn
 
 import Hyperparameters as hp
+from Training import Upsampling
+
+
+# The next two compute what the classes of torch that they derive from do, from the same parameters, several times faster: with the
+# mel bands, all of which the kernel spans, as channels.
+
+class FromBands(nn.Conv2d):
+    """A convolution whose kernel spans all mel bands and one frame: [shape=(batch, 1, bands, t)] to (batch, channels, 1, t)."""
+
+    def forward(self, x):
+        bands = x.transpose(1, 2).contiguous(memory_format=torch.channels_last)
+        return nn.functional.conv2d(bands, self.weight.transpose(1, 2), self.bias)
+
+
+class ToBands(nn.ConvTranspose2d):
+    """A transposed convolution whose kernel spans all mel bands: [shape=(batch, channels, 1, t)] to (batch, 1, bands, t')."""
+
+    def forward(self, x):
+        weight = self.weight.transpose(1, 2)
+        bands = nn.functional.conv_transpose2d(x, weight, self.bias.expand(weight.shape[1]))
+        return bands.contiguous().transpose(1, 2)
 
 
 class Autoencoder(nn.Module):
@@ -18,14 +40,14 @@ class Autoencoder(nn.Module):
         self.inputs = 1
         first, second, third = channels
         self.encoder = nn.Sequential(
-            nn.Conv2d(1, first, (n_mels, 1)), nn.BatchNorm2d(first), nn.Tanh(),
+            FromBands(1, first, (n_mels, 1)), nn.BatchNorm2d(first), nn.Tanh(),
             nn.Conv2d(first, second, (1, 2), stride=(1, 2)), nn.BatchNorm2d(second), nn.Tanh(),
             nn.Conv2d(second, third, (1, 2), stride=(1, 2)), nn.BatchNorm2d(third), nn.Tanh(),
         )
         self.decoder = nn.Sequential(
-            nn.ConvTranspose2d(third, second, (1, 2), stride=(1, 2)), nn.BatchNorm2d(second), nn.Tanh(),
-            nn.ConvTranspose2d(second, first, (1, 2), stride=(1, 2)), nn.BatchNorm2d(first), nn.Tanh(),
-            nn.ConvTranspose2d(first, 1, (n_mels, 4)), nn.Sigmoid(),
+            Upsampling(third, second, (1, 2), stride=(1, 2)), nn.BatchNorm2d(second), nn.Tanh(),
+            Upsampling(second, first, (1, 2), stride=(1, 2)), nn.BatchNorm2d(first), nn.Tanh(),
+            ToBands(first, 1, (n_mels, 4)), nn.Sigmoid(),
         )
 
     def forward(self, x):

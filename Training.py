@@ -1,6 +1,7 @@
 """The training loop that both networks share: random crops, Adam, checkpoints, resuming, loss curves, several processes."""
 import argparse
 import contextlib
+import ctypes
 import datetime
 import json
 import math
@@ -53,6 +54,13 @@ def autocast(device):
     fast = {"cuda": lambda: torch.cuda.is_bf16_supported(),
             "cpu": lambda: torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()}.get(device.type)
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(hp.bfloat16 and fast and fast()))
+
+
+def reuse_memory():
+    """Have Linux's malloc keep blocks of any size for the next step: to get them from the system anew takes a tenth of it."""
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # macOS has no such function, Windows no such call
+        for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            ctypes.CDLL(None).mallopt(parameter, 2 ** 31 - 1)
 
 
 def processes():
@@ -115,6 +123,17 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(variance * sums[-1] / (sums[-1] - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+
+
+class Upsampling(nn.ConvTranspose2d):
+    """A transposed convolution whose kernel is as large as its stride, so that its outputs do not overlap: computed as a 1 x 1
+    convolution to more channels, which are then laid out beside each other. The same sums, the gradient in half the time."""
+
+    def forward(self, x):
+        _, channels, *kernel = self.weight.shape
+        weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2)[..., None, None]
+        y = nn.functional.conv2d(x, weight, self.bias.repeat(kernel[0] * kernel[1])).permute(0, 2, 3, 1)
+        return y.unflatten(3, (*kernel, channels)).transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 class Model:
@@ -328,6 +347,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     KeyboardInterrupt
         After Ctrl-C or SIGTERM, with the checkpoint saved.
     """
+    reuse_memory()
     weights, (rank, number) = Path(weights), processes()
     checkpoint = weights.with_suffix(".checkpoint")
     if settings["batch_size"] % number:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import Hyperparameters as hp
-from Training import load_weights, trained_for
+from Training import Upsampling, load_weights, trained_for
 
 
 class Block(nn.Module):
@@ -13,7 +13,7 @@ class Block(nn.Module):
         super().__init__()
         layers = []
         for channels in (inputs, outputs):
-            layers += [nn.Conv2d(channels, outputs, 3, padding=1), *([nn.BatchNorm2d(outputs)] if normalised else []), nn.ReLU()]
+            layers += [nn.Conv2d(channels, outputs, 3, padding=1), *([nn.BatchNorm2d(outputs)] if normalised else []), nn.ReLU(inplace=True)]
         self.block = nn.Sequential(*layers)
 
     def forward(self, x):
@@ -25,7 +25,7 @@ class Up(nn.Module):
 
     def __init__(self, inputs, outputs, normalised=False):
         super().__init__()
-        self.up = nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
+        self.up = Upsampling(inputs, outputs, 2, stride=2)
         self.conv_block = Block(inputs, outputs, normalised)
 
     def forward(self, x, skip):

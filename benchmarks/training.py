@@ -1,19 +1,21 @@
 """Measures, in one run, training in the plain form and in ours: 30 s clips a second, and validation loss after as many
-clips, for each network; run it on an idle machine.
+clips, for each network of the report and by default; run it on an idle machine.
 
 Plain: whole clips in single precision, one at a time, each from a .npy of its own that is opened at every step; Adam at a
-constant rate. Ours: `Training.Model` on `AEDataset` and `UNetDataset`, with the crops, batches and schedule that AEMain.py and
-UNetMain.py have by default. The networks, their first weights, losses, learning rates and the pieces are the same; the
-U-Net is of the report's form but for its width: one input, MSE loss.
+constant rate; the layers as torch has them. "Layers recast" is that with `FromBands`, `ToBands` and `Upsampling`, which
+compute the same in less time. Ours: `Training.Model` on `AEDataset`, with the crops, batches and schedule that AEMain.py and
+UNetMain.py have by default. The networks, their first weights, losses, learning rates and the pieces are the same.
 
 `python benchmarks/training.py --data FOLDER` prints a table and writes it to benchmarks/training.md. FOLDER holds the
 recordings piano/ and synth/, as MIDI2Audio.py leaves them.
 """
 import argparse
+import concurrent.futures
+import multiprocessing
 import os
 import random
+import shlex
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -26,21 +28,30 @@ import Hyperparameters as hp
 import Training
 import Util
 from AEDataset import AEDataset
-from Autoencoder import Autoencoder
+from AEModel import AEModel
+from Autoencoder import FromBands, ToBands
 from benchmark import table
 from UNet import UNet
 from UNetDataset import UNetDataset, write_outputs
+from UNetMain import UNetModel
 
+networks = {  # of the report and by default, and the forms that are measured
+    "autoencoder of the report": ("plain", "ours"),
+    "autoencoder": ("plain", "plain, layers recast", "ours"),
+    "U-Net of the report": ("plain", "ours"),
+    "U-Net": ("plain", "plain, layers recast", "ours"),
+}
 clip_frames = hp.limit_s * hp.sample_rate // hp.hop_length
 
 
 def plain(network, loss, learning_rate, paths, clips):
-    """Train on the files (source, target) in the plain form; yield after each step the clips it was, until there are `clips`."""
+    """Train on the files (*sources, target) in the plain form; yield after each step the clips it was, until there are `clips`."""
     network.train()
     optimiser, chance, seen = torch.optim.Adam(network.parameters(), learning_rate), random.Random(hp.seed), 0
     while True:
         for files in chance.sample(paths, len(paths)):
-            source, target = (torch.from_numpy(np.load(path).astype(np.float32))[None, None] for path in files)
+            *sources, target = (torch.from_numpy(np.load(path).astype(np.float32))[None, None] for path in files)
+            source = torch.cat(sources, 1)
             optimiser.zero_grad()
             step_loss = loss(network(source), target)
             step_loss.backward()
@@ -77,60 +88,89 @@ def speed(training, warm_up):
     return clips / (time.perf_counter() - start)
 
 
-def measure(make, loss, learning_rate, batch_size, training, validation, paths, clips, warm_up):
-    """Train a network in both forms; return [(clips a second, validation loss) of the plain one, of ours]."""
-    results = []
-    for form in "plain", "ours":
-        torch.manual_seed(hp.seed)
-        network = make()
-        if form == "plain":
-            steps = plain(network, loss, learning_rate, paths, clips)
-            rate = speed(steps, warm_up)
-            model = Training.Model(network, loss, None, torch.device("cpu"))  # both are validated by the same code
-        else:
-            model = Training.Model(network, loss, learning_rate, torch.device("cpu"))
-            rate = speed(ours(model, training, batch_size, clips), warm_up)
-        results.append((rate, model.validate(validation)))
-        print(f"{form}: {results[-1][0]:.2f} clips a second, validation loss {results[-1][1]:.5f}", flush=True)
-    return results
+def with_torch_layers(network):
+    """Put torch's own layers in place of those that compute with the bands as channels."""
+    for layer in network.modules():
+        layer.__class__ = {FromBands: torch.nn.Conv2d, ToBands: torch.nn.ConvTranspose2d}.get(type(layer), type(layer))
+    return network
+
+
+def measure(name, form, clips, options):
+    """Train one of `networks` in a form; return clips a second and the validation loss."""
+    names, cpu = DatasetCreator.build(options.data), torch.device("cpu")
+    torch.manual_seed(hp.seed)
+    dataset, sources = AEDataset, ["generated/{}/piano.npy"]
+    learning_rate, batch_size = hp.unet_learning_rate, hp.unet_batch_size
+    if name.startswith("autoencoder"):
+        learning_rate, batch_size = hp.ae_learning_rate, hp.ae_batch_size
+        model = AEModel(cpu, learning_rate, **({} if name == "autoencoder" else {"channels": hp.ae_report["channels"]}))
+    elif name == "U-Net":
+        unet = UNet(wf=options.wf or hp.unet_wf, inputs=2, normalised=hp.unet_normalised)
+        model = UNetModel(unet, AEModel.load(options.ae), torch.nn.functional.l1_loss, learning_rate, cpu)
+        sources.insert(0, "ae_output/{}.npy")
+    else:
+        model = Training.Model(UNet(wf=options.wf or hp.unet_report["wf"]), torch.nn.functional.mse_loss, learning_rate, cpu)
+        dataset, sources = UNetDataset, ["ae_output/{}.npy"]
+    training, validation = (dataset(part, options.data) for part in Training.split(names, hp.seed))
+    if form == "ours":
+        Training.reuse_memory()
+        rate = speed(ours(model, training, batch_size, clips), options.warm_up)
+    else:
+        paths = [[options.data / part.format(piece) for part in (*sources, "generated/{}/synth.npy")] for piece in training.names]
+        for layer in model.network.modules():
+            if form == "plain" and isinstance(layer, (FromBands, ToBands, Training.Upsampling)):
+                layer.__class__ = type(layer).__base__
+        rate = speed(plain(model.network, model.loss, learning_rate, paths, clips), options.warm_up)
+    return rate, model.validate(validation)
+
+
+def apart(*arguments):
+    """`measure` in a process of its own, where nothing has been allocated before."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(measure, *arguments).result()
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Measure training in the plain form and in ours.")
     parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/ (default: data/)")
-    parser.add_argument("--ae-clips", type=Training.positive, default=1920, help="to train the autoencoder on (default: %(default)s)")
-    parser.add_argument("--unet-clips", type=Training.positive, default=480, help="to train the U-Net on (default: %(default)s)")
+    parser.add_argument("--ae-clips", type=Training.positive, default=640, help="to train the autoencoder on (default: %(default)s)")
+    parser.add_argument("--unet-clips", type=Training.positive, default=64, help="to train the U-Net on (default: %(default)s)")
     parser.add_argument("--warm-up", type=Training.positive, default=8, help="clips before the time is taken (default: %(default)s)")
-    parser.add_argument("--wf", type=Training.positive, default=hp.unet_wf, help="of both U-Nets; the report's is 6 (default: %(default)s)")
+    parser.add_argument("--wf", type=Training.positive, help="of the U-Nets (default: 6 and hp.unet_wf)")
     parser.add_argument("--ae", type=Path, default=hp.ae_weights, help="whose output the U-Nets are trained on (default: ae.torch)")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"), help="(default: benchmarks/training.md)")
     options = parser.parse_args(arguments)
     if options.warm_up >= min(options.ae_clips, options.unet_clips):
         raise ValueError(f"a warm-up of {options.warm_up} clips leaves none to measure; choose a shorter --warm-up")
-    names = DatasetCreator.build(options.data)
-    parts = Training.split(names, hp.seed)
-    rows = [("network", "plain: clips/s", "ours: clips/s", "times faster", "clips", "plain: validation loss", "ours: validation loss")]
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder)
-        data.joinpath("generated").symlink_to((options.data / "generated").resolve())
-        write_outputs(options.ae, names, data)
-        for name, make, dataset, source, loss, learning_rate, batch_size, clips in (
-                ("autoencoder, L1", Autoencoder, AEDataset, "generated/{}/piano.npy", torch.nn.functional.l1_loss,
-                 hp.ae_learning_rate, hp.ae_batch_size, options.ae_clips),
-                (f"U-Net, wf {options.wf}, MSE", lambda: UNet(wf=options.wf), UNetDataset, "ae_output/{}.npy",
-                 torch.nn.functional.mse_loss, hp.unet_learning_rate, hp.unet_batch_size, options.unet_clips)):
-            print(name, flush=True)
-            paths = [(data / source.format(piece), data / "generated" / piece / "synth.npy") for piece in parts[0]]
-            sets = [dataset(part, data) for part in parts]
-            (before, error), (after, ours_error) = measure(make, loss, learning_rate, batch_size, *sets, paths, clips, options.warm_up)
-            rows.append((name, f"{before:.2f}", f"{after:.2f}", f"**{after / before:.1f}**", str(clips), f"{error:.5f}", f"{ours_error:.5f}"))
+    write_outputs(options.ae, DatasetCreator.build(options.data), options.data)
+    rows = [("network", "form", "clips", "clips a second", "times faster", "validation loss")]
+    for name, forms in networks.items():
+        clips = options.ae_clips if name.startswith("autoencoder") else options.unet_clips
+        for form in forms:
+            rate, error = apart(name, form, clips, options)
+            first = rate if form == "plain" else first
+            rows.append((name, form, str(clips), f"{rate:.2f}", f"**{rate / first:.1f}**", f"{error:.5f}"))
+            print(*rows[-1], sep="  ", flush=True)
     with Training.autocast(torch.device("cpu")):
         precision = "bfloat16" if torch.is_autocast_enabled("cpu") else "single precision"
-    Util.save_text(options.output, f"# Training speed\n\n`python benchmarks/training.py`: 30 s clips a second in training, and validation "
-                   f"loss after as many clips, in the plain form (whole clips,\nsingle precision, batches of one, a file opened per clip) and "
-                   f"in ours (crops of {hp.crop_frames} frames in batches, {precision},\nchannels last, mapped files, the `{hp.schedule}` "
-                   f"schedule).\n{len(parts[0])} pieces to train on and {len(parts[1])} to validate on, {os.cpu_count()} processor cores, torch "
-                   f"{torch.__version__}.\n\n{table(rows)}")
+    command = shlex.join(["python", "benchmarks/training.py", *(sys.argv[1:] if arguments is None else arguments)])
+    training, validation = Training.split(DatasetCreator.build(options.data), hp.seed)
+    Util.save_text(options.output, f"""# Training speed
+
+`{command}`: 30 s clips a second in training, and loss on the validation pieces after as many clips.
+The networks of the report, and those by default, which are larger (autoencoder: {' '.join(map(str, hp.ae_channels))} channels \
+in place of 64 128 256)
+and smaller (U-Net: {2 ** hp.unet_wf} first channels in place of 64) and have other losses (U-Net: L1 in place of MSE).
+
+- *plain*: whole clips, single precision, batches of one, files opened for each clip, torch's own layers;
+- *layers recast*: the same with the layers `FromBands`, `ToBands` and `Upsampling`, which compute the same in less time;
+- *ours*: those layers, crops of {hp.crop_frames} frames in batches of {hp.ae_batch_size} and {hp.unet_batch_size}, {precision}, \
+channels last, memory
+  reused, mapped files, the `{hp.schedule}` schedule.
+
+{len(training)} pieces to train on and {len(validation)} to validate on, {os.cpu_count()} processor cores, torch {torch.__version__}.
+
+{table(rows)}""")
     print(options.output.read_text())
 
 

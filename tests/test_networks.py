@@ -3,7 +3,8 @@ import pytest
 import torch
 
 import Hyperparameters as hp
-from Autoencoder import Autoencoder
+from Autoencoder import Autoencoder, FromBands, ToBands
+from Training import Upsampling
 from UNet import UNet
 
 autoencoder_shapes = {
@@ -157,3 +158,20 @@ def test_weights_in_half_precision_are_loaded_in_full(tmp_path):
     loaded = UNet.load(tmp_path / "half.torch")
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, network.state_dict()[key].half().float())
+
+
+@pytest.mark.parametrize("layer, shape", (
+    (FromBands(1, 6, (16, 1)), (2, 1, 16, 9)),
+    (ToBands(6, 1, (16, 4)), (2, 6, 1, 9)),
+    (Upsampling(6, 4, (1, 2), stride=(1, 2)), (2, 6, 1, 9)),
+    (Upsampling(6, 4, 2, stride=2), (2, 6, 3, 5)),
+))
+def test_our_layers_compute_what_torchs_own_do(layer, shape):
+    layer, x = layer.double(), torch.rand(shape, dtype=torch.double, requires_grad=True)
+    results = []
+    for forward in (type(layer).forward, type(layer).__base__.forward):
+        y = forward(layer, x)
+        scale = torch.arange(y.numel(), dtype=y.dtype).reshape(y.shape)
+        results.append((y, *torch.autograd.grad((y * scale).sum(), (x, layer.weight, layer.bias))))
+    for ours, torchs in zip(*results):
+        torch.testing.assert_close(ours, torchs)
