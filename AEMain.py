@@ -15,21 +15,23 @@ from AEModel import AEModel
 
 def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
           learning_rate=hp.ae_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
-          augmented=False, validation_source=None, channels=hp.ae_channels, device="auto", overwrite=False,
-          tensorboard=False):
-    """Train data/models/<model>/ae.torch on the pairs below `data`.
+          augmented=False, validation_source=None, start=None, channels=hp.ae_channels, device="auto",
+          overwrite=False, tensorboard=False):
+    """Train data/models/<model>/ae.torch on the pairs below `data`, from the weights in `start` if there are any.
 
-    Raises as `DatasetCreator.build` and `Training.fit`.
+    Raises as `DatasetCreator.build`, `Training.start_from` and `Training.fit`.
     """
     device = hp.choose_device(device)
     names = Training.first_alone(lambda: DatasetCreator.build(data))
     training, validation = Training.datasets(names, data, seed, augmented, validation_source)
     torch.manual_seed(seed)
     autoencoder = AEModel(device, learning_rate, channels)
+    if start:
+        Training.start_from(autoencoder.network, start)
     Training.fit(autoencoder, training, validation, Path(data) / "models" / model / "ae.torch", dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
-        seed=seed, augmented=augmented, validation_source=validation_source, channels=list(channels), pieces=names,
-        trained_for=DatasetCreator.trained_for(data)), "L1 loss", overwrite, tensorboard)
+        seed=seed, augmented=augmented, validation_source=validation_source, start=start and str(start),
+        channels=list(channels), pieces=names, trained_for=DatasetCreator.trained_for(data)), "L1 loss", overwrite, tensorboard)
 
 
 def main(arguments=None):

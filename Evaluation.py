@@ -32,7 +32,6 @@ sounds = {
 }
 sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net", "truth": "true e-piano"}
 page_picture_width = 5  # inches
-clip_frames = hp.limit_s * hp.sample_rate // hp.hop_length
 figure_names = {
     "figure_1_autoencoder_losses": "Losses of the autoencoder, training and validation",
     "figure_2_autoencoder_epoch_20": "The autoencoder's output for a training piece after epoch 20",
@@ -249,7 +248,7 @@ def save_figures(models, folder=results):
                                 "that made ae.torch")
     ae_losses, unet_losses = (load_json(folder / "training" / f"{network}_losses.json") for network in ("ae", "unet"))
     stages = (Main.resynthesise(Main.read(folder / f"{name}_input.wav"), models)[1] for name in ("train_sample", "clair_de_lune"))
-    piece, unseen = ([stage[:, :clip_frames] for stage in images] for images in stages)
+    piece, unseen = ([stage[:, :hp.clip_frames] for stage in images] for images in stages)
     epoch_20, ten_seconds = np.load(early), 10 * hp.sample_rate // hp.hop_length
     if epoch_20.shape != piece[1].shape:
         raise ValueError(f"{early} has the shape {epoch_20.shape}, and the training piece {piece[1].shape}; "
@@ -288,7 +287,7 @@ def sound_html(name, scores):
 def save_page(folder=results):
     """Fill results/template.html with the sounds, their scores and the figures: results/index.html."""
     sound_scores, scores = (load_json(folder / f"{name}.json") for name in ("sounds", "evaluation"))
-    blank = Util.plot_spectrograms({sides["truth"]: np.zeros((hp.n_mels, clip_frames))}, width=page_picture_width)
+    blank = Util.plot_spectrograms({sides["truth"]: np.zeros((hp.n_mels, hp.clip_frames))}, width=page_picture_width)
     blank.draw_without_rendering()
     axis = blank.axes[0].get_position()  # within a picture, for the line that the page moves over it
     rows = "".join(f'\n  <tr><th scope="row">{version}</th>'

@@ -6,6 +6,7 @@ sample_rate = 22050     # Hz
 limit_s = 30            # seconds of each piece that are rendered and trained on
 n_fft = 1024
 hop_length = 256
+clip_frames = limit_s * sample_rate // hop_length
 n_mels = 128
 top_db = 80             # dB below the clip's maximum that count as silence
 fmin = 0.0              # Hz, lower edge of the mel filter bank
@@ -50,7 +51,8 @@ unet_memory = 0         # width of layers that span all bands and look further b
 unet_shortcut = False   # the last layer sees the input too
 unet_normalised = True  # batch normalisation
 unet_loss = "l1"
-unet_report = dict(wf=6, inputs=1, memory=0, shortcut=False, normalised=False, loss="mse", batch_size=1, crop_frames=0, schedule="constant")
+unet_report = dict(wf=6, inputs=1, memory=0, shortcut=False, normalised=False, loss="mse",
+                   batch_size=1, crop_frames=0, schedule="constant")
 
 # mel spectrogram -> audio
 inversion = "kl"        # "report": librosa's NNLS and Griffin-Lim from random phase

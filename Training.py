@@ -273,6 +273,19 @@ def load_weights(path):
     return state
 
 
+def start_from(network, path):
+    """Give a network the weights in `path` to train on from; `UNet.Memory`, where they lack it, starts as it is made.
+
+    Raises as `load_weights`, and ValueError if they are of a network of another form.
+    """
+    try:
+        missing, unexpected = network.load_state_dict(load_weights(path), strict=False)
+    except RuntimeError:  # another size
+        missing = [""]
+    if not all(key.startswith("memory.") for key in missing) or unexpected:
+        raise ValueError(f"{path} does not fit the network to train; give the flags of its form that it was trained with")
+
+
 def trained_for(state):
     """What `snapshot` noted in a state_dict: "front_end" and "pair", or nothing if it is from elsewhere."""
     return getattr(state, "_metadata", {}).get("trained_for", {})
@@ -475,6 +488,7 @@ def command_line(description, name, epochs, batch_size, learning_rate):
     parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/")
     parser.add_argument("--augmented", action="store_true", help="train as if other microphones in other rooms had recorded")
     parser.add_argument("--validation-source", help="folder with a piano to validate on too, and not to train on")
+    parser.add_argument("--start", type=Path, help="weights to start from, such as the shipped ones")
     parser.add_argument("--model", type=model_name, default="own", help=f"the weights go to <data>/models/<model>/{name}.torch")
     parser.add_argument("--overwrite", action="store_true", help="discard a finished model of that name")
     parser.add_argument("--report", action="store_true", help="the report's network and training in place of the defaults named here")

@@ -13,7 +13,9 @@ class Block(nn.Module):
         super().__init__()
         layers = []
         for channels in (inputs, outputs):
-            layers += [nn.Conv2d(channels, outputs, 3, padding=1), *([nn.BatchNorm2d(outputs)] if normalised else []), nn.ReLU(inplace=True)]
+            layers.append(nn.Conv2d(channels, outputs, 3, padding=1))
+            layers += [nn.BatchNorm2d(outputs)] * normalised
+            layers.append(nn.ReLU(inplace=True))
         self.block = nn.Sequential(*layers)
 
     def forward(self, x):
@@ -41,6 +43,8 @@ class Memory(nn.Module):
         self.gather = nn.Conv2d(channels, width, (bands, 1))
         self.dilated = nn.ModuleList(nn.Conv2d(width, width, (1, 3), padding=(0, d), dilation=(1, d)) for d in dilations)
         self.spread = nn.ConvTranspose2d(width, channels, (bands, 1))
+        nn.init.zeros_(self.spread.weight)  # it adds nothing until it has learnt something
+        nn.init.zeros_(self.spread.bias)
 
     def forward(self, x):
         seen = nn.functional.relu(self.gather(x))

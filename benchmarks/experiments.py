@@ -58,7 +58,7 @@ def minutes(model, settings, repeats=10):
     list(model.train_epoch(crops[:3], [0] * 3))
     started = time.monotonic()
     list(model.train_epoch(crops, [0] * repeats))
-    lengths = [hp.limit_s * hp.sample_rate // hp.hop_length] * len(Training.split(settings["pieces"], hp.seed)[0])
+    lengths = [hp.clip_frames] * len(Training.split(settings["pieces"], hp.seed)[0])
     steps = settings["epochs"] * len(Training.crops(lengths, frames, batch, ""))
     return steps * (time.monotonic() - started) / repeats / 60
 

@@ -61,9 +61,9 @@ def score(folder, midi_files, models, notes):
     scores = []
     for name, paths in tqdm(DatasetCreator.pairs(folder).items(), desc="goals", unit="piece"):
         recording, truth = (librosa.util.fix_length(Main.read(path), size=hp.limit_s * hp.sample_rate) for path in paths)
-        scores.append([[Evaluation.log_mel_l1(audio, truth), Evaluation.convergence(audio, truth),
-                        *([note_f1(audio, midi_files[name])] if notes else [])]
-                       for audio in Evaluation.play(recording, truth, models).values()])
+        outputs = Evaluation.play(recording, truth, models)
+        scores.append([[*figures.values(), *([note_f1(outputs[version], midi_files[name])] if notes else [])]
+                       for version, figures in Evaluation.score(outputs, truth).items()])
     return np.array(scores)
 
 

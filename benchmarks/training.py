@@ -41,7 +41,6 @@ networks = {  # of the report and by default, and the forms that are measured
     "U-Net of the report": ("plain", "ours"),
     "U-Net": ("plain", "plain, layers recast", "ours"),
 }
-clip_frames = hp.limit_s * hp.sample_rate // hp.hop_length
 
 
 def plain(network, loss, learning_rate, paths, clips):
@@ -57,8 +56,8 @@ def plain(network, loss, learning_rate, paths, clips):
             step_loss.backward()
             optimiser.step()
             step_loss.item()
-            yield target.shape[-1] / clip_frames
-            seen += target.shape[-1] / clip_frames
+            yield target.shape[-1] / hp.clip_frames
+            seen += target.shape[-1] / hp.clip_frames
             if seen >= clips:
                 return
 
@@ -66,7 +65,7 @@ def plain(network, loss, learning_rate, paths, clips):
 def ours(model, dataset, batch_size, clips):
     """Train on a data set in our form; yield after each step the clips it was, until there are `clips`."""
     lengths, batches, epoch = [target.shape[-1] for target in dataset.targets], [], 0
-    crops = clips * clip_frames / hp.crop_frames
+    crops = clips * hp.clip_frames / hp.crop_frames
     while sum(map(len, batches)) < crops:
         batches += Training.crops(lengths, hp.crop_frames, batch_size, f"{hp.seed} {epoch}")
         epoch += 1
@@ -75,7 +74,7 @@ def ours(model, dataset, batch_size, clips):
     factors = [Training.schedule(step, len(batches)) for step in range(len(batches))]
     loader = torch.utils.data.DataLoader(dataset, batch_sampler=batches)
     for batch, _ in zip(batches, model.train_epoch(loader, factors)):
-        yield len(batch) * hp.crop_frames / clip_frames
+        yield len(batch) * hp.crop_frames / hp.clip_frames
 
 
 def speed(training, warm_up):

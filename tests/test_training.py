@@ -554,3 +554,27 @@ def test_an_epoch_is_judged_on_some_pieces_from_all_over_those_held_out():
     training, held_out = Util.split(names)
     assert Training.split(names, 0) == (training, held_out[::4]) and len(held_out[::4]) <= hp.validation_pieces
     assert Training.split(names[:3], 0) == Util.split(names[:3])
+
+
+def test_training_starts_from_given_weights(train, data):
+    weights = train(model="first")
+    began = state(train(model="second", start=weights, seed=1, learning_rate=1e-12))
+    for key, value in state(weights).items():
+        if not key.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            torch.testing.assert_close(began[key], value, msg=key)
+
+
+def test_memory_is_added_to_weights_without_and_adds_nothing_at_first(tmp_path):
+    torch.manual_seed(0)
+    plain, other = UNet(wf=3).eval(), UNet(wf=3, memory=8).eval()
+    torch.save(plain.state_dict(), tmp_path / "unet.torch")
+    Training.start_from(other, tmp_path / "unet.torch")
+    x = torch.rand(1, 1, 128, 64)
+    assert torch.equal(other(x), plain(x))
+
+
+@pytest.mark.parametrize("form", (dict(wf=4), dict(wf=3, inputs=2), dict(wf=3, normalised=True), dict(wf=3, depth=5)))
+def test_weights_of_another_form_are_nothing_to_start_from(tmp_path, form):
+    torch.save(UNet(wf=3).state_dict(), tmp_path / "unet.torch")
+    with pytest.raises(ValueError, match=f"{tmp_path / 'unet.torch'} does not fit the network"):
+        Training.start_from(UNet(**form), tmp_path / "unet.torch")
