@@ -40,10 +40,11 @@ def main(arguments=None):
     options = vars(Training.options(parser, arguments, hp.ae_report))
     report = options.pop("report")
     train(**options)
-    Training.say_next("UNetMain.py", *(["--data", options["data"]] if options["data"] != hp.data else []), "--model", options["model"],
-                      *(["--seed", options["seed"]] if options["seed"] != hp.seed else []),  # else the split is another
-                      *["--augmented"] * options["augmented"], *["--report"] * report,
-                      *(["--validation-source", options["validation_source"]] if options["validation_source"] else []))
+    Training.finish(
+        "UNetMain.py", *(["--data", options["data"]] if options["data"] != hp.data else []), "--model", options["model"],
+        *(["--seed", options["seed"]] if options["seed"] != hp.seed else []),  # else the split is another
+        *["--augmented"] * options["augmented"], *["--report"] * report,
+        *(["--validation-source", options["validation_source"]] if options["validation_source"] else []))
 
 
 if __name__ == "__main__":

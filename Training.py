@@ -320,10 +320,14 @@ def event_writer(folder, epoch):
     return SummaryWriter(folder, purge_step=epoch + 1)
 
 
-def say_next(*command):
-    """Print the command that comes after a training, in the first process."""
-    if processes()[0] == 0:
-        print("next: python", shlex.join(map(str, command)))
+def finish(*command):
+    """Print the command that comes after a training, in the first process. One of several processes ends at once: on the usual
+    way out, now and then, the threads through which they speak abort it."""
+    rank, number = processes()
+    if rank == 0:
+        print("next: python", shlex.join(map(str, command)), flush=True)
+    if number > 1:
+        os._exit(0)
 
 
 def fit(model, training_set, validation_set, weights, settings, loss_name, overwrite=False, tensorboard=False):

@@ -83,8 +83,8 @@ def main(arguments=None):
     del options.report
     train(**vars(options))
     own = options.data / "models" / options.model
-    Training.say_next("Main.py", "RECORDING", *(["--model", options.model] if options.data == hp.data else
-                                                ["--ae", own / "ae.torch", "--unet", own / "unet.torch"]))
+    Training.finish("Main.py", "RECORDING", *(["--model", options.model] if options.data == hp.data else
+                                              ["--ae", own / "ae.torch", "--unet", own / "unet.torch"]))
 
 
 if __name__ == "__main__":
