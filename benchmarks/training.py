@@ -87,13 +87,6 @@ def speed(training, warm_up):
     return clips / (time.perf_counter() - start)
 
 
-def with_torch_layers(network):
-    """Put torch's own layers in place of those that compute with the bands as channels."""
-    for layer in network.modules():
-        layer.__class__ = {FromBands: torch.nn.Conv2d, ToBands: torch.nn.ConvTranspose2d}.get(type(layer), type(layer))
-    return network
-
-
 def measure(name, form, clips, options):
     """Train one of `networks` in a form; return clips a second and the validation loss."""
     names, cpu = DatasetCreator.build(options.data), torch.device("cpu")
@@ -141,7 +134,8 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     if options.warm_up >= min(options.ae_clips, options.unet_clips):
         raise ValueError(f"a warm-up of {options.warm_up} clips leaves none to measure; choose a shorter --warm-up")
-    write_outputs(options.ae, DatasetCreator.build(options.data), options.data)
+    names = DatasetCreator.build(options.data)
+    write_outputs(options.ae, names, options.data)
     rows = [("network", "form", "clips", "clips a second", "times faster", "validation loss")]
     for name, forms in networks.items():
         clips = options.ae_clips if name.startswith("autoencoder") else options.unet_clips
@@ -153,7 +147,7 @@ def main(arguments=None):
     with Training.autocast(torch.device("cpu")):
         precision = "bfloat16" if torch.is_autocast_enabled("cpu") else "single precision"
     command = shlex.join(["python", "benchmarks/training.py", *(sys.argv[1:] if arguments is None else arguments)])
-    training, validation = Training.split(DatasetCreator.build(options.data), hp.seed)
+    training, validation = Training.split(names, hp.seed)
     Util.save_text(options.output, f"""# Training speed
 
 `{command}`: 30 s clips a second in training, and loss on the validation pieces after as many clips.

@@ -11,11 +11,12 @@ main_of = {"ae": "AEMain", "unet": "UNetMain"}
 
 
 @pytest.mark.parametrize("name, options, mixed_precision", [
-    ("ae", [], False), ("unet", ["--wf", "3"], True)])  # the wide autoencoder rounds otherwise in mixed precision
+    ("ae", [], False),  # in mixed precision the wide autoencoder rounds otherwise
+    ("ae", ["--channels", "64", "128", "256"], True), ("unet", ["--wf", "3"], True)])
 def test_two_processes_have_the_losses_of_one(data, root, name, options, mixed_precision):
     losses, script = {}, data / "train.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(root)!r}); import Hyperparameters as hp; hp.bfloat16 = {mixed_precision}; "
-                      f"import {main_of[name]} as script; script.main()")
+                      f"import Util, {main_of[name]}; Util.run({main_of[name]}.main)")
     for number in (1, 2):
         model = data / "models" / f"with_{number}"
         model.mkdir()
