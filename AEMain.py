@@ -10,7 +10,9 @@ import DatasetCreator
 import Hyperparameters as hp
 import Training
 import Util
-from AEModel import AEModel
+from AEDataset import datasets
+from Autoencoder import Autoencoder
+from Processes import finish, first_alone
 
 
 def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
@@ -21,30 +23,32 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
 
     Raises as `DatasetCreator.build`, `Training.start_from` and `Training.fit`.
     """
-    device = hp.choose_device(device)
-    names = Training.first_alone(lambda: DatasetCreator.build(data))
-    training, validation = Training.datasets(names, data, seed, augmented, validation_source)
+    device = Util.choose_device(device)
+    names = first_alone(lambda: DatasetCreator.build(data))
+    training, validation = datasets(names, data, seed, augmented, validation_source)
     torch.manual_seed(seed)
-    autoencoder = AEModel(device, learning_rate, channels)
+    network = Autoencoder(channels=channels)
     if start:
-        Training.start_from(autoencoder.network, start)
-    Training.fit(autoencoder, training, validation, Path(data) / "models" / model / "ae.torch", dict(
+        Training.start_from(network, start)
+    settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
         seed=seed, augmented=augmented, validation_source=validation_source, start=start and str(start),
-        channels=list(channels), pieces=names, trained_for=DatasetCreator.trained_for(data)), "L1 loss", overwrite, tensorboard)
+        channels=list(channels), pieces=names, trained_for=DatasetCreator.trained_for(data))
+    Training.fit(Training.Trainer(network, torch.nn.functional.l1_loss, learning_rate, device), training, validation,
+                 Path(data) / "models" / model / "ae.torch", settings, "L1 loss", overwrite, tensorboard)
 
 
 def main(arguments=None):
-    parser = Training.command_line("Train the autoencoder.", "ae", hp.ae_epochs, hp.ae_batch_size, hp.ae_learning_rate)
-    parser.add_argument("--channels", type=Training.positive, nargs=3, default=hp.ae_channels, help="of the three layers")
-    options = vars(Training.options(parser, arguments, hp.ae_report))
+    parser = Util.training_flags("Train the autoencoder.", "ae", hp.ae_epochs, hp.ae_batch_size, hp.ae_learning_rate)
+    parser.add_argument("--channels", type=Util.positive, nargs=3, default=hp.ae_channels, help="of the three layers")
+    options = vars(Util.training_options(parser, arguments, hp.ae_report))
     report = options.pop("report")
     train(**options)
-    Training.finish(
-        "UNetMain.py", *(["--data", options["data"]] if options["data"] != hp.data else []), "--model", options["model"],
-        *(["--seed", options["seed"]] if options["seed"] != hp.seed else []),  # else the split is another
-        *["--augmented"] * options["augmented"], *["--report"] * report,
-        *(["--validation-source", options["validation_source"]] if options["validation_source"] else []))
+    data, seed, source = options["data"], options["seed"], options["validation_source"]
+    finish("UNetMain.py", *(["--data", data] if data != hp.data else []), "--model", options["model"],
+           *(["--seed", seed] if seed != hp.seed else []),  # else the split is another
+           *["--augmented"] * options["augmented"], *["--report"] * report,
+           *(["--validation-source", source] if source else []))
 
 
 if __name__ == "__main__":

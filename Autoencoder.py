@@ -3,14 +3,16 @@ import torch
 from torch import nn
 
 import Hyperparameters as hp
-from Training import Upsampling
 
 
-# The next two compute what the classes of torch that they derive from do, from the same parameters, several times faster: with the
-# mel bands, all of which the kernel spans, as channels.
+# The next three compute what the classes of torch that they derive from do, from the same parameters, several times
+# faster: the first two with the mel bands, all of which the kernel spans, as channels.
 
 class FromBands(nn.Conv2d):
-    """A convolution whose kernel spans all mel bands and one frame: [shape=(batch, 1, bands, t)] to (batch, channels, 1, t)."""
+    """A convolution whose kernel spans all mel bands and one frame.
+
+    From [shape=(batch, 1, bands, t)] to (batch, channels, 1, t).
+    """
 
     def forward(self, x):
         bands = x.transpose(1, 2).contiguous(memory_format=torch.channels_last)
@@ -18,7 +20,10 @@ class FromBands(nn.Conv2d):
 
 
 class ToBands(nn.ConvTranspose2d):
-    """A transposed convolution whose kernel spans all mel bands: [shape=(batch, channels, 1, t)] to (batch, 1, bands, t')."""
+    """A transposed convolution whose kernel spans all mel bands.
+
+    From [shape=(batch, channels, 1, t)] to (batch, 1, bands, t').
+    """
 
     def forward(self, x):
         weight = self.weight.transpose(1, 2)
@@ -26,18 +31,36 @@ class ToBands(nn.ConvTranspose2d):
         return bands.contiguous().transpose(1, 2)
 
 
+class Stretch(nn.ConvTranspose2d):
+    """A transposed convolution of kernel and stride (1, 2), whose outputs do not overlap.
+
+    From [shape=(batch, channels, 1, t)] to (batch, channels', 1, 2 t): a 1 x 1 convolution to twice the channels, which
+    are then laid out one frame after the other.
+    """
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs, (1, 2), stride=(1, 2))
+
+    def forward(self, x):
+        weight = self.weight.permute(3, 1, 0, 2).flatten(0, 1)[..., None]
+        y = nn.functional.conv2d(x, weight, self.bias.repeat(2)).permute(0, 2, 3, 1)
+        return y.unflatten(3, (2, -1)).flatten(2, 3).permute(0, 3, 1, 2)
+
+
 class Autoencoder(nn.Module):
     """Six convolutional layers, no fully connected one, nothing sampled in the bottleneck (report: autoencoder).
 
     The first layer spans all mel bands and one frame; two more halve the time axis each. The decoder mirrors them;
     its last layer spans all bands and four frames. With the report's channels, 64, 128 and 256, a clip
-    (1, 1, 128, 2583) has the latent (1, 256, 1, 645), and the names and shapes of the parameters are those of its published
-    checkpoints.
+    (1, 1, 128, 2583) has the latent (1, 256, 1, 645), and the names and shapes of the parameters are those of its
+    published checkpoints.
     """
+
+    name = "an autoencoder"
+    in_channels = 1
 
     def __init__(self, n_mels=hp.n_mels, channels=hp.ae_channels):
         super().__init__()
-        self.inputs = 1
         first, second, third = channels
         self.encoder = nn.Sequential(
             FromBands(1, first, (n_mels, 1)), nn.BatchNorm2d(first), nn.Tanh(),
@@ -45,10 +68,15 @@ class Autoencoder(nn.Module):
             nn.Conv2d(second, third, (1, 2), stride=(1, 2)), nn.BatchNorm2d(third), nn.Tanh(),
         )
         self.decoder = nn.Sequential(
-            Upsampling(third, second, (1, 2), stride=(1, 2)), nn.BatchNorm2d(second), nn.Tanh(),
-            Upsampling(second, first, (1, 2), stride=(1, 2)), nn.BatchNorm2d(first), nn.Tanh(),
+            Stretch(third, second), nn.BatchNorm2d(second), nn.Tanh(),
+            Stretch(second, first), nn.BatchNorm2d(first), nn.Tanh(),
             ToBands(first, 1, (n_mels, 4)), nn.Sigmoid(),
         )
+
+    @classmethod
+    def of_form(cls, state):
+        """Return a network, not trained, of the width that a state_dict has. Raises KeyError if it is of another kind."""
+        return cls(channels=[len(state[f"encoder.{layer}.weight"]) for layer in (0, 3, 6)])
 
     def forward(self, x):
         """Map spectrograms [shape=(batch, 1, n_mels, t), in [0, 1]] to spectrograms of the same shape and range.

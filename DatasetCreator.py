@@ -9,7 +9,6 @@ import json
 import sys
 from pathlib import Path
 
-import librosa
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -35,16 +34,26 @@ def trained_for(data=hp.data):
 @functools.cache
 def mel_filters():
     """Return the mel filter bank (Slaney's scale and norm, librosa's default) [shape=(n_mels, 1 + n_fft / 2)]."""
-    return librosa.filters.mel(sr=hp.sample_rate, n_fft=hp.n_fft, n_mels=hp.n_mels, fmin=hp.fmin, fmax=hp.fmax)
+    edges = Util.mel_frequencies(hp.n_mels + 2, hp.fmin, hp.fmax)
+    slopes = edges[:, None] - np.fft.rfftfreq(hp.n_fft, 1 / hp.sample_rate)
+    width = np.diff(edges)[:, None]
+    triangles = np.maximum(0, np.minimum(-slopes[:-2] / width[:-1], slopes[2:] / width[1:])).astype(np.float32)
+    return (triangles * (2 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
 
 
 def stft(audio, center=True):
-    """Short-time Fourier transform, Hann window [shape=(1 + n_fft / 2, t), complex64].
+    """Short-time Fourier transform, Hann window, as librosa's [shape=(1 + n_fft / 2, t), complex64].
 
     Frame i is centred on sample i * hop_length, so t = 1 + len(audio) // hop_length; with `center=False` it starts
     there.
     """
-    return librosa.stft(audio, n_fft=hp.n_fft, hop_length=hp.hop_length, center=center)
+    audio = np.pad(audio, hp.n_fft // 2) if center else audio
+    frames = np.lib.stride_tricks.sliding_window_view(audio, hp.n_fft)[::hp.hop_length]
+    window = 0.5 + 0.5 * np.cos(np.linspace(-np.pi, np.pi, hp.n_fft + 1)[:-1])
+    spectrum = np.empty((len(frames), 1 + hp.n_fft // 2), np.complex64)
+    for i in range(0, len(frames), 64):  # in double precision, a few at a time: what fits in the cache
+        spectrum[i:i + 64] = np.fft.rfft(window * frames[i:i + 64])
+    return spectrum.T
 
 
 def mel_power(spectrum):
@@ -153,6 +162,8 @@ def invert(mel, guide, inversion=hp.inversion):
         For another `inversion`.
     """
     if inversion == "report":
+        import librosa  # slow to import, and needed for nothing else here
+
         magnitude = librosa.feature.inverse.mel_to_stft(mel, sr=hp.sample_rate, n_fft=hp.n_fft, fmin=hp.fmin, fmax=hp.fmax)
         return librosa.griffinlim(magnitude, n_iter=32, hop_length=hp.hop_length, random_state=hp.seed)
     if inversion != "kl":

@@ -1,12 +1,14 @@
 """How good is it? Scores the system on recordings with their true e-piano renders (report: evaluation).
 
 `python Evaluation.py` scores data/test and writes results/evaluation.md, .json and .png; `python Evaluation.py FOLDER`
-scores FOLDER/piano against FOLDER/synth, or renders the MIDI files in FOLDER first. `python Evaluation.py --all` makes
-everything in results/ with the shipped weights: the scores, the sound files, the figures of the report and the page.
+scores FOLDER/piano against FOLDER/synth, or renders the MIDI files in FOLDER first.
+
+Log-mel L1 is the mean distance of two log-mel spectrograms in dB. Spectral convergence is here the distance of two
+magnitude spectrograms each brought to unit norm, from 0, the same up to a gain, to sqrt(2); elsewhere it is often the
+distance over the norm of the truth alone, which a gain changes.
 """
 import argparse
 import json
-import string
 from pathlib import Path
 
 import librosa
@@ -19,31 +21,8 @@ import Main
 import MIDI2Audio
 import Util
 
-results = hp.root / "results"
 versions = ("unchanged", "autoencoder", "final", "ceiling")
 metrics = {"log_mel_l1": "log-mel L1, dB", "convergence": "spectral convergence", "onset_f1": "onset F1"}
-
-# the sound files in results/: the piece of piano-midi.de, the piano that plays it, and what the page says
-sounds = {
-    "train_sample": ("alb_esp1", hp.piano_preset, "Isaac Albéniz, España, Prélude", "the networks were trained on this piece"),
-    "mz_331_3": ("mz_331_3", hp.piano_preset, "W. A. Mozart, Rondo alla Turca", "a piece not trained on, on a piano trained on"),
-    "clair_de_lune": ("deb_clai", ("TimGM6mb.sf2", 0, 0), "Claude Debussy, Clair de Lune",
-                      "a piece not trained on, on a piano whose SoundFont was not trained on"),
-}
-sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net", "truth": "true e-piano"}
-page_picture_width = 5  # inches
-figure_names = {
-    "figure_1_autoencoder_losses": "Losses of the autoencoder, training and validation",
-    "figure_2_autoencoder_epoch_20": "The autoencoder's output for a training piece after epoch 20",
-    "figure_3_autoencoder_trained": "The autoencoder's output for the same piece when trained",
-    "figure_4_piano_original": "The piano original of the same piece",
-    "figure_5_unet_losses": "Losses of the U-Net, training and validation",
-    "figure_6_autoencoder_output": "The first ten seconds of the same piece after the autoencoder",
-    "figure_7_unet_output": "The same ten seconds after the U-Net",
-    "figure_8_unseen_piano_input": "A recording of a piano whose SoundFont was not trained on",
-    "figure_9_unseen_piano_autoencoder": "The same recording after the autoencoder",
-    "figure_10_unseen_piano_final": "The same recording after autoencoder and U-Net",
-}
 
 
 def log_mel_l1(output, truth):
@@ -59,9 +38,9 @@ def log_mel_l1(output, truth):
 
 
 def convergence(output, truth):
-    """Distance of two magnitude spectrograms, each at unit norm: 0 for the same up to a gain, at most sqrt(2).
+    """Spectral convergence: distance of two magnitude spectrograms, each at unit norm.
 
-    Mean over the STFT sizes 512, 1024 and 2048. `output` and `truth`: np.ndarray [shape=(n,)].
+    0 for the same up to a gain, 1 for silence, at most sqrt(2). Mean over the STFT sizes 512, 1024 and 2048. `output` and `truth`: np.ndarray [shape=(n,)].
     """
     distances = []
     for n_fft in (512, 1024, 2048):
@@ -134,7 +113,7 @@ def evaluate(folder, midi_folder, models, inversion=hp.inversion):
     midi_files = Util.pieces(midi_folder, MIDI2Audio.midi_endings) if midi_folder and midi_folder.is_dir() else {}
     scores = {}
     for name, recordings in tqdm(DatasetCreator.pairs(folder).items(), desc="evaluation", unit="piece"):
-        recording, truth = (librosa.util.fix_length(Main.read(path), size=hp.limit_s * hp.sample_rate) for path in recordings)
+        recording, truth = (librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate) for path in recordings)
         scores[name] = score(play(recording, truth, models, inversion), truth, midi_files.get(name))
     scores["mean"] = {version: {metric: float(np.mean([piece[version][metric] for piece in scores.values()]))
                                 for metric in metrics if all(metric in piece[version] for piece in scores.values())}
@@ -191,117 +170,12 @@ def render(midi_folder, data=hp.data, piano=hp.piano_preset):
     return folder
 
 
-def load_json(path):
-    """Read a JSON file of results/. Raises FileNotFoundError if it is missing."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; python Evaluation.py --all makes the scores, and AEMain.py and UNetMain.py "
-                                "the losses (data/models/<model>)")
-    return json.loads(path.read_text())
-
-
 def save_scores(path, scores):
     """Write scores to `path`.md and, to four places, .json."""
     rounded = {name: {version: {metric: round(figure, 4) for metric, figure in figures.items()}
                       for version, figures in piece.items()} for name, piece in scores.items()}
     Util.save_text(path.with_suffix(".md"), table(scores))
     Util.save_text(path.with_suffix(".json"), json.dumps(rounded, indent=1) + "\n")
-
-
-def render_sounds(midi_folder, folder=results):
-    """Render the recording and the true e-piano of each of `sounds` from the MIDI files anywhere below `midi_folder`.
-
-    Raises FileNotFoundError if one is missing, and as `MIDI2Audio.synthesise_midi_to_audio`.
-    """
-    files = {path.stem: path for path in sorted(Path(midi_folder).rglob("*.mid"))}
-    for name, (piece, piano, *_) in sounds.items():
-        if piece not in files:
-            raise FileNotFoundError(f"{midi_folder} does not hold {piece}.mid; get it from piano-midi.de")
-        for side, preset in (("input", piano), ("truth", hp.synth_preset)):
-            MIDI2Audio.synthesise_midi_to_audio(files[piece], folder / f"{name}_{side}.wav", *preset)
-
-
-def save_sounds(models, folder=results):
-    """Write what the networks make of each `<sound>_input.wav`, a spectrogram of each side, and the scores (sounds.md)."""
-    scores = {}
-    for name in sounds:
-        recording, truth = (Main.read(folder / f"{name}_{side}.wav") for side in ("input", "truth"))
-        outputs = play(recording, truth, models)
-        scores[name] = score(outputs, truth)
-        heard = dict(zip(sides, (recording, outputs["autoencoder"], outputs["final"], truth)))
-        for side, audio in heard.items():
-            if side in ("after_autoencoder", "final"):
-                Util.write_audio(folder / f"{name}_{side}.wav", audio)
-            picture = Util.plot_spectrograms({sides[side]: DatasetCreator.spectrogram(audio)}, width=page_picture_width)
-            Util.save_figure(folder / "figures" / f"{name}_{side}.png", picture)
-    save_scores(folder / "sounds", scores)
-
-
-def save_figures(models, folder=results):
-    """Draw the ten figures of the report, `figure_names`, and the README's picture into results/figures.
-
-    Raises FileNotFoundError if a recorded loss or the autoencoder's output of epoch 20 is missing, ValueError if that
-    output is of another piece's length.
-    """
-    early = folder / "training" / "ae_epoch_20.npy"
-    if not early.exists():
-        raise FileNotFoundError(f"{early} is missing; AEMain.py leaves it in data/models/<model>: copy it from the training "
-                                "that made ae.torch")
-    ae_losses, unet_losses = (load_json(folder / "training" / f"{network}_losses.json") for network in ("ae", "unet"))
-    stages = (Main.resynthesise(Main.read(folder / f"{name}_input.wav"), models)[1] for name in ("train_sample", "clair_de_lune"))
-    piece, unseen = ([stage[:, :hp.clip_frames] for stage in images] for images in stages)
-    epoch_20, ten_seconds = np.load(early), 10 * hp.sample_rate // hp.hop_length
-    if epoch_20.shape != piece[1].shape:
-        raise ValueError(f"{early} has the shape {epoch_20.shape}, and the training piece {piece[1].shape}; "
-                         "copy the output of that piece")
-    ten = [stage[:, :ten_seconds] for stage in piece[1:]]
-    drawn = [ae_losses, epoch_20, piece[1], piece[0], unet_losses, *ten, *unseen]
-    for (name, title), content in zip(figure_names.items(), drawn):
-        figure = Util.plot_losses(content, title) if isinstance(content, dict) else Util.plot_spectrograms({title: content})
-        Util.save_figure(folder / "figures" / f"{name}.png", figure)
-    demo = Main.resynthesise(Main.read(hp.demo), models)[1]
-    picture = Util.plot_spectrograms(dict(zip(Main.stage_names, demo)), hp.demo.name)
-    Util.save_figure(folder / "figures" / "demo.png", picture)
-
-
-def sound_html(name, scores):
-    """The section of the page with the four players of one of `sounds`."""
-    _, _, title, remark = sounds[name]
-    distances = [f"{scores[version]['log_mel_l1']:.2f} dB from the true e-piano" for version in versions[:3]]
-    players = "".join(f'''
-  <figure>
-    <figcaption><kbd>{key}</kbd> <b>{label}</b> <span>{distance}</span></figcaption>
-    <div class="picture"><img src="figures/{name}_{side}.png" alt="Spectrogram of {title}: {label}" width="550"
-      height="308"><i></i></div>
-    <audio controls preload="metadata" src="{name}_{side}.wav" aria-label="{title}: {label}"></audio>
-  </figure>''' for key, ((side, label), distance) in enumerate(zip(sides.items(), [*distances, "the same notes, rendered"]), 1))
-    return f'''
-<section class="sound">
-  <h2>{title}</h2>
-  <p>{remark[0].upper()}{remark[1:]}. Timbre gap closed: {100 * gap_closed(scores):.0f}&nbsp;%. Ceiling:
-  {scores["ceiling"]["log_mel_l1"]:.2f}&nbsp;dB.</p>
-  <div class="players">{players}
-  </div>
-</section>'''
-
-
-def save_page(folder=results):
-    """Fill results/template.html with the sounds, their scores and the figures: results/index.html."""
-    sound_scores, scores = (load_json(folder / f"{name}.json") for name in ("sounds", "evaluation"))
-    blank = Util.plot_spectrograms({sides["truth"]: np.zeros((hp.n_mels, hp.clip_frames))}, width=page_picture_width)
-    blank.draw_without_rendering()
-    axis = blank.axes[0].get_position()  # within a picture, for the line that the page moves over it
-    rows = "".join(f'\n  <tr><th scope="row">{version}</th>'
-                   + "".join(f"<td>{scores['mean'][version][metric]:.2f}</td>" for metric in metrics) + "</tr>" for version in versions)
-    figures = "".join(f'''
-  <figure>
-    <a href="figures/{name}.png"><img src="figures/{name}.png" alt="{title}" loading="lazy"></a>
-    <figcaption>Figure {number}. {title}</figcaption>
-  </figure>''' for number, (name, title) in enumerate(figure_names.items(), 1))
-    Util.save_text(folder / "index.html", string.Template((folder / "template.html").read_text()).substitute(
-        sounds="".join(sound_html(name, sound_scores[name]) for name in sounds), figures=figures, pieces=len(scores) - 1,
-        columns="".join(f"<th scope=\"col\">{name}</th>" for name in metrics.values()), rows=rows,
-        gap=f"{100 * gap_closed(scores['mean']):.0f}", left=f"{100 * axis.x0:.2f}", width=f"{100 * axis.width:.2f}",
-        top=f"{100 * (1 - axis.y1):.2f}", height=f"{100 * axis.height:.2f}"))
 
 
 def score_folder(options):
@@ -316,19 +190,20 @@ def score_folder(options):
     if not shipped:
         print(f"scoring {weights[0]} and {weights[1]}")
     models = Main.load_models(*weights, options.device)
-    pairs = [DatasetCreator.trained_for(folder)["pair"], models[-1].network.pair or "recordings"]
+    pairs = [DatasetCreator.trained_for(folder)["pair"], models[-1].pair or "recordings"]
     targets = [pair.split(" -> ")[-1] for pair in pairs]
     if targets[0] != targets[1] and "recordings" not in targets:
         raise ValueError(f"{folder} holds {pairs[0]}, and the weights were trained for {pairs[1]}; render it again or choose other weights")
     scores = evaluate(folder, midi_folder, models, options.inversion)
-    output = options.output or (results if shipped and folder == hp.data / "test" else Path()) / "evaluation"
+    output = options.output or (hp.root / "results" if shipped and folder == hp.data / "test" else Path()) / "evaluation"
     save_scores(output, scores)
     Util.save_figure(output.with_suffix(".png"), plot(scores))
-    print(table({"mean": scores["mean"]}) + f"all pieces: {output.with_suffix('.md')}")
+    print(table({"mean": scores["mean"]}) + "spectral convergence: distance of the magnitude spectrograms, each at unit "
+          f"norm, 0 to 1.41\nall pieces: {output.with_suffix('.md')}")
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Score the system against the true e-piano, and make what lies in results/.")
+    parser = argparse.ArgumentParser(description="Score the system against the true e-piano.")
     parser.add_argument("folder", nargs="?", type=Path, default=hp.data / "test",
                         help="with piano/ and synth/, or with MIDI files to render (default: data/test)")
     parser.add_argument("--midi", type=Path, help="MIDI files of the pieces, for the onsets (default: data/MIDI_test)")
@@ -339,25 +214,7 @@ def main(arguments=None):
     parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion, help="as for Main.py")
     parser.add_argument("-o", "--output", type=Path, help="name of the .md, .json and .png to write (default: evaluation in the "
                         "working folder; for data/test and the shipped weights results/evaluation)")
-    shipped = parser.add_argument_group("with the shipped weights, in place of scoring a folder")
-    shipped.add_argument("--all", action="store_true", help="score data/test, and make sounds, figures and page")
-    shipped.add_argument("--sounds", action="store_true", help="the wavs after the networks, their spectrograms and scores")
-    shipped.add_argument("--figures", action="store_true", help="figures 1 to 10 of the report, and the README's picture")
-    shipped.add_argument("--page", action="store_true", help="results/index.html, from the scores")
-    shipped.add_argument("--render", type=Path, metavar="FOLDER", help="first render the wavs that the sounds start from, "
-                         "from the MIDI files of piano-midi.de in FOLDER; the repository has them")
-    options = parser.parse_args(arguments)
-    if options.render:
-        render_sounds(options.render)
-    works = {"sounds": save_sounds, "figures": save_figures, "page": lambda models: save_page()}
-    chosen = [name for name in works if options.all or getattr(options, name)]
-    if options.all:
-        options.folder, options.model, options.ae, options.unet = hp.data / "test", "shipped", None, None
-    if options.all or not (chosen or options.render):
-        score_folder(options)
-    for name in chosen:
-        works[name](Main.load_models(*Main.find_weights("shipped"), options.device))
-        print(f"{name}: {results}")
+    score_folder(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

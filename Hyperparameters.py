@@ -46,12 +46,11 @@ unet_batch_size = 8
 unet_learning_rate = 1e-3
 unet_depth = 4
 unet_wf = 5             # 2**wf channels in the first layer
-unet_inputs = 2         # autoencoder's output and recording, or the first alone
-unet_memory = 0         # width of layers that span all bands and look further back, such as 512; 0 for none
-unet_shortcut = False   # the last layer sees the input too
-unet_normalised = True  # batch normalisation
+unet_in_channels = 2    # autoencoder's output and recording, or the first alone
+unet_residual = False   # the last layer sees the input too
+unet_batch_norm = True
 unet_loss = "l1"
-unet_report = dict(wf=6, inputs=1, memory=0, shortcut=False, normalised=False, loss="mse",
+unet_report = dict(wf=6, in_channels=1, residual=False, batch_norm=False, loss="mse",
                    batch_size=1, crop_frames=0, schedule="constant")
 
 # mel spectrogram -> audio
@@ -70,29 +69,10 @@ data = root / "data"
 models = data / "models"
 soundfonts = root / "SoundFonts"
 system_soundfonts = (
-    Path("/usr/share/sounds/sf2"), Path("/usr/share/sounds/sf3"), Path("/usr/share/soundfonts"), Path("/usr/local/share/soundfonts"),
-    Path("/usr/local/share/fluidsynth"), Path("/opt/homebrew/share/soundfonts"), Path("/opt/homebrew/share/fluid-synth/sf2"),
+    Path("/usr/share/sounds/sf2"), Path("/usr/share/sounds/sf3"), Path("/usr/share/soundfonts"),
+    Path("/usr/local/share/soundfonts"), Path("/usr/local/share/fluidsynth"), Path("/opt/homebrew/share/soundfonts"),
+    Path("/opt/homebrew/share/fluid-synth/sf2"),
 )
 ae_weights = root / "ae.torch"
 unet_weights = root / "unet.torch"
 demo = data / "demo" / "mozart_rondo_alla_turca.wav"
-
-
-def choose_device(name="auto"):
-    """Return the `torch.device` called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU.
-
-    Raises ValueError if `name` is none of torch's devices or this machine lacks it.
-    """
-    import torch
-
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if isinstance(name, torch.device):
-        return name
-    if name == "auto":
-        return torch.device(next(kind for kind, here in present.items() if here))
-    if not present.get(name.split(":")[0]):
-        raise ValueError(f"device '{name}' is not available here; choose from {', '.join(k for k in present if present[k])}")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"'{name}' is no device of torch; write cuda, mps or cpu") from None

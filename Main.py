@@ -14,8 +14,8 @@ from tqdm import tqdm
 import DatasetCreator
 import Hyperparameters as hp
 import Util
-from AEModel import AEModel
-from Training import Model
+from AEModel import Model
+from Autoencoder import Autoencoder
 from UNet import UNet
 
 stage_names = ("input", "autoencoder", "autoencoder + U-Net")
@@ -38,11 +38,11 @@ def find_weights(model=None):
 def load_models(ae, unet, device="auto"):
     """Return the two trained models; each pair of weights is read once.
 
-    Raises as `Training.load_weights`, and ValueError if the two were trained for different instruments.
+    Raises as `AEModel.load_weights`, and ValueError if the two were trained for different instruments.
     """
-    device = hp.choose_device(device)
-    models = AEModel.load(ae, device), Model(UNet.load(unet), None, None, device)
-    pairs = [model.network.pair for model in models]
+    device = Util.choose_device(device)
+    models = Model.load(Autoencoder, ae, device), Model.load(UNet, unet, device)
+    pairs = [model.pair for model in models]
     if all(pairs) and pairs[0] != pairs[1]:
         raise ValueError(f"{ae} was trained for {pairs[0]} and {unet} for {pairs[1]}; take two of the same pair")
     return models
@@ -76,7 +76,7 @@ def pipeline(path, model=None, ae=None, unet=None, device="auto", inversion=hp.i
     ValueError
         If the recording is not audio, empty or silent, or the weights do not fit.
     """
-    return resynthesise(read(path), load_models(*weights(model, ae, unet), device), inversion)[0]
+    return resynthesise(read_recording(path), load_models(*weights(model, ae, unet), device), inversion)[0]
 
 
 def weights(model, ae, unet):
@@ -85,7 +85,7 @@ def weights(model, ae, unet):
     return Path(ae or found[0]), Path(unet or found[1])
 
 
-def read(path):
+def read_recording(path):
     """Read a recording as `Util.read_audio`, and raise ValueError if it is silent."""
     audio = Util.read_audio(path)
     if not audio.any():
@@ -197,7 +197,7 @@ def main(arguments=None):
     for recording, path in zip(options.recordings, paths):
         started = time.monotonic()
         try:
-            audio, pictures = resynthesise(read(recording), models, options.inversion)
+            audio, pictures = resynthesise(read_recording(recording), models, options.inversion)
         except (ValueError, FileNotFoundError) as error:
             errors.append(str(error))
             continue

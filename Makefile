@@ -14,7 +14,7 @@ test: .venv/installed system browser
 	.venv/bin/python -m pytest tests
 
 results: .venv/installed system
-	.venv/bin/python Evaluation.py --all
+	.venv/bin/python results/make.py
 
 notebooks: .venv/installed
 	.venv/bin/jupyter nbconvert --log-level WARN --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb

@@ -7,15 +7,16 @@ from tqdm import tqdm
 
 import Hyperparameters as hp
 import Util
-from AEDataset import AEDataset, read
-from AEModel import AEModel
+from AEDataset import AEDataset, map_spectrogram
+from AEModel import Model
+from Autoencoder import Autoencoder
 
 
 class UNetDataset(AEDataset):
     """As `AEDataset`, with data/ae_output/<piece>.npy, which `write_outputs` leaves, in place of the piano."""
 
     def load(self, name, data, sources):
-        return [read(data / "ae_output" / f"{name}.npy")]
+        return [map_spectrogram(data / "ae_output" / f"{name}.npy")]
 
 
 def note_of(weights, data):
@@ -29,19 +30,20 @@ def stale_outputs(weights, names, data=hp.data):
     note = folder / "weights.txt"
     if not note.exists() or note.read_text() != note_of(weights, data):
         return list(names)
-    return [name for name in names if not Util.newer(folder / f"{name}.npy", weights, Path(data) / "generated" / name / "piano.npy")]
+    return [name for name in names
+            if not Util.newer(folder / f"{name}.npy", weights, Path(data) / "generated" / name / "piano.npy")]
 
 
 def write_outputs(weights, names, data=hp.data, device="cpu"):
     """Write what the autoencoder with these weights makes of every piece to data/ae_output/<piece>.npy.
 
-    What it has written before is kept. Raises as `AEModel.load`.
+    What it has written before is kept. Raises as `Model.load`.
     """
-    folder, model = Path(data) / "ae_output", AEModel.load(weights, hp.choose_device(device))
+    folder, model = Path(data) / "ae_output", Model.load(Autoencoder, weights, Util.choose_device(device))
     stale = stale_outputs(weights, names, data)
     for name in stale:
         (folder / f"{name}.npy").unlink(missing_ok=True)
     Util.save_text(folder / "weights.txt", note_of(weights, data))
     for name in tqdm(stale, desc="ae_output", unit="piece", disable=not stale):
-        piano = read(Path(data) / "generated" / name / "piano.npy").float().numpy()
+        piano = map_spectrogram(Path(data) / "generated" / name / "piano.npy").float().numpy()
         Util.save_array(folder / f"{name}.npy", model.generate(piano).astype(np.float16))

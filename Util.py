@@ -23,6 +23,18 @@ def to_db(unit, top_db=hp.top_db):
     return (unit - 1) * top_db
 
 
+def mel_frequencies(number, fmin=hp.fmin, fmax=hp.fmax):
+    """Return `number` frequencies in Hz from `fmin` to `fmax`, evenly spaced on Slaney's mel scale, as librosa has it.
+
+    Linear up to 1 kHz, 15 mel, then 27 mel to a factor of 6.4.
+    """
+    def mel(hertz):
+        return 3 * hertz / 200 if hertz < 1000 else 15 + 27 * np.log(hertz / 1000) / np.log(6.4)
+
+    mels = np.linspace(mel(fmin), mel(fmax), number)
+    return np.where(mels < 15, mels * (200 / 3), 1000 * np.exp(np.log(6.4) / 27 * (mels - 15)))
+
+
 def split(names, seed=hp.seed, share=hp.validation_share):
     """Split piece names into (training, validation), the same for the same names and seed, in any order.
 
@@ -100,7 +112,7 @@ def save_text(path, text):
         temporary.write_text(text)
 
 
-def save(path, write):
+def save_bytes(path, write):
     """Write to `path` what `write` puts into the binary file that it is called with.
 
     In one go: numpy, Pillow and torch each have errors of their own for a full disk.
@@ -113,7 +125,7 @@ def save(path, write):
 
 def save_array(path, array):
     """Write a numpy array to `path` (.npy)."""
-    save(path, lambda file: np.save(file, array))
+    save_bytes(path, lambda file: np.save(file, array))
 
 
 def read_audio(path):
@@ -186,7 +198,7 @@ def save_figure(path, figure):
     figure.savefig(drawn, dpi=110)
     # a third of the size of all colours; maximum coverage keeps the rare, loud ones
     image = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    save(path, lambda file: image.save(file, format="png", optimize=True))
+    save_bytes(path, lambda file: image.save(file, format="png", optimize=True))
 
 
 def plot_spectrograms(spectrograms, title="", width=9):
@@ -206,12 +218,11 @@ def plot_spectrograms(spectrograms, title="", width=9):
     matplotlib.figure.Figure
         Not attached to a window: save it, or let a notebook show it.
     """
-    import librosa
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, 0.6 + 2.2 * len(spectrograms)), layout="constrained")
     axes = figure.subplots(len(spectrograms), sharex=True, squeeze=False)[:, 0]
-    bands = librosa.mel_frequencies(hp.n_mels, fmin=hp.fmin, fmax=hp.fmax)
+    bands = mel_frequencies(hp.n_mels)
     hertz = [128, 512, 1024, 2048, 4096, 8192]
     for axis, (name, spectrogram) in zip(axes, spectrograms.items()):
         seconds = spectrogram.shape[1] * hp.hop_length / hp.sample_rate
@@ -250,6 +261,85 @@ def shard(text):
     if not (part.isdecimal() and number.isdecimal() and int(part) < int(number)):
         raise argparse.ArgumentTypeError(f"'{text}' is no shard; write 0/4 for the first of four")
     return int(part), int(number)
+
+
+def choose_device(name="auto"):
+    """Return the `torch.device` called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises ValueError if `name` is none of torch's devices or this machine lacks it.
+    """
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if isinstance(name, torch.device):
+        return name
+    if name == "auto":
+        return torch.device(next(kind for kind, here in present.items() if here))
+    if not present.get(name.split(":")[0]):
+        raise ValueError(f"device '{name}' is not available here; choose from {', '.join(k for k in present if present[k])}")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"'{name}' is no device of torch; write cuda, mps or cpu") from None
+
+
+def training_flags(description, name, epochs, batch_size, learning_rate):
+    """Return the parser of the flags that both trainings share: the keyword arguments of their `train`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--epochs", type=positive, default=epochs, help="times that every clip is seen")
+    parser.add_argument("--batch-size", type=positive, default=batch_size, help="crops a step")
+    parser.add_argument("--learning-rate", type=rate, default=learning_rate, help="Adam's")
+    parser.add_argument("--crop-frames", type=natural, default=hp.crop_frames, help="length of a crop; 0 for whole clips")
+    parser.add_argument("--schedule", choices=("linear", "constant"), default=hp.schedule, help="of the learning rate")
+    parser.add_argument("--seed", type=int, default=hp.seed, help="of the split, the first weights and the crops")
+    parser.add_argument("--device", default="auto", help="cuda, mps or cpu; auto takes the first there is")
+    parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/")
+    parser.add_argument("--augmented", action="store_true", help="train as if other microphones in other rooms had recorded")
+    parser.add_argument("--validation-source", help="folder with a piano to validate on too, and not to train on")
+    parser.add_argument("--start", type=Path, help="weights to start from, such as the shipped ones")
+    parser.add_argument("--model", type=model_name, default="own", help=f"the weights go to <data>/models/<model>/{name}.torch")
+    parser.add_argument("--overwrite", action="store_true", help="discard a finished model of that name")
+    parser.add_argument("--report", action="store_true", help="the report's network and training in place of the defaults named here")
+    parser.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard beside the weights")
+    return parser
+
+
+def training_options(parser, arguments, report):
+    """Read the command line; after `--report` the defaults are those in `report`."""
+    if parser.parse_args(arguments).report:
+        parser.set_defaults(**report)
+    return parser.parse_args(arguments)
+
+
+def model_name(text):
+    """Read the name of a model to train from the command line."""
+    if text == "shipped":
+        raise argparse.ArgumentTypeError("'shipped' is what Main.py calls the weights that come with the project; choose another name")
+    return text
+
+
+def rate(text):
+    """Read a positive, finite number from the command line."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def natural(text):
+    """Read a natural number from the command line."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is negative")
+    return number
+
+
+def positive(text):
+    """Read a positive integer from the command line."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a positive number")
+    return number
 
 
 def run(main):

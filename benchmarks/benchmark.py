@@ -27,7 +27,6 @@ from Autoencoder import Autoencoder
 from UNet import UNet
 
 
-
 def table(rows):
     """Rows of cells as Markdown; the first is the heading."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
@@ -201,7 +200,7 @@ def main(arguments=None):
     if options.folder == hp.data / "test" and not options.folder.joinpath("piano").exists():
         MIDI2Audio.create_test_set()
     DatasetCreator.pairs(options.folder)  # a wrong folder is said before minutes of measuring
-    parts = [f"# Benchmark\n\n`python benchmarks/benchmark.py`, {os.cpu_count()} processor cores, {hp.choose_device()}, torch {torch.__version__}.\n"]
+    parts = [f"# Benchmark\n\n`python benchmarks/benchmark.py`, {os.cpu_count()} processor cores, {Util.choose_device()}, torch {torch.__version__}.\n"]
     for part in (lambda: stages(options.clip_s, options.repeats), lambda: inversions(options.folder, options.clip_s),
                  lambda: lengths(options.minutes)):
         parts.append(part())

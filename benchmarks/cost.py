@@ -96,7 +96,7 @@ def main(arguments=None):
     mapped = sum(size for (_, _, folders, _), (_, size, _) in zip(stages, measured) if folders[:1] in (("generated",), ("ae_output",)))
     Util.save_text(options.output, f"""# What an hour of audio costs
 
-`python benchmarks/cost.py FOLDER` on {len(pieces)} pieces, {hours * 60:.1f} minutes of audio, {os.cpu_count()} processor cores, {hp.choose_device()}, torch
+`python benchmarks/cost.py FOLDER` on {len(pieces)} pieces, {hours * 60:.1f} minutes of audio, {os.cpu_count()} processor cores, {Util.choose_device()}, torch
 {torch.__version__}. The {maestro_hours} hours of MAESTRO's {maestro_performances:,} performances are computed from it, in proportion; the first {hp.limit_s} s of each, as the
 report takes them, are {maestro_performances * hp.limit_s / 3600:.1f} hours.
 

@@ -2,8 +2,8 @@
 clips, for each network of the report and by default; run it on an idle machine.
 
 Plain: whole clips in single precision, one at a time, each from a .npy of its own that is opened at every step; Adam at a
-constant rate; the layers as torch has them. "Layers recast" is that with `FromBands`, `ToBands` and `Upsampling`, which
-compute the same in less time. Ours: `Training.Model` on `AEDataset`, with the crops, batches and schedule that AEMain.py and
+constant rate; the layers as torch has them. "Layers recast" is that with `FromBands`, `ToBands`, `Stretch` and
+`Doubling`, which compute the same in less time. Ours: `Training.Trainer` on `AEDataset`, with the crops, batches and schedule that AEMain.py and
 UNetMain.py have by default. The networks, their first weights, losses, learning rates and the pieces are the same.
 
 `python benchmarks/training.py --data FOLDER` prints a table and writes it to benchmarks/training.md. FOLDER holds the
@@ -27,13 +27,13 @@ import DatasetCreator
 import Hyperparameters as hp
 import Training
 import Util
-from AEDataset import AEDataset
-from AEModel import AEModel
-from Autoencoder import FromBands, ToBands
+from AEDataset import AEDataset, brief_split
+from AEModel import Model, autocast
+from Autoencoder import Autoencoder, FromBands, Stretch, ToBands
 from benchmark import table
-from UNet import UNet
+from UNet import Doubling, UNet
 from UNetDataset import UNetDataset, write_outputs
-from UNetMain import UNetModel
+from UNetMain import UNetTrainer
 
 networks = {  # of the report and by default, and the forms that are measured
     "autoencoder of the report": ("plain", "ours"),
@@ -46,9 +46,9 @@ networks = {  # of the report and by default, and the forms that are measured
 def plain(network, loss, learning_rate, paths, clips):
     """Train on the files (*sources, target) in the plain form; yield after each step the clips it was, until there are `clips`."""
     network.train()
-    optimiser, chance, seen = torch.optim.Adam(network.parameters(), learning_rate), random.Random(hp.seed), 0
+    optimiser, rng, seen = torch.optim.Adam(network.parameters(), learning_rate), random.Random(hp.seed), 0
     while True:
-        for files in chance.sample(paths, len(paths)):
+        for files in rng.sample(paths, len(paths)):
             *sources, target = (torch.from_numpy(np.load(path).astype(np.float32))[None, None] for path in files)
             source = torch.cat(sources, 1)
             optimiser.zero_grad()
@@ -95,22 +95,24 @@ def measure(name, form, clips, options):
     learning_rate, batch_size = hp.unet_learning_rate, hp.unet_batch_size
     if name.startswith("autoencoder"):
         learning_rate, batch_size = hp.ae_learning_rate, hp.ae_batch_size
-        model = AEModel(cpu, learning_rate, **({} if name == "autoencoder" else {"channels": hp.ae_report["channels"]}))
+        channels = hp.ae_channels if name == "autoencoder" else hp.ae_report["channels"]
+        model = Training.Trainer(Autoencoder(channels=channels), torch.nn.functional.l1_loss, learning_rate, cpu)
     elif name == "U-Net":
-        unet = UNet(wf=options.wf or hp.unet_wf, inputs=2, normalised=hp.unet_normalised)
-        model = UNetModel(unet, AEModel.load(options.ae), torch.nn.functional.l1_loss, learning_rate, cpu)
+        unet = UNet(wf=options.wf or hp.unet_wf, in_channels=2, batch_norm=hp.unet_batch_norm)
+        model = UNetTrainer(unet, Model.load(Autoencoder, options.ae), torch.nn.functional.l1_loss, learning_rate, cpu)
         sources.insert(0, "ae_output/{}.npy")
     else:
-        model = Training.Model(UNet(wf=options.wf or hp.unet_report["wf"]), torch.nn.functional.mse_loss, learning_rate, cpu)
+        unet = UNet(wf=options.wf or hp.unet_report["wf"])
+        model = Training.Trainer(unet, torch.nn.functional.mse_loss, learning_rate, cpu)
         dataset, sources = UNetDataset, ["ae_output/{}.npy"]
-    training, validation = (dataset(part, options.data) for part in Training.split(names, hp.seed))
+    training, validation = (dataset(part, options.data) for part in brief_split(names, hp.seed))
     if form == "ours":
         Training.reuse_memory()
         rate = speed(ours(model, training, batch_size, clips), options.warm_up)
     else:
         paths = [[options.data / part.format(piece) for part in (*sources, "generated/{}/synth.npy")] for piece in training.names]
         for layer in model.network.modules():
-            if form == "plain" and isinstance(layer, (FromBands, ToBands, Training.Upsampling)):
+            if form == "plain" and isinstance(layer, (FromBands, ToBands, Stretch, Doubling)):
                 layer.__class__ = type(layer).__base__
         rate = speed(plain(model.network, model.loss, learning_rate, paths, clips), options.warm_up)
     return rate, model.validate(validation)
@@ -125,10 +127,10 @@ def apart(*arguments):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Measure training in the plain form and in ours.")
     parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/ (default: data/)")
-    parser.add_argument("--ae-clips", type=Training.positive, default=640, help="to train the autoencoder on (default: %(default)s)")
-    parser.add_argument("--unet-clips", type=Training.positive, default=64, help="to train the U-Net on (default: %(default)s)")
-    parser.add_argument("--warm-up", type=Training.positive, default=8, help="clips before the time is taken (default: %(default)s)")
-    parser.add_argument("--wf", type=Training.positive, help="of the U-Nets (default: 6 and hp.unet_wf)")
+    parser.add_argument("--ae-clips", type=Util.positive, default=640, help="to train the autoencoder on (default: %(default)s)")
+    parser.add_argument("--unet-clips", type=Util.positive, default=64, help="to train the U-Net on (default: %(default)s)")
+    parser.add_argument("--warm-up", type=Util.positive, default=8, help="clips before the time is taken (default: %(default)s)")
+    parser.add_argument("--wf", type=Util.positive, help="of the U-Nets (default: 6 and hp.unet_wf)")
     parser.add_argument("--ae", type=Path, default=hp.ae_weights, help="whose output the U-Nets are trained on (default: ae.torch)")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"), help="(default: benchmarks/training.md)")
     options = parser.parse_args(arguments)
@@ -144,10 +146,10 @@ def main(arguments=None):
             first = rate if form == "plain" else first
             rows.append((name, form, str(clips), f"{rate:.2f}", f"**{rate / first:.1f}**", f"{error:.5f}"))
             print(*rows[-1], sep="  ", flush=True)
-    with Training.autocast(torch.device("cpu")):
+    with autocast(torch.device("cpu")):
         precision = "bfloat16" if torch.is_autocast_enabled("cpu") else "single precision"
     command = shlex.join(["python", "benchmarks/training.py", *(sys.argv[1:] if arguments is None else arguments)])
-    training, validation = Training.split(names, hp.seed)
+    training, validation = brief_split(names, hp.seed)
     Util.save_text(options.output, f"""# Training speed
 
 `{command}`: 30 s clips a second in training, and loss on the validation pieces after as many clips.
@@ -156,7 +158,7 @@ in place of 64 128 256)
 and smaller (U-Net: {2 ** hp.unet_wf} first channels in place of 64) and have other losses (U-Net: L1 in place of MSE).
 
 - *plain*: whole clips, single precision, batches of one, files opened for each clip, torch's own layers;
-- *layers recast*: the same with the layers `FromBands`, `ToBands` and `Upsampling`, which compute the same in less time;
+- *layers recast*: the same with the layers `FromBands`, `ToBands`, `Stretch` and `Doubling`, which compute the same in less time;
 - *ours*: those layers, crops of {hp.crop_frames} frames in batches of {hp.ae_batch_size} and {hp.unet_batch_size}, {precision}, \
 channels last, memory
   reused, mapped files, the `{hp.schedule}` schedule.

@@ -10,7 +10,8 @@ import pytest
 
 
 def pytest_configure():
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    root = Path(__file__).resolve().parent.parent
+    sys.path[:0] = [str(root), str(root / "results")]
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,8 @@ import torch
 import DatasetCreator
 import Hyperparameters as hp
 import MIDI2Audio
-import Training
 import Util
-from AEDataset import AEDataset
+from AEDataset import AEDataset, datasets
 from UNetDataset import UNetDataset
 
 
@@ -282,7 +281,7 @@ def test_pianos_are_numbered_folders_in_order(tmp_path):
 
 def test_the_validation_piano_is_not_trained_on(data):
     shutil.copytree(data / "synth", data / "piano_2")
-    training, validation = Training.datasets(DatasetCreator.build(data), data, 0, False, "piano_2")
+    training, validation = datasets(DatasetCreator.build(data), data, 0, False, "piano_2")
     assert all(len(sources) == 1 for sources in training.sources) and len(training) == 2
     (source, target), (held_out, same) = validation
     assert torch.equal(target, same) and torch.equal(held_out, same) and not torch.equal(source, target)
@@ -293,7 +292,7 @@ def test_a_validation_piano_that_is_none_or_the_only_one_is_refused_naming_those
     for name in pianos[1:]:
         shutil.copytree(data / "synth", data / name)
     with pytest.raises(ValueError, match=f"at least two pianos, not '{source}'; {data} holds {', '.join(pianos)}$"):
-        Training.datasets(DatasetCreator.build(data), data, 0, False, source)
+        datasets(DatasetCreator.build(data), data, 0, False, source)
 
 
 @pytest.mark.parametrize("frames", (-30, -2, 0, 1, 7, 86))

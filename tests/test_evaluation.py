@@ -8,6 +8,7 @@ import pytest
 import Evaluation
 import Hyperparameters as hp
 import Main
+import make
 import MIDI2Audio
 import Util
 
@@ -117,7 +118,7 @@ def results(tmp_path, root):
     shutil.copytree(root / "results" / "training", tmp_path / "training")
     for name in ("template.html", "evaluation.json"):
         shutil.copy(root / "results" / name, tmp_path / name)
-    for name in Evaluation.sounds:
+    for name in make.sounds:
         for side in ("input", "truth"):
             audio = Util.read_audio(root / "results" / f"{name}_{side}.wav")
             Util.write_audio(tmp_path / f"{name}_{side}.wav", audio[:2 * hp.sample_rate])
@@ -128,14 +129,14 @@ def results(tmp_path, root):
 def test_everything_in_results_is_the_same_bytes_twice(results):
     models, written = Main.load_models(*Main.find_weights("shipped")), []
     for _ in range(2):
-        Evaluation.save_sounds(models, results)
-        Evaluation.save_figures(models, results)
-        Evaluation.save_page(results)
+        make.save_sounds(models, results)
+        make.save_figures(models, results)
+        make.save_page(results)
         written.append({str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*") if path.is_file()})
     assert written[0] == written[1]
-    expected = {f"{name}_{side}.wav" for name in Evaluation.sounds for side in Evaluation.sides}
-    expected |= {f"figures/{name}_{side}.png" for name in Evaluation.sounds for side in Evaluation.sides}
-    expected |= {f"figures/{name}.png" for name in Evaluation.figure_names} | {"figures/demo.png", "sounds.md", "sounds.json",
+    expected = {f"{name}_{side}.wav" for name in make.sounds for side in make.sides}
+    expected |= {f"figures/{name}_{side}.png" for name in make.sounds for side in make.sides}
+    expected |= {f"figures/{name}.png" for name in make.figure_names} | {"figures/demo.png", "sounds.md", "sounds.json",
                                                                                "index.html"}
     assert expected <= set(written[0])
     page = written[0]["index.html"].decode()
@@ -146,26 +147,26 @@ def test_the_epoch_20_output_has_to_be_there_and_of_the_training_piece(results):
     models, early = Main.load_models(*Main.find_weights("shipped")), results / "training" / "ae_epoch_20.npy"
     np.save(early, np.zeros((hp.n_mels, 7), np.float16))
     with pytest.raises(ValueError, match="ae_epoch_20.npy"):
-        Evaluation.save_figures(models, results)
+        make.save_figures(models, results)
     early.unlink()
     with pytest.raises(FileNotFoundError, match="ae_epoch_20.npy.*copy it"):
-        Evaluation.save_figures(models, results)
+        make.save_figures(models, results)
     assert not results.joinpath("figures").exists()
 
 
 def test_the_page_needs_the_scores(results):
-    with pytest.raises(FileNotFoundError, match="sounds.json is missing; python Evaluation.py --all"):
-        Evaluation.save_page(results)
+    with pytest.raises(FileNotFoundError, match="sounds.json is missing; python results/make.py"):
+        make.save_page(results)
 
 
 def test_a_missing_midi_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="alb_esp1.mid"):
-        Evaluation.render_sounds(tmp_path, tmp_path)
+        make.render_sounds(tmp_path, tmp_path)
 
 
 def test_sounds_are_rendered_from_midi_files_anywhere_below_a_folder(tmp_path, midi, instruments, monkeypatch):
-    monkeypatch.setattr(Evaluation, "sounds", {"one": ("piece", instruments[0], "a title", "a remark")})
+    monkeypatch.setattr(make, "sounds", {"one": ("piece", instruments[0], "a title", "a remark")})
     midi(tmp_path / "below" / "piece.mid")
-    Evaluation.render_sounds(tmp_path, tmp_path / "out")
+    make.render_sounds(tmp_path, tmp_path / "out")
     piano, synth = (Util.read_audio(tmp_path / "out" / f"one_{side}.wav") for side in ("input", "truth"))
     assert piano.size == synth.size and not np.array_equal(piano, synth)

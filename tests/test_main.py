@@ -7,11 +7,11 @@ import torch
 import DatasetCreator
 import Hyperparameters as hp
 import Main
-import Training
 import Util
+from AEModel import Model
 from Autoencoder import Autoencoder
 from UNet import UNet
-from UNetMain import UNetModel
+from UNetMain import UNetTrainer
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def networks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks")
     torch.manual_seed(0)
     torch.save(Autoencoder().state_dict(), folder / "ae.torch")
-    unet = UNet(wf=2, inputs=hp.unet_inputs, memory=hp.unet_memory, shortcut=hp.unet_shortcut, normalised=hp.unet_normalised)
+    unet = UNet(wf=2, in_channels=hp.unet_in_channels, residual=hp.unet_residual, batch_norm=hp.unet_batch_norm)
     torch.nn.init.constant_(unet.last.bias, 0.5)  # not silent
     torch.save(unet.state_dict(), folder / "unet.torch")
     return {"ae": folder / "ae.torch", "unet": folder / "unet.torch"}
@@ -141,12 +141,12 @@ def test_own_models_come_before_the_shipped_ones_once_both_are_trained(tmp_path,
     assert Main.find_weights("other") == (tmp_path / "other" / "ae.torch", tmp_path / "other" / "unet.torch")
 
 
-@pytest.mark.parametrize("inputs", (1, 2))
-def test_training_and_playing_give_the_unet_its_inputs_in_the_same_order(inputs):
+@pytest.mark.parametrize("in_channels", (1, 2))
+def test_training_and_playing_give_the_unet_its_inputs_in_the_same_order(in_channels):
     seen = []
 
     class Inverse(torch.nn.Module):
-        inputs = 1
+        in_channels = 1
 
         def forward(self, x):
             return 1 - x
@@ -157,14 +157,14 @@ def test_training_and_playing_give_the_unet_its_inputs_in_the_same_order(inputs)
             return x[:, :1]
 
     unet = Recorder()
-    unet.inputs, cpu = inputs, torch.device("cpu")
-    autoencoder = Training.Model(Inverse(), None, None, cpu)
-    training = UNetModel(unet, autoencoder, None, None, cpu)
+    unet.in_channels = in_channels
+    autoencoder = Model(Inverse())
+    training = UNetTrainer(unet, autoencoder, None, None, torch.device("cpu"))
     _, (spectrogram, output, _) = Main.resynthesise(
-        np.random.default_rng(0).uniform(-1, 1, 9000).astype(np.float32), (autoencoder, Training.Model(unet, None, None, cpu)))
+        np.random.default_rng(0).uniform(-1, 1, 9000).astype(np.float32), (autoencoder, Model(unet)))
     assert np.abs(output - spectrogram).mean() > 0.1
     torch.testing.assert_close(training.prepare(torch.from_numpy(spectrogram)[None, None]), seen[0])
-    assert seen[0].shape[1] == inputs
+    assert seen[0].shape[1] == in_channels
 
 
 def flags(networks):

@@ -340,31 +340,31 @@ def test_a_file_that_is_no_soundfont_is_named(render, midi, tmp_path, content):
 
 # damage
 
-def damaged(good, chance):
+def damaged(good, rng):
     """Spoil the bytes of a good MIDI file in one of several ways."""
     spoiled = bytearray(good)
-    way = chance.randrange(5)
+    way = rng.randrange(5)
     if way == 0:
-        return good[:chance.randrange(len(good))]
+        return good[:rng.randrange(len(good))]
     if way == 1:
-        return b"MThd" + chance.randbytes(chance.randrange(100))
+        return b"MThd" + rng.randbytes(rng.randrange(100))
     if way == 2:
-        return good[:22] + chance.randbytes(200)
+        return good[:22] + rng.randbytes(200)
     if way == 3:
-        spoiled[8:14] = chance.randbytes(6)
+        spoiled[8:14] = rng.randbytes(6)
     else:
         for _ in range(20):
-            spoiled[chance.randrange(14, len(good))] = chance.randrange(256)
+            spoiled[rng.randrange(14, len(good))] = rng.randrange(256)
     return bytes(spoiled)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_damaged_midi_file_is_rendered_or_refused_by_name(root, tmp_path, seed):
-    chance, refused = random.Random(seed), 0
+    rng, refused = random.Random(seed), 0
     good = (root / "data" / "MIDI_test" / "satie_gymnopedie_1.mid").read_bytes()
     path = tmp_path / "damaged.mid"
     for _ in range(30):
-        path.write_bytes(damaged(good, chance))
+        path.write_bytes(damaged(good, rng))
         try:
             trimmed, length = MIDI2Audio.trim(path)
         except ValueError as error:

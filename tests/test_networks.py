@@ -3,9 +3,9 @@ import pytest
 import torch
 
 import Hyperparameters as hp
-from Autoencoder import Autoencoder, FromBands, ToBands
-from Training import Upsampling
-from UNet import UNet
+from AEModel import Model
+from Autoencoder import Autoencoder, FromBands, Stretch, ToBands
+from UNet import Doubling, UNet
 
 autoencoder_shapes = {
     "encoder.0.weight": (64, 1, 128, 1), "encoder.0.bias": (64,),
@@ -48,8 +48,8 @@ unet_shapes = {  # depth 4, wf 6
 }
 
 
-networks = {"autoencoder": Autoencoder, "unet": lambda: UNet(wf=3), "unet with memory": lambda: UNet(wf=3, memory=16, shortcut=True),
-            "unet of the default form": lambda: UNet(wf=3, inputs=2, normalised=True)}
+networks = {"autoencoder": Autoencoder, "unet": lambda: UNet(wf=3), "residual unet": lambda: UNet(wf=3, residual=True),
+            "unet of the default form": lambda: UNet(wf=3, in_channels=2, batch_norm=True)}
 
 
 @pytest.fixture(scope="module", params=networks)
@@ -67,14 +67,14 @@ def test_parameters_are_named_and_shaped_as_in_the_published_checkpoints(network
 @pytest.mark.parametrize("frames", (*range(1, 21), 2583))
 @torch.inference_mode()
 def test_as_many_frames_come_out_as_go_in(network, frames):
-    output = network(torch.rand(1, network.inputs, 128, frames))
+    output = network(torch.rand(1, network.in_channels, 128, frames))
     assert output.shape == (1, 1, 128, frames) and output.isfinite().all()
 
 
 @pytest.mark.parametrize("frames", (1, 6, 255))
 def test_training_takes_any_width_too(network, frames):
     network.train()
-    source = torch.rand(2, network.inputs, 128, frames, requires_grad=True)
+    source = torch.rand(2, network.in_channels, 128, frames, requires_grad=True)
     network(source).sum().backward()
     assert source.grad.shape == source.shape and source.grad.any()
     network.eval()
@@ -87,13 +87,13 @@ def test_a_clip_of_30_s_has_the_reports_latent():
 
 @torch.inference_mode()
 def test_nothing_is_sampled(network):
-    source = torch.rand(1, network.inputs, 128, 50)
+    source = torch.rand(1, network.in_channels, 128, 50)
     assert torch.equal(network(source), network(source))
 
 
 @torch.inference_mode()
 def test_a_clip_does_not_depend_on_the_others_in_its_batch(network):
-    batch = torch.rand(3, network.inputs, 128, 40)
+    batch = torch.rand(3, network.in_channels, 128, 40)
     torch.testing.assert_close(network(batch)[1:2], network(batch[1:2]))
 
 
@@ -101,8 +101,8 @@ def test_a_clip_does_not_depend_on_the_others_in_its_batch(network):
 @torch.inference_mode()
 def test_a_width_that_does_not_fit_is_filled_up_with_silence(network, frames):
     fits = 23 if isinstance(network, Autoencoder) else 24
-    source = torch.rand(1, network.inputs, 128, frames)
-    filled = torch.cat([source, torch.zeros(1, network.inputs, 128, fits - frames)], 3)
+    source = torch.rand(1, network.in_channels, 128, frames)
+    filled = torch.cat([source, torch.zeros(1, network.in_channels, 128, fits - frames)], 3)
     torch.testing.assert_close(network(filled)[..., :frames], network(source))
 
 
@@ -113,51 +113,33 @@ def test_the_autoencoders_output_is_within_0_and_1():
 
 
 @pytest.mark.parametrize("form", (
-    dict(depth=4, wf=3), dict(depth=4, wf=6), dict(depth=3, wf=5), dict(depth=3, wf=3, inputs=2),
-    dict(depth=4, wf=3, inputs=2, memory=24), dict(depth=3, wf=2, inputs=2, memory=8, shortcut=True), dict(wf=3, normalised=True), dict(wf=1, shortcut=True)), ids=str)
+    dict(depth=4, wf=3), dict(depth=4, wf=6), dict(depth=3, wf=5), dict(depth=3, wf=3, in_channels=2),
+    dict(depth=3, wf=2, in_channels=2, residual=True), dict(wf=3, batch_norm=True), dict(wf=1, residual=True)), ids=str)
 @torch.inference_mode()
 def test_the_form_is_read_from_the_weights(tmp_path, form):
-    saved = UNet(**form)
+    saved = Model(UNet(**form)).network  # as it lies in memory when it is loaded
     torch.save(saved.state_dict(), tmp_path / "unet.torch")
-    loaded = UNet.load(tmp_path / "unet.torch")
-    source = torch.rand(1, form.get("inputs", 1), 128, 9)
-    assert loaded.inputs == form.get("inputs", 1) and len(loaded.down_path) == form.get("depth", 4)
+    loaded = Model.load(UNet, tmp_path / "unet.torch").network
+    source = torch.rand(1, form.get("in_channels", 1), 128, 9)
+    assert loaded.in_channels == form.get("in_channels", 1) and len(loaded.down_path) == form.get("depth", 4)
     assert torch.equal(loaded(source), saved(source))
 
 
 @torch.inference_mode()
-def test_with_a_shortcut_the_first_of_the_inputs_is_where_learning_starts():
+def test_with_a_residual_the_first_of_the_channels_is_where_learning_starts():
     torch.manual_seed(0)
     source = torch.rand(1, 2, 128, 40)
-    network = UNet(wf=3, inputs=2, shortcut=True)
+    network = UNet(wf=3, in_channels=2, residual=True)
     assert (network(source) - source[:, :1]).abs().mean() < 0.1
     network.last.weight[:, :8], network.last.bias[:] = 0, 0
     torch.testing.assert_close(network(source), source[:, :1])
 
 
 @torch.inference_mode()
-def test_memory_looks_across_all_bands_and_further_back_than_the_convolutions():
-    torch.manual_seed(0)
-    source = torch.rand(1, 1, 128, 400, dtype=torch.float64)
-    changed = source.clone()
-    changed[:, :, :8, 100] += 1
-
-    def reach(network):
-        network.double()
-        touched = (network(changed) - network(source))[0, 0] != 0
-        return touched.any(1).sum().item(), touched.any(0).nonzero().max().item() - 100
-
-    other = UNet(wf=3, memory=16)
-    torch.nn.init.normal_(other.memory.spread.weight)  # as if it had learnt
-    (bands, frames), (all_bands, more_frames) = reach(UNet(wf=3)), reach(other)
-    assert bands < 128 and all_bands == 128 and frames < 64 and 64 < more_frames < hp.context_frames
-
-
-@torch.inference_mode()
 def test_weights_in_half_precision_are_loaded_in_full(tmp_path):
     network = UNet(wf=3)
     torch.save({key: value.half() for key, value in network.state_dict().items()}, tmp_path / "half.torch")
-    loaded = UNet.load(tmp_path / "half.torch")
+    loaded = Model.load(UNet, tmp_path / "half.torch").network
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, network.state_dict()[key].half().float())
 
@@ -165,8 +147,8 @@ def test_weights_in_half_precision_are_loaded_in_full(tmp_path):
 @pytest.mark.parametrize("layer, shape", (
     (FromBands(1, 6, (16, 1)), (2, 1, 16, 9)),
     (ToBands(6, 1, (16, 4)), (2, 6, 1, 9)),
-    (Upsampling(6, 4, (1, 2), stride=(1, 2)), (2, 6, 1, 9)),
-    (Upsampling(6, 4, 2, stride=2), (2, 6, 3, 5)),
+    (Stretch(6, 4), (2, 6, 1, 9)),
+    (Doubling(6, 4), (2, 6, 3, 5)),
 ))
 def test_our_layers_compute_what_torchs_own_do(layer, shape):
     layer, x = layer.double(), torch.rand(shape, dtype=torch.double, requires_grad=True)

@@ -5,7 +5,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 
-import Evaluation
+import make
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def page(browser):
     """Function that runs JavaScript on the page, with `players`, `until(condition)` and `await`, and returns its result."""
-    path = Evaluation.results / "index.html"
+    path = make.results / "index.html"
     assert path.exists(), "make results writes the page"
     browser.get(path.as_uri())
 
@@ -50,14 +50,14 @@ def page(browser):
 
 def test_every_player_and_picture_loads_and_nothing_complains(browser, page):
     players = page("return players.map(player => [player.getAttribute('src'), player.duration, player.error]);")
-    assert [source for source, *_ in players] == [f"{name}_{side}.wav" for name in Evaluation.sounds for side in Evaluation.sides]
+    assert [source for source, *_ in players] == [f"{name}_{side}.wav" for name in make.sounds for side in make.sides]
     assert all(duration == pytest.approx(30) and error is None for _, duration, error in players)
     pictures = page("""
         const pictures = [...document.images];
         for (const picture of pictures) picture.loading = "eager";
         await until(() => pictures.every(picture => picture.complete));
         return pictures.map(picture => [picture.getAttribute("src"), picture.naturalWidth, picture.alt]);""")
-    assert len(pictures) == len(players) + len(Evaluation.figure_names)
+    assert len(pictures) == len(players) + len(make.figure_names)
     assert [source for source, width, alt in pictures if not (width and alt)] == []
     assert browser.get_log("browser") == []
 

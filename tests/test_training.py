@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import pkgutil
 import random
 import shutil
 import signal
@@ -21,8 +22,9 @@ import Training
 import UNetDataset
 import UNetMain
 import Util
-from AEDataset import AEDataset
-from AEModel import AEModel
+from AEDataset import AEDataset, brief_split
+from AEModel import Model
+from Autoencoder import Autoencoder
 from UNet import UNet
 
 brief = dict(epochs=2, batch_size=2, crop_frames=64, device="cpu")  # 4 batches an epoch: two clips of 258 frames
@@ -48,7 +50,7 @@ def train(request, data):
     """Function that trains one of the networks, briefly unless told otherwise, and returns the path of its weights."""
 
     def run(**options):
-        script, width = (AEMain, {}) if request.param == "ae" else (UNetMain, {"wf": 3, "memory": 8})
+        script, width = (AEMain, {}) if request.param == "ae" else (UNetMain, {"wf": 3})
         if script is UNetMain:
             behind_an_autoencoder(data, options.get("model", "own"))
         script.train(**{**brief, "data": data, **width, **options})
@@ -112,7 +114,7 @@ def test_the_weights_are_those_of_the_epoch_with_the_least_validation_loss(tmp_p
     for epochs in 1, 3:
         network = torch.nn.Conv2d(1, 1, 1)
         torch.nn.init.zeros_(network.weight), torch.nn.init.zeros_(network.bias)
-        model = Training.Model(network, torch.nn.functional.l1_loss, 0.01, torch.device("cpu"))
+        model = Training.Trainer(network, torch.nn.functional.l1_loss, 0.01, torch.device("cpu"))
         Training.fit(model, *sets, tmp_path / f"{epochs}.torch", {**settings, "epochs": epochs}, "L1 loss")
         assert torch.equal(network.bias, state(tmp_path / f"{epochs}.torch")["bias"])  # the model goes on with them
     first, second, third = losses(tmp_path / "3.torch")["validation"]
@@ -129,7 +131,7 @@ def test_long_clips_are_validated_in_parts(monkeypatch):
             lengths.append(x.shape[-1])
             return x
 
-    model = Training.Model(Copy(1, 1, 1), torch.nn.functional.l1_loss, None, torch.device("cpu"))
+    model = Training.Trainer(Copy(1, 1, 1), torch.nn.functional.l1_loss, None, torch.device("cpu"))
     source = torch.rand(1, 128, 250)
     target = torch.cat([source[..., :100], source[..., 100:200] * 0, source[..., 200:]], dim=-1)
     monkeypatch.setattr(hp, "chunk_frames", 100)
@@ -141,18 +143,18 @@ def test_a_unet_of_one_input_stores_the_autoencoders_output_for_every_piece_thou
     behind_an_autoencoder(data, "own")
     shutil.rmtree(data / "ae_output")
 
-    def read_one(path, read=UNetDataset.read):
+    def read_one(path, read=UNetDataset.map_spectrogram):
         if list((data / "ae_output").glob("*.npy")):
             raise KeyboardInterrupt
         return read(path)
 
-    monkeypatch.setattr(UNetDataset, "read", read_one)
+    monkeypatch.setattr(UNetDataset, "map_spectrogram", read_one)
     with pytest.raises(KeyboardInterrupt):
-        UNetMain.train(data, inputs=1, wf=2, **brief)
+        UNetMain.train(data, in_channels=1, wf=2, **brief)
     monkeypatch.undo()
     assert len(list((data / "ae_output").glob("*.npy"))) == 1 and not list((data / "models" / "own").glob("unet*"))
-    UNetMain.train(data, inputs=1, wf=2, **brief)
-    model = AEModel.load(data / "models" / "own" / "ae.torch")
+    UNetMain.train(data, in_channels=1, wf=2, **brief)
+    model = Model.load(Autoencoder, data / "models" / "own" / "ae.torch")
     folders = list((data / "generated").glob("*/"))
     assert {path.stem for path in (data / "ae_output").glob("*.npy")} == {folder.name for folder in folders} and len(folders) == 3
     for folder in folders:
@@ -175,12 +177,12 @@ doomed_training = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 import torch
-import AEMain, Hyperparameters as hp, Training, Util
+import AEDataset, AEMain, Hyperparameters as hp, Util
 torch.set_num_threads(1)
 hp.checkpoint_minutes = 0
 reads = 0
 
-class Doomed(Training.AEDataset):
+class Doomed(AEDataset.AEDataset):
     def __getitem__(self, key):
         global reads
         reads += 1
@@ -188,7 +190,7 @@ class Doomed(Training.AEDataset):
             os.kill(os.getpid(), int(sys.argv[2]))
         return super().__getitem__(key)
 
-Training.AEDataset = Doomed
+AEDataset.AEDataset = Doomed
 Util.run(lambda: AEMain.train(".", epochs=2, batch_size=2, crop_frames=64, device="cpu"))
 """
 
@@ -199,10 +201,10 @@ def doomed(root, data, number):
 
 
 @contextlib.contextmanager
-def interruption(data, read, number=signal.SIGINT, script=Training, dataset="AEDataset"):
+def interruption(data, read, number=signal.SIGINT, dataset="AEDataset.AEDataset"):
     """Have a training get Ctrl-C when it reads its `read`-th crop or clip, and expect that it ends with a checkpoint."""
 
-    class Interrupting(getattr(script, dataset)):
+    class Interrupting(pkgutil.resolve_name(dataset)):
         reads = 0
 
         def __getitem__(self, key):
@@ -214,7 +216,7 @@ def interruption(data, read, number=signal.SIGINT, script=Training, dataset="AED
     previous = signal.signal(number, lambda *_: pytest.fail("the training does not defer the signal"))
     try:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(script, dataset, Interrupting)
+            patch.setattr(dataset, Interrupting)
             yield
     finally:
         signal.signal(number, previous)
@@ -249,13 +251,13 @@ def test_a_training_resumes_from_any_batch(data, uninterrupted, number, reads):
     assert_same(data / "models" / "own" / "ae.torch", uninterrupted)
 
 
-@pytest.mark.parametrize("form, script, dataset", (
-    ({}, Training, "AEDataset"), (dict(inputs=1, normalised=False), UNetMain, "UNetDataset")), ids=("two inputs", "stored outputs"))
-def test_the_unet_resumes_as_well(data, form, script, dataset):
+@pytest.mark.parametrize("form, dataset", (
+    ({}, "AEDataset.AEDataset"), (dict(in_channels=1, batch_norm=False), "UNetMain.UNetDataset")), ids=("two inputs", "stored outputs"))
+def test_the_unet_resumes_as_well(data, form, dataset):
     for model in "own", "uninterrupted":
         behind_an_autoencoder(data, model)
     UNetMain.train(data, model="uninterrupted", wf=3, **form, **brief)
-    with interruption(data, 6, signal.SIGINT, script, dataset):
+    with interruption(data, 6, signal.SIGINT, dataset):
         UNetMain.train(data, wf=3, **form, **brief)
     UNetMain.train(data, wf=3, **form, **brief)
     assert_same(data / "models" / "own" / "unet.torch", data / "models" / "uninterrupted" / "unet.torch")
@@ -314,7 +316,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_the_last_checkpoint(da
     monkeypatch.setattr(hp, "checkpoint_minutes", 0)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(
             ValueError, match="the loss is nan in epoch 2; choose a lower --learning-rate and add --overwrite"):
-        patch.setattr(Training, "AEDataset", Spoilt)
+        patch.setattr("AEDataset.AEDataset", Spoilt)
         AEMain.train(data, **brief)
     assert not checkpoint.with_suffix(".torch").exists()
     AEMain.train(data, **brief)
@@ -332,11 +334,32 @@ def test_a_checkpoint_from_before_there_was_a_setting_is_refused_naming_it(data)
         AEMain.train(data, **brief)
 
 
+@pytest.mark.parametrize("memory", (0, 8))
+def test_a_checkpoint_whose_settings_had_other_names_goes_on(data, memory):
+    for model in "own", "uninterrupted":
+        behind_an_autoencoder(data, model)
+    UNetMain.train(data, model="uninterrupted", wf=3, **brief)
+    with interruption(data, 3):
+        UNetMain.train(data, wf=3, **brief)
+    checkpoint = data / "models" / "own" / "unet.checkpoint"
+    content = torch.load(checkpoint, weights_only=True)
+    for former, present in Training.former_names.items():
+        content["settings"][former] = content["settings"].pop(present)
+    content["settings"]["memory"] = memory  # layers that there are no more
+    torch.save(content, checkpoint)
+    if memory:
+        with pytest.raises(ValueError, match=r"other settings \(memory\)"):
+            UNetMain.train(data, wf=3, **brief)
+    else:
+        UNetMain.train(data, wf=3, **brief)
+        assert_same(checkpoint.with_suffix(".torch"), data / "models" / "uninterrupted" / "unet.torch")
+
+
 def test_more_processes_than_crops_are_refused(three_seconds, tmp_path, monkeypatch):
     piece = AEDataset(["bach_prelude_c"], three_seconds)
     monkeypatch.setattr(Training, "processes", lambda: (0, 2))
     with pytest.raises(ValueError, match="fewer crops than there are processes, 2"):
-        Training.fit(AEModel(channels=(4, 4, 4)), piece, piece, tmp_path / "ae.torch",
+        Training.fit(Training.Trainer(Autoencoder(channels=(4, 4, 4)), None, None, torch.device("cpu")), piece, piece, tmp_path / "ae.torch",
                      {**brief, "crop_frames": 0, "schedule": "constant", "seed": 0, "trained_for": {}}, "L1 loss")
 
 
@@ -432,9 +455,9 @@ def test_a_finished_model_stays_until_the_one_that_overwrites_it_is_finished(dat
 
 @pytest.mark.parametrize("seed", range(20))
 def test_crops_cover_every_clip_within_its_bounds(seed):
-    chance = random.Random(seed)
-    lengths = [chance.randint(1, 2583) for _ in range(30)]
-    frames, batch_size = chance.randint(1, 400), chance.randint(1, 16)
+    rng = random.Random(seed)
+    lengths = [rng.randint(1, 2583) for _ in range(30)]
+    frames, batch_size = rng.randint(1, 400), rng.randint(1, 16)
     batches = Training.crops(lengths, frames, batch_size, seed)
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1) and 1 <= len(batches[-1]) <= batch_size
     for piece, length in enumerate(lengths):
@@ -488,7 +511,7 @@ def test_the_three_commands_leave_what_the_data_folder_describes(trained):
     assert {path.name for path in (trained / "models" / "own").iterdir()} == {
         f"{stem}{ending}" for stem, epoch in (("ae", 2), ("unet", 1)) for ending in (
             ".torch", "_last.torch", "_losses.json", "_losses.png", f"_epoch_{epoch}.npy", f"_epoch_{epoch}.png")}
-    assert UNet.load(trained / "models" / "own" / "unet.torch").last.in_channels == 2 ** hp.unet_wf
+    assert Model.load(UNet, trained / "models" / "own" / "unet.torch").network.last.in_channels == 2 ** hp.unet_wf
 
 
 def test_what_was_trained_plays_a_recording(trained, tmp_path):
@@ -543,17 +566,17 @@ def test_report_gives_the_reports_settings_and_a_flag_beside_it_counts(data):
     settings = [json.loads((own / f"{name}_losses.json").read_text())["settings"] for name in ("ae", "unet")]
     assert settings[0].items() > dict(channels=[64, 128, 256], crop_frames=0, schedule="constant", batch_size=2, augmented=False).items()
     assert settings[1].items() > dict(
-        wf=2, inputs=1, memory=0, shortcut=False, normalised=False, loss="mse", crop_frames=0, schedule="constant", batch_size=1).items()
-    unet = UNet.load(own / "unet.torch")
-    assert unet.inputs == 1 and {key.split(".")[0] for key in unet.state_dict()} == {"down_path", "up_path", "last"}
+        wf=2, in_channels=1, residual=False, batch_norm=False, loss="mse", crop_frames=0, schedule="constant", batch_size=1).items()
+    unet = Model.load(UNet, own / "unet.torch").network
+    assert unet.in_channels == 1 and {key.split(".")[0] for key in unet.state_dict()} == {"down_path", "up_path", "last"}
     assert (data / "ae_output" / "weights.txt").read_text() == "models/own/ae.torch\n"
 
 
 def test_an_epoch_is_judged_on_some_pieces_from_all_over_those_held_out():
     names = [f"{i:03}" for i in range(302)]
     training, held_out = Util.split(names)
-    assert Training.split(names, 0) == (training, held_out[::4]) and len(held_out[::4]) <= hp.validation_pieces
-    assert Training.split(names[:3], 0) == Util.split(names[:3])
+    assert brief_split(names, 0) == (training, held_out[::4]) and len(held_out[::4]) <= hp.validation_pieces
+    assert brief_split(names[:3], 0) == Util.split(names[:3])
 
 
 def test_training_starts_from_given_weights(train, data):
@@ -564,16 +587,7 @@ def test_training_starts_from_given_weights(train, data):
             torch.testing.assert_close(began[key], value, msg=key)
 
 
-def test_memory_is_added_to_weights_without_and_adds_nothing_at_first(tmp_path):
-    torch.manual_seed(0)
-    plain, other = UNet(wf=3).eval(), UNet(wf=3, memory=8).eval()
-    torch.save(plain.state_dict(), tmp_path / "unet.torch")
-    Training.start_from(other, tmp_path / "unet.torch")
-    x = torch.rand(1, 1, 128, 64)
-    assert torch.equal(other(x), plain(x))
-
-
-@pytest.mark.parametrize("form", (dict(wf=4), dict(wf=3, inputs=2), dict(wf=3, normalised=True), dict(wf=3, depth=5)))
+@pytest.mark.parametrize("form", (dict(wf=4), dict(wf=3, in_channels=2), dict(wf=3, batch_norm=True), dict(wf=3, depth=5)))
 def test_weights_of_another_form_are_nothing_to_start_from(tmp_path, form):
     torch.save(UNet(wf=3).state_dict(), tmp_path / "unet.torch")
     with pytest.raises(ValueError, match=f"{tmp_path / 'unet.torch'} does not fit the network"):

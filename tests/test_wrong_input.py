@@ -15,6 +15,7 @@ import MIDI2Audio
 import Training
 import UNetMain
 import Util
+from AEModel import snapshot
 from Autoencoder import Autoencoder
 
 
@@ -57,7 +58,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
 
 @pytest.mark.parametrize("write", (
     lambda path: Util.save_array(path, np.ones(10_000)), lambda path: Util.save_text(path, "a" * 10_000),
-    lambda path: Util.write_audio(path, np.ones(10_000)), lambda path: Training.save(path, {"weight": torch.ones(10_000)}),
+    lambda path: Util.write_audio(path, np.ones(10_000)), lambda path: Training.save_tensors(path, {"weight": torch.ones(10_000)}),
     lambda path: Util.save_figure(path, Util.plot_losses({"training": [1, 2], "validation": [2, 3], "loss": "loss"}))))
 def test_a_full_disk_leaves_what_was_there_and_is_said(small_files, tmp_path, write):
     path = tmp_path / "kept.wav"
@@ -296,14 +297,14 @@ def test_a_training_option_that_makes_no_sense_is_refused(data, capsys, script, 
     assert {path.name for path in (data / "models").iterdir()} == {"untrained"}
 
 
-@pytest.mark.parametrize("inputs", (1, 2))
-def test_an_autoencoder_of_another_pair_is_refused_by_name(data, inputs):
+@pytest.mark.parametrize("in_channels", (1, 2))
+def test_an_autoencoder_of_another_pair_is_refused_by_name(data, in_channels):
     ae = data / "models" / "own" / "ae.torch"
     network = Autoencoder(channels=(4, 4, 4))
-    Training.save(ae, Training.snapshot(network, DatasetCreator.trained_for(data)))
+    Training.save_tensors(ae, snapshot(network, DatasetCreator.trained_for(data)))
     Util.save_text(data / "piano" / "preset.txt", "FluidR3_GM.sf2:0:1\n")
     with pytest.raises(ValueError, match=f"{ae} was trained for recordings -> recordings, and {data} holds FluidR3_GM.sf2:0:1 -> recordings"):
-        UNetMain.train(data, inputs=inputs, wf=1, epochs=1, device="cpu")
+        UNetMain.train(data, in_channels=in_channels, wf=1, epochs=1, device="cpu")
     assert [path.name for path in ae.parent.iterdir()] == ["ae.torch"]
 
 

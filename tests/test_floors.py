@@ -1,0 +1,88 @@
+"""The imports draw the report: every script imports only from floors below its own."""
+import ast
+import subprocess
+import sys
+
+import pytest
+
+# lowest first; what stands side by side does not import each other
+floors = (
+    ("Hyperparameters",),
+    ("Util", "Augmentation", "Autoencoder", "UNet"),
+    ("DatasetCreator", "MIDI2Audio", "SoundFonts/salamander"),
+    ("AEDataset", "AEModel"),
+    ("UNetDataset", "Processes"),
+    ("Training", "Main"),
+    ("AEMain", "UNetMain", "Evaluation"),
+    ("benchmarks/benchmark", "benchmarks/goals", "benchmarks/experiments", "results/make"),
+    ("benchmarks/cost", "benchmarks/training"),
+)
+picture = """
+Hyperparameters:
+Util:                   Hyperparameters
+Augmentation:           Hyperparameters
+Autoencoder:            Hyperparameters
+UNet:                   Hyperparameters
+DatasetCreator:         Hyperparameters Util
+MIDI2Audio:             Hyperparameters Util
+AEDataset:              Augmentation DatasetCreator Hyperparameters Util
+AEModel:                DatasetCreator Hyperparameters
+UNetDataset:            AEDataset AEModel Autoencoder Hyperparameters Util
+Processes:
+Training:               AEModel Hyperparameters Processes Util
+AEMain:                 AEDataset Autoencoder DatasetCreator Hyperparameters Processes Training Util
+UNetMain:               AEDataset AEModel Autoencoder DatasetCreator Hyperparameters Processes Training UNet UNetDataset Util
+Main:                   AEModel Autoencoder DatasetCreator Hyperparameters UNet Util
+Evaluation:             DatasetCreator Hyperparameters MIDI2Audio Main Util
+SoundFonts/salamander:  Hyperparameters Util
+results/make:           DatasetCreator Evaluation Hyperparameters MIDI2Audio Main Util
+"""
+
+
+@pytest.fixture(scope="module")
+def imports(root):
+    """Script -> every module that it names in an import, at its top or within a function."""
+    found = {}
+    for path in (*root.glob("*.py"), *(path for folder in ("benchmarks", "results", "SoundFonts")
+                                       for path in root.joinpath(folder).glob("*.py"))):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        found[path.relative_to(root).with_suffix("").as_posix()] = names
+    return found
+
+
+@pytest.fixture(scope="module")
+def ours(imports):
+    """Script -> those of our scripts that it imports."""
+    by_name = {script.split("/")[-1]: script for script in imports if script != "benchmarks/training"}  # none imports that
+    return {script: {by_name[name] for name in names if name in by_name} for script, names in imports.items()}
+
+
+def test_every_script_imports_only_from_floors_below(ours):
+    floor = {script: number for number, scripts in enumerate(floors) for script in scripts}
+    assert floor.keys() == ours.keys()
+    assert [(script, below) for script, names in ours.items() for below in names if floor[below] >= floor[script]] == []
+
+
+def test_the_imports_are_those_of_the_picture(ours):
+    drawn = {script.strip(): set(names.split()) for script, names in (line.split(":") for line in picture.strip().splitlines())}
+    assert {script: names for script, names in ours.items() if not script.startswith("benchmarks/")} == drawn
+
+
+def test_the_networks_are_leaves(imports):
+    for script in "Autoencoder", "UNet":
+        assert imports[script] == {"Hyperparameters", "torch"}
+
+
+def test_only_the_training_speaks_of_optimisers_and_processes(imports):
+    assert {script for script, names in imports.items() if "torch.distributed" in names} == {"Processes"}
+
+
+def test_main_imports_no_more_than_it_needs_to_play(root):
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import torch; before = set(sys.modules); import Main; "
+            "print(*{name for name in set(sys.modules) - before})")
+    more = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, check=True).stdout.split()
+    for name in ("torch.optim", "torch.distributed", "scipy", "librosa", "numba", "matplotlib", "PIL", "mido",
+                 "AEDataset", "UNetDataset", "Training", "Processes"):
+        assert name not in more, name
