@@ -44,7 +44,8 @@ class Model:
             network = kind.of_form(state)
             network.load_state_dict(state)
         except (KeyError, ValueError, IndexError, RuntimeError):
-            raise ValueError(f"{path} does not hold the weights of {kind.name}; train it again or restore the file") from None
+            raise ValueError(f"{path} does not hold the weights of {kind.name}; "
+                             "train it again or restore the file") from None
         return cls(network, device, noted(state).get("pair"))
 
     @torch.inference_mode()
@@ -75,7 +76,8 @@ def load_weights(path):
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weights; train them with AEMain.py and UNetMain.py, or restore the file")
+        raise FileNotFoundError(f"{path}: no such weights; train them with AEMain.py and UNetMain.py, or restore the "
+                                "file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         for key, value in state.items():
@@ -85,8 +87,8 @@ def load_weights(path):
     front_end = noted(state).get("front_end", DatasetCreator.front_end())
     for name, value in DatasetCreator.front_end().items():
         if front_end.get(name) != value:
-            raise ValueError(f"{path} was trained with {name} = {front_end.get(name)}, and Hyperparameters.py has {value}; "
-                             "set it back or train again")
+            raise ValueError(f"{path} was trained with {name} = {front_end.get(name)}, and Hyperparameters.py has "
+                             f"{value}; set it back or train again")
     return state
 
 

@@ -75,7 +75,10 @@ class Autoencoder(nn.Module):
 
     @classmethod
     def of_form(cls, state):
-        """Return a network, not trained, of the width that a state_dict has. Raises KeyError if it is of another kind."""
+        """Return a network, not trained, of the width that a state_dict has.
+
+        Raises KeyError if it is of another kind.
+        """
         return cls(channels=[len(state[f"encoder.{layer}.weight"]) for layer in (0, 3, 6)])
 
     def forward(self, x):

@@ -21,11 +21,15 @@ audio_endings = (".wav", ".flac", ".ogg", ".mp3")
 
 def front_end():
     """The numbers that a trained network depends on."""
-    return {name: getattr(hp, name) for name in ("sample_rate", "n_fft", "hop_length", "n_mels", "fmin", "fmax", "top_db")}
+    return {name: getattr(hp, name)
+            for name in ("sample_rate", "n_fft", "hop_length", "n_mels", "fmin", "fmax", "top_db")}
 
 
 def trained_for(data=hp.data):
-    """The front end, and the instruments in `data`: their presets where MIDI2Audio.py has rendered them, else "recordings"."""
+    """The front end, and the instruments in `data`: their presets where MIDI2Audio.py has rendered them.
+
+    Of what it has not rendered there is no more to say than "recordings".
+    """
     notes = [Path(data) / folder / "preset.txt" for folder in [*sources(data), "synth"]]
     presets = [note.read_text().strip() if note.exists() else "recordings" for note in notes]
     return {"front_end": front_end(), "pair": f"{', '.join(presets[:-1])} -> {presets[-1]}"}
@@ -77,9 +81,10 @@ def mel_from_log(spectrogram):
 
 
 def spectrogram(audio):
-    """Log-mel spectrogram of a clip, relative to its own maximum [shape=(n_mels, len(audio) // hop_length), at least 1].
+    """Log-mel spectrogram of a clip, relative to its own maximum [shape=(n_mels, t)].
 
-    The frame centred on the very end is left out: 30 s are 2,583 frames, as in the report.
+    t = len(audio) // hop_length, at least 1. The frame centred on the very end is left out: 30 s are 2,583 frames, as
+    in the report.
     """
     power = mel_power(stft(audio))[:, :max(len(audio) // hp.hop_length, 1)]
     return log_mel(power, power.max())
@@ -164,7 +169,8 @@ def invert(mel, guide, inversion=hp.inversion):
     if inversion == "report":
         import librosa  # slow to import, and needed for nothing else here
 
-        magnitude = librosa.feature.inverse.mel_to_stft(mel, sr=hp.sample_rate, n_fft=hp.n_fft, fmin=hp.fmin, fmax=hp.fmax)
+        magnitude = librosa.feature.inverse.mel_to_stft(mel, sr=hp.sample_rate, n_fft=hp.n_fft, fmin=hp.fmin,
+                                                        fmax=hp.fmax)
         return librosa.griffinlim(magnitude, n_iter=32, hop_length=hp.hop_length, random_state=hp.seed)
     if inversion != "kl":
         raise ValueError(f"inversion is 'kl' or 'report', not '{inversion}'")
@@ -204,7 +210,10 @@ def build(data=hp.data, shard=(0, 1)):
 
 
 def renew(folder):
-    """Note in `folder` what its spectrograms depend on, having removed them if that was another; without a note they are kept."""
+    """Note in `folder` what its spectrograms depend on, having removed them if that was another.
+
+    Without a note they are kept.
+    """
     note, text = folder / "front_end.json", json.dumps({**front_end(), "limit_s": hp.limit_s}, indent=1) + "\n"
     if note.exists():
         if note.read_text() == text:
@@ -230,8 +239,8 @@ def store(recordings, outputs):
     spectrograms = [spectrogram(clip[:size]) for clip in clips]
     late = offset(*spectrograms)
     if abs(late) > 1:
-        tqdm.write(f"warning: {recordings[1]} comes {late * hp.hop_length / hp.sample_rate:+.3f} s after {recordings[0]}; "
-                   "shift one of them", file=sys.stderr)
+        tqdm.write(f"warning: {recordings[1]} comes {late * hp.hop_length / hp.sample_rate:+.3f} s after "
+                   f"{recordings[0]}; shift one of them", file=sys.stderr)
     for image, output, old in zip(spectrograms, outputs, stale):
         if old:
             Util.save_array(output, image.astype(np.float16))
@@ -241,8 +250,8 @@ def offset(source, target, most=86):
     """Frames by which the onsets of `target` come after those of `source` [both shape=(n_mels, t)], at most `most`.
 
     The lag of the highest correlation of the onsets, the rise from frame to frame, band by band: the pitches tell apart
-    what the rhythm alone would not. Music that repeats itself correlates at its period too, so a lag of at most a frame is
-    taken if it is nearly as good.
+    what the rhythm alone would not. Music that repeats itself correlates at its period too, so a lag of at most a frame
+    is taken if it is nearly as good.
     """
     frames = source.shape[1]
     if frames < 3:
@@ -256,9 +265,11 @@ def offset(source, target, most=86):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Store the spectrograms of data/piano and data/synth; AEMain.py does it too.")
+    parser = argparse.ArgumentParser(description="Store the spectrograms of data/piano and data/synth; AEMain.py does "
+                                     "it too.")
     parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/ (default: data/)")
-    parser.add_argument("--shard", type=Util.shard, default=(0, 1), metavar="I/N", help="do every N-th pair from the I-th on, from 0")
+    parser.add_argument("--shard", type=Util.shard, default=(0, 1), metavar="I/N",
+                        help="do every N-th pair from the I-th on, from 0")
     options = parser.parse_args(arguments)
     build(options.data, options.shard)
 

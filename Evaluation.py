@@ -34,13 +34,15 @@ def log_mel_l1(output, truth):
     output = output * np.sqrt((truth ** 2).mean() / ((output ** 2).mean() + 1e-20))
     output, truth = (DatasetCreator.mel_power(DatasetCreator.stft(signal)) for signal in (output, truth))
     reference = truth.max()
-    return hp.top_db * float(np.abs(DatasetCreator.log_mel(output, reference) - DatasetCreator.log_mel(truth, reference)).mean())
+    output, truth = (DatasetCreator.log_mel(power, reference) for power in (output, truth))
+    return hp.top_db * float(np.abs(output - truth).mean())
 
 
 def convergence(output, truth):
     """Spectral convergence: distance of two magnitude spectrograms, each at unit norm.
 
-    0 for the same up to a gain, 1 for silence, at most sqrt(2). Mean over the STFT sizes 512, 1024 and 2048. `output` and `truth`: np.ndarray [shape=(n,)].
+    0 for the same up to a gain, 1 for silence, at most sqrt(2). Mean over the STFT sizes 512, 1024 and 2048. `output`
+    and `truth`: np.ndarray [shape=(n,)].
     """
     distances = []
     for n_fft in (512, 1024, 2048):
@@ -113,7 +115,8 @@ def evaluate(folder, midi_folder, models, inversion=hp.inversion):
     midi_files = Util.pieces(midi_folder, MIDI2Audio.midi_endings) if midi_folder and midi_folder.is_dir() else {}
     scores = {}
     for name, recordings in tqdm(DatasetCreator.pairs(folder).items(), desc="evaluation", unit="piece"):
-        recording, truth = (librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate) for path in recordings)
+        recording, truth = (librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate)
+                            for path in recordings)
         scores[name] = score(play(recording, truth, models, inversion), truth, midi_files.get(name))
     scores["mean"] = {version: {metric: float(np.mean([piece[version][metric] for piece in scores.values()]))
                                 for metric in metrics if all(metric in piece[version] for piece in scores.values())}
@@ -122,7 +125,7 @@ def evaluate(folder, midi_folder, models, inversion=hp.inversion):
 
 
 def gap_closed(piece):
-    """Timbre gap closed: (unchanged - final) / (unchanged - ceiling) in log-mel L1; 0 is the piano, 1 all there is to win."""
+    """Timbre gap closed, (unchanged - final) / (unchanged - ceiling) in log-mel L1: 0 is the piano, 1 all to be won."""
     unchanged, final, best = (piece[version]["log_mel_l1"] for version in ("unchanged", "final", "ceiling"))
     return (unchanged - final) / (unchanged - best)
 
@@ -146,7 +149,8 @@ def plot(scores):
     figure = Figure(figsize=(9, 1 + 0.45 * len(scores)), layout="constrained")
     axis = figure.subplots()
     for offset, version in enumerate(versions):
-        axis.barh(np.arange(len(scores)) + (offset - 1.5) / 5, [piece[version]["log_mel_l1"] for piece in scores.values()],
+        axis.barh(np.arange(len(scores)) + (offset - 1.5) / 5,
+                  [piece[version]["log_mel_l1"] for piece in scores.values()],
                   height=0.2, label=version)
     axis.set_yticks(range(len(scores)), scores)
     axis.invert_yaxis()
@@ -156,8 +160,9 @@ def plot(scores):
 
 
 def render(midi_folder, data=hp.data, piano=hp.piano_preset):
-    """Render a folder of MIDI files on `piano` and on the e-piano below `data`, and return the folder with piano/ and synth/.
+    """Render a folder of MIDI files on `piano` and on the e-piano below `data`.
 
+    Returns the folder with piano/ and synth/.
     Raises as `MIDI2Audio.synthesise_folder`.
     """
     place = "_".join([*midi_folder.resolve().parts[1:], *map(str, piano)])
@@ -193,12 +198,15 @@ def score_folder(options):
     pairs = [DatasetCreator.trained_for(folder)["pair"], models[-1].pair or "recordings"]
     targets = [pair.split(" -> ")[-1] for pair in pairs]
     if targets[0] != targets[1] and "recordings" not in targets:
-        raise ValueError(f"{folder} holds {pairs[0]}, and the weights were trained for {pairs[1]}; render it again or choose other weights")
+        raise ValueError(f"{folder} holds {pairs[0]}, and the weights were trained for {pairs[1]}; render it again or "
+                         "choose other weights")
     scores = evaluate(folder, midi_folder, models, options.inversion)
-    output = options.output or (hp.root / "results" if shipped and folder == hp.data / "test" else Path()) / "evaluation"
+    output = options.output or (hp.root / "results" if shipped and folder == hp.data / "test"
+                                else Path()) / "evaluation"
     save_scores(output, scores)
     Util.save_figure(output.with_suffix(".png"), plot(scores))
-    print(table({"mean": scores["mean"]}) + "spectral convergence: distance of the magnitude spectrograms, each at unit "
+    print(table({"mean": scores["mean"]})
+          + "spectral convergence: distance of the magnitude spectrograms, each at unit "
           f"norm, 0 to 1.41\nall pieces: {output.with_suffix('.md')}")
 
 
@@ -212,7 +220,8 @@ def main(arguments=None):
     parser.add_argument("--unet", type=Path, help="as for Main.py")
     parser.add_argument("--device", default="auto", help="as for Main.py")
     parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion, help="as for Main.py")
-    parser.add_argument("-o", "--output", type=Path, help="name of the .md, .json and .png to write (default: evaluation in the "
+    parser.add_argument("-o", "--output", type=Path,
+                        help="name of the .md, .json and .png to write (default: evaluation in the "
                         "working folder; for data/test and the shipped weights results/evaluation)")
     score_folder(parser.parse_args(arguments))
 

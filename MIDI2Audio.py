@@ -74,7 +74,8 @@ def list_presets(soundfont):
             if name == b"LIST" and file.read(4) == b"pdta":
                 for name, end in chunks(file, end):
                     if name == b"phdr":
-                        *presets, _ = struct.iter_unpack("<20sHH14x", file.read(end - file.tell()))  # the last ends the list
+                        # the last ends the list
+                        *presets, _ = struct.iter_unpack("<20sHH14x", file.read(end - file.tell()))
                         return dict(sorted(((bank, program), text.split(b"\0")[0].decode("latin-1").strip())
                                            for text, program, bank in presets))
     raise ValueError(f"{path} holds no presets; replace it")
@@ -99,7 +100,8 @@ def parse_preset(text):
             if name and found.lower() == name.lower():
                 return file, bank, program
         raise ValueError(f"{file} has no preset called '{name}'; python MIDI2Audio.py --list {file} shows what it has")
-    raise ValueError(f"'{text}' is no preset; write FILE.sf2:BANK:PROGRAM, for instance FluidR3_GM.sf2:0:5, or FILE.sf2:NAME")
+    raise ValueError(f"'{text}' is no preset; write FILE.sf2:BANK:PROGRAM, for instance FluidR3_GM.sf2:0:5, or "
+                     "FILE.sf2:NAME")
 
 
 def preset_text(preset):
@@ -110,8 +112,9 @@ def preset_text(preset):
 def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0, detune=0):
     """Reduce a MIDI file to what one instrument plays in its first `limit_s` seconds.
 
-    Every channel gets the given preset, `detune` cents from its pitch (at most 200); the file's own program changes, its
-    percussion channel and its system messages are left out. The result has one track and one tick a sample at `hp.sample_rate`.
+    Every channel gets the given preset, `detune` cents from its pitch (at most 200); the file's own program changes,
+    its percussion channel and its system messages are left out. The result has one track and one tick a sample at
+    `hp.sample_rate`.
 
     Returns
     -------
@@ -142,7 +145,8 @@ def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0, detune=0):
               if hasattr(message, "channel") and message.channel != percussion_channel
               and message.type != "program_change"
               and not (message.type == "control_change" and message.control in bank_select)]
-    length = min(max((time for time, _ in events), default=0) + hp.release_s, limit_s)  # a note may be held beyond the limit
+    # a note may be held beyond the limit
+    length = min(max((time for time, _ in events), default=0) + hp.release_s, limit_s)
     events = [(time, message) for time, message in events if time < limit_s]
     if not any(message.type == "note_on" and message.velocity for _, message in events):
         raise ValueError(f"{midi_path} has no notes in its first {limit_s:g} s (percussion apart); remove it")
@@ -167,7 +171,8 @@ def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0, detune=0):
     return mido.MidiFile(ticks_per_beat=ticks_per_second // 2, tracks=[track]), length
 
 
-def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=0, room=False, limit_s=hp.limit_s, detune=0):
+def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=0, room=False, limit_s=hp.limit_s,
+                             detune=0):
     """Render the first seconds of a MIDI file on one preset of a SoundFont.
 
     Parameters
@@ -204,13 +209,15 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
         log = subprocess.run(
             [fluidsynth, "-ni", "-r", str(hp.sample_rate), "-g", str(hp.gain), "-R", str(int(room)), "-C", "0",
              "-o", "synth.reverb.room-size=0.7", "-o", "synth.reverb.level=0.5", "-o", "synth.dynamic-sample-loading=1",
-             "-o", "synth.midi-bank-select=mma", "-o", "synth.polyphony=512", "-T", "wav", "-O", "float", "-F", rendered, soundfont, trimmed],
+             "-o", "synth.midi-bank-select=mma", "-o", "synth.polyphony=512",
+             "-T", "wav", "-O", "float", "-F", rendered, soundfont, trimmed],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         if "Failed to load SoundFont" in log.stdout or "not a SoundFont" in log.stdout:
             raise ValueError(f"{soundfont} is not a SoundFont that FluidSynth reads; replace it")
         if "Instrument not found" in log.stdout:
             raise ValueError(f"{soundfont} has no preset at bank {bank}, program {program}; choose another")
-        full = re.search(r"write error: (?:System error : )?([^.\n]*)", log.stdout)  # after which FluidSynth ends as if all were well
+        # after which FluidSynth ends as if all were well
+        full = re.search(r"write error: (?:System error : )?([^.\n]*)", log.stdout)
         if full or log.returncode == -signal.SIGXFSZ:
             raise Util.unwritable(rendered, full[1] if full else "the file is too large")
         if log.returncode or not rendered.exists():
@@ -220,7 +227,8 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
     audio = np.pad(audio, (0, round(length * hp.sample_rate) - audio.size))
     loudest = np.abs(audio).max()
     if loudest == 0:
-        raise ValueError(f"{midi_path} renders to silence on {soundfont.name}:{bank}:{program}; remove it or choose another preset")
+        raise ValueError(f"{midi_path} renders to silence on {soundfont.name}:{bank}:{program}; remove it or choose "
+                         "another preset")
     Util.write_audio(output_path, audio * (hp.peak / loudest))
 
 
@@ -239,7 +247,8 @@ def is_solo_piano(midi_path):
     Raises ValueError as `trim` for a damaged file.
     """
     trim(midi_path)
-    channels = [message for track in mido.MidiFile(midi_path, clip=True).tracks for message in track if hasattr(message, "channel")]
+    channels = [message for track in mido.MidiFile(midi_path, clip=True).tracks for message in track
+                if hasattr(message, "channel")]
     return not any(message.type == "note_on" and message.channel == percussion_channel
                    or message.type == "program_change" and message.program > 7 and message.channel != percussion_channel
                    for message in channels)
@@ -248,27 +257,29 @@ def is_solo_piano(midi_path):
 def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detune=0, shard=(0, 1), solo_piano=False):
     """Render every MIDI file below `midi_folder` on one preset, in parallel, to `output_folder`/<piece>.wav.
 
-    Each piece is tuned off by up to `detune` cents, by another, but always the same, amount in each folder. `shard` (i, n)
-    does every n-th piece from the i-th on. `solo_piano` skips, with a warning, what asks for other instruments. What is there
-    already is kept unless its MIDI file is newer or `overwrite` is set. A MIDI file that cannot be rendered does not stop the
-    others.
+    Each piece is tuned off by up to `detune` cents, by another, but always the same, amount in each folder. `shard` (i,
+    n) does every n-th piece from the i-th on. `solo_piano` skips, with a warning, what asks for other instruments. What
+    is there already is kept unless its MIDI file is newer or `overwrite` is set. A MIDI file that cannot be rendered
+    does not stop the others.
 
     Raises
     ------
     FileNotFoundError
         If there are no MIDI files, or the SoundFont or FluidSynth is missing.
     ValueError
-        If `output_folder` holds renders of another preset, or recordings that were not rendered, or, once the others are done,
-        naming the MIDI files that could not be rendered.
+        If `output_folder` holds renders of another preset, or recordings that were not rendered, or, once the others
+        are done, naming the MIDI files that could not be rendered.
     """
     find_fluidsynth(), find_soundfont(preset[0])
     output_folder = Path(output_folder)
     midi_files = Util.pieces(midi_folder, midi_endings)
     names = sorted(midi_files)[shard[0]::shard[1]]
-    note, text = output_folder / "preset.txt", preset_text(preset) + (f", off by up to {detune:g} cents" if detune else "") + "\n"
+    note = output_folder / "preset.txt"
+    text = preset_text(preset) + (f", off by up to {detune:g} cents" if detune else "") + "\n"
     others = list(output_folder.glob("*.wav"))  # before the note is looked for, which another shard writes first
     if others and not note.exists():
-        raise ValueError(f"{output_folder} holds recordings that were not rendered here; move them, or choose another --data")
+        raise ValueError(f"{output_folder} holds recordings that were not rendered here; move them, or choose another "
+                         "--data")
     if others and note.read_text() == text:
         others = []
     if others and not overwrite:
@@ -305,8 +316,8 @@ def synthesise_all(mode, data=hp.data, presets=None, detune=0, **how):
     """Render data/MIDI on one side of the pair: `mode` "piano" into data/piano, "synth" into data/synth.
 
     `presets` are (SoundFont, bank, program), by default `hp.piano_preset` or `hp.synth_preset`. Several pianos for one
-    synth go into data/piano, data/piano_2, data/piano_3 and so on, all but the first tuned off by up to `detune` cents. What
-    an earlier call has left in more of these folders stays, with a warning.
+    synth go into data/piano, data/piano_2, data/piano_3 and so on, all but the first tuned off by up to `detune` cents.
+    What an earlier call has left in more of these folders stays, with a warning.
     The rest, and what is raised, is as for `synthesise_folder`; ValueError for another `mode`.
     """
     defaults = {"piano": hp.piano_preset, "synth": hp.synth_preset}
@@ -316,10 +327,11 @@ def synthesise_all(mode, data=hp.data, presets=None, detune=0, **how):
     folders = [mode, *(f"{mode}_{number}" for number in range(2, len(presets) + 1))]
     left = [str(Path(data) / name) for name in Util.numbered(data, "piano") if mode == "piano" and name not in folders]
     if left:
-        tqdm.write(f"warning: there are pianos of an earlier render in {', '.join(left)}; remove them or they are trained on too",
-                   file=sys.stderr)
+        tqdm.write(f"warning: there are pianos of an earlier render in {', '.join(left)}; "
+                   "remove them or they are trained on too", file=sys.stderr)
     for folder, preset in zip(folders, presets):
-        synthesise_folder(Path(data) / "MIDI", Path(data) / folder, preset, detune=0 if folder == mode else detune, **how)
+        synthesise_folder(Path(data) / "MIDI", Path(data) / folder, preset, detune=0 if folder == mode else detune,
+                          **how)
 
 
 def cents(text):
@@ -338,15 +350,20 @@ def create_test_set(data=hp.data, piano=hp.piano_preset, synth=hp.synth_preset, 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Render MIDI files on the piano and on the electric piano.")
-    parser.add_argument("--data", type=Path, default=hp.data, help="folder that holds MIDI/ and MIDI_test/ (default: data/)")
-    parser.add_argument("--source", nargs="+", default=[preset_text(hp.piano_preset)], metavar="FILE.sf2:BANK:PROGRAM[:room]",
+    parser.add_argument("--data", type=Path, default=hp.data,
+                        help="folder that holds MIDI/ and MIDI_test/ (default: data/)")
+    parser.add_argument("--source", nargs="+", default=[preset_text(hp.piano_preset)],
+                        metavar="FILE.sf2:BANK:PROGRAM[:room]",
                         help="the instrument to listen to, or several, dry or in a room (default: %(default)s)")
     parser.add_argument("--target", default=preset_text(hp.synth_preset), metavar="FILE.sf2:BANK:PROGRAM",
                         help="the instrument to play (default: %(default)s)")
-    parser.add_argument("--detune", type=cents, default=0, help="tune all sources but the first off by up to so many cents")
+    parser.add_argument("--detune", type=cents, default=0,
+                        help="tune all sources but the first off by up to so many cents")
     parser.add_argument("--list", metavar="FILE.sf2", help="list the presets of a SoundFont, and do nothing else")
-    parser.add_argument("--shard", type=Util.shard, default=(0, 1), metavar="I/N", help="do every N-th piece from the I-th on, from 0")
-    parser.add_argument("--solo-piano", action="store_true", help="skip, with a warning, files that ask for other instruments")
+    parser.add_argument("--shard", type=Util.shard, default=(0, 1), metavar="I/N",
+                        help="do every N-th piece from the I-th on, from 0")
+    parser.add_argument("--solo-piano", action="store_true",
+                        help="skip, with a warning, files that ask for other instruments")
     parser.add_argument("--overwrite", action="store_true", help="render again what is there")
     options = parser.parse_args(arguments)
     if options.list:

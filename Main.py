@@ -169,7 +169,8 @@ def output_paths(recordings, output):
         paths = [(output or Path()) / f"{recording.stem}_epiano.wav" for recording in recordings]
     for i, path in enumerate(paths):
         if path in paths[:i]:
-            raise ValueError(f"{recordings[paths.index(path)]} and {recordings[i]} would both be written to {path}; convert them apart")
+            raise ValueError(f"{recordings[paths.index(path)]} and {recordings[i]} would both be written to {path}; "
+                             "convert them apart")
         if path.resolve() in [recording.resolve() for recording in recordings]:
             raise ValueError(f"{path} would be written over a recording; choose another name with -o")
     return paths
@@ -181,7 +182,8 @@ def main(arguments=None):
                         help="wav, flac, ogg or mp3 (default: the demo recording)")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT",
                         help="a wav, or a folder for several (default: <name>_epiano.wav in the working folder)")
-    parser.add_argument("--model", help="name below data/models, or 'shipped' (default: 'own' if trained, else 'shipped')")
+    parser.add_argument("--model",
+                        help="name below data/models, or 'shipped' (default: 'own' if trained, else 'shipped')")
     parser.add_argument("--ae", type=Path, help="weights of the autoencoder, in place of the model's")
     parser.add_argument("--unet", type=Path, help="weights of the U-Net, in place of the model's")
     parser.add_argument("--device", default="auto", help="cuda, mps or cpu (default: the first there is)")
@@ -204,7 +206,8 @@ def main(arguments=None):
         Util.write_audio(path, audio)
         picture = path.with_suffix(".png")
         Util.save_figure(picture, Util.plot_spectrograms(dict(zip(stage_names, pictures)), recording.name))
-        print(f"{path} and its picture {picture}: {audio.size / hp.sample_rate:.1f} s in {time.monotonic() - started:.1f} s")
+        print(f"{path} and its picture {picture}: {audio.size / hp.sample_rate:.1f} s in "
+              f"{time.monotonic() - started:.1f} s")
     if errors:
         raise ValueError("; ".join(errors))
 

@@ -1,4 +1,4 @@
-"""Several processes that train one network, as torchrun starts them, and one that trains it alone, in the same words."""
+"""One network trained by several processes, as torchrun starts them, or by one, in the same words."""
 import datetime
 import os
 import shlex
@@ -71,8 +71,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def finish(*command):
-    """Print the command that comes after a training, in the first process. One of several processes ends at once: on the usual
-    way out, now and then, the threads through which they speak abort it."""
+    """Print the command that comes after a training, in the first process. One of several processes ends at once: on
+    the usual way out, now and then, the threads through which they speak abort it."""
     rank, number = processes()
     if rank == 0:
         print("next: python", shlex.join(map(str, command)), flush=True)

@@ -164,14 +164,15 @@ def deferred_interrupt():
 
 
 def event_writer(folder, epoch):
-    """Return a writer of TensorBoard's event files in `folder`; what lies there of later epochs than `epoch` counts no more.
+    """Return a writer of TensorBoard's event files in `folder`, where those of later epochs than `epoch` count no more.
 
     Raises ValueError if the package is not there.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ValueError("--tensorboard needs a package that is not installed; pip install tensorboard, or leave the flag out") from None
+        raise ValueError("--tensorboard needs a package that is not installed; pip install tensorboard, or leave the "
+                         "flag out") from None
     return SummaryWriter(folder, purge_step=epoch + 1)
 
 
@@ -180,8 +181,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
 
     For the weights `x.torch` there are those of the last epoch, `x_last.torch`, the losses, `x_losses.json` and `.png`,
     every `hp.log_epochs` epochs the output for one training piece, `x_epoch_<n>.npy` and `.png`, and while the training
-    lasts `x.checkpoint`, from which the same call goes on after an interruption, with the same result as if there had been
-    none. Of several processes (torchrun) each takes its share of every batch, and the first alone writes.
+    lasts `x.checkpoint`, from which the same call goes on after an interruption, with the same result as if there had
+    been none. Of several processes (torchrun) each takes its share of every batch, and the first alone writes.
 
     Parameters
     ----------
@@ -190,8 +191,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     validation_set : AEDataset or Pieces
     weights : Path
     settings : dict
-        "epochs", "batch_size", "crop_frames", "schedule", "seed", "trained_for" (`DatasetCreator.trained_for`) and what else
-        the result depends on, the names of the pieces among it; a checkpoint of other settings is refused.
+        "epochs", "batch_size", "crop_frames", "schedule", "seed", "trained_for" (`DatasetCreator.trained_for`) and what
+        else the result depends on, the names of the pieces among it; a checkpoint of other settings is refused.
     loss_name : str
         What the loss measures, for the plot.
     overwrite : bool
@@ -202,8 +203,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     Raises
     ------
     ValueError
-        If `weights` is finished already, its checkpoint was started with other settings, TensorBoard is missing, there are more
-        processes than crops, or a loss is not finite; the checkpoint written last stays.
+        If `weights` is finished already, its checkpoint was started with other settings, TensorBoard is missing, there
+        are more processes than crops, or a loss is not finite; the checkpoint written last stays.
     OSError
         If a file cannot be written; the checkpoint written last stays.
     KeyboardInterrupt
@@ -213,7 +214,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     weights, (rank, number) = Path(weights), processes()
     checkpoint = weights.with_suffix(".checkpoint")
     if settings["batch_size"] % number:
-        raise ValueError(f"a batch of {settings['batch_size']} does not divide among {number} processes; choose another --batch-size")
+        raise ValueError(f"a batch of {settings['batch_size']} does not divide among {number} processes; choose "
+                         "another --batch-size")
     if overwrite:
         first_alone(lambda: checkpoint.unlink(missing_ok=True))
     elif weights.exists() and not checkpoint.exists():
@@ -222,7 +224,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
              "losses": {"loss": loss_name, "training": [], "validation": []}}
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
-        differing = [key for key in {**settings, **state["settings"]} if settings.get(key) != state["settings"].get(key)]
+        differing = [key for key in {**settings, **state["settings"]}
+                     if settings.get(key) != state["settings"].get(key)]
         if differing:
             raise ValueError(f"{checkpoint} was started with other settings ({', '.join(differing)}); "
                              "give the same ones, or add --overwrite to start anew")
@@ -242,16 +245,18 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
             saved = time.monotonic()
             save_tensors(checkpoint, {**state, **model.state(), "seconds": saved - started})
         if stop:
-            raise KeyboardInterrupt(f"stopped in epoch {min(state['epoch'] + 1, settings['epochs'])} of {settings['epochs']}, saved in "
-                                    f"{checkpoint}; give the same command to go on")
+            raise KeyboardInterrupt(f"stopped in epoch {min(state['epoch'] + 1, settings['epochs'])} of "
+                                    f"{settings['epochs']}, saved in {checkpoint}; give the same command to go on")
 
     with deferred_interrupt() as interrupted:
         while state["epoch"] < settings["epochs"]:
-            batches = crops(lengths, settings["crop_frames"], settings["batch_size"], f"{settings['seed']} {state['epoch']}")
+            batches = crops(lengths, settings["crop_frames"], settings["batch_size"],
+                            f"{settings['seed']} {state['epoch']}")
             if len(batches[-1]) < number:  # some process would have nothing to do
                 batches.pop()
             if not batches:
-                raise ValueError(f"an epoch has fewer crops than there are processes, {number}; start fewer of them, or add pieces")
+                raise ValueError(f"an epoch has fewer crops than there are processes, {number}; start fewer of them, "
+                                 "or add pieces")
             first, steps = state["epoch"] * len(batches), settings["epochs"] * len(batches)
             factors = [schedule(first + i, steps, settings["schedule"]) for i in range(state["batch"], len(batches))]
             keys = [batch[rank::number] for batch in batches[state["batch"]:]]
@@ -263,7 +268,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
                     state["batch"] += 1
                     state["epoch_losses"].append(loss)
                     bar.set_postfix({name: f"{value:.5f}" for name, value in (
-                        ("loss", sum(state["epoch_losses"]) / state["batch"]), *[("validation", v) for v in losses["validation"][-1:]])})
+                        ("loss", sum(state["epoch_losses"]) / state["batch"]),
+                        *[("validation", v) for v in losses["validation"][-1:]])})
                     pause()
             losses["training"].append(sum(state["epoch_losses"]) / len(state["epoch_losses"]))
             state.update(epoch=state["epoch"] + 1, batch=0, epoch_losses=[])
@@ -284,8 +290,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
         checkpoint.unlink(missing_ok=True)
         model.network.load_state_dict(state["best"])
         best = min(losses["validation"])
-        print(f"{weights}: validation loss {best:.5f}, reached in epoch {losses['validation'].index(best) + 1} of {settings['epochs']}, "
-              f"after {(time.monotonic() - started) / 60:.1f} min in all")
+        print(f"{weights}: validation loss {best:.5f}, reached in epoch {losses['validation'].index(best) + 1} of "
+              f"{settings['epochs']}, after {(time.monotonic() - started) / 60:.1f} min in all")
 
 
 def check_finite(loss, epoch):
@@ -296,13 +302,14 @@ def check_finite(loss, epoch):
 
 
 def report(model, training_set, validation_set, weights, state, minutes):
-    """Say how the epoch went, store the losses, their plot and the pieces they are for, and every `hp.log_epochs` what becomes
-    of one piece."""
+    """Say how the epoch went, store the losses, their plot and the pieces they are for, and every `hp.log_epochs` what
+    becomes of one piece."""
     losses, epoch, epochs = state["losses"], state["epoch"], state["settings"]["epochs"]
     print(f"epoch {epoch}/{epochs}  training {losses['training'][-1]:.5f}  validation {losses['validation'][-1]:.5f}  "
           f"{minutes:.1f} min", flush=True)
     Util.save_text(weights.with_name(f"{weights.stem}_losses.json"), json.dumps(
-        {**losses, "settings": state["settings"], "training_pieces": training_set.names, "validation_pieces": validation_set.names,
+        {**losses, "settings": state["settings"], "training_pieces": training_set.names,
+         "validation_pieces": validation_set.names,
          "minutes": round(minutes, 3)}, indent=1) + "\n")
     Util.save_figure(weights.with_name(f"{weights.stem}_losses.png"), Util.plot_losses(losses, weights.stem))
     if epoch % hp.log_epochs == 0 or epoch == epochs:

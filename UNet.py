@@ -72,7 +72,8 @@ class UNet(nn.Module):
         super().__init__()
         self.in_channels, self.residual = in_channels, residual
         channels = [2 ** (wf + level) for level in range(depth)]
-        self.down_path = nn.ModuleList(Block(*ends, batch_norm) for ends in zip([in_channels] + channels[:-1], channels))
+        self.down_path = nn.ModuleList(Block(*ends, batch_norm)
+                                       for ends in zip([in_channels] + channels[:-1], channels))
         self.up_path = nn.ModuleList(Up(*ends, batch_norm) for ends in zip(channels[:0:-1], channels[-2::-1]))
         self.last = nn.Conv2d(channels[0] + in_channels * residual, 1, 1)
         if residual:

@@ -86,7 +86,8 @@ def main(arguments=None):
     del options.report
     train(**vars(options))
     own = options.data / "models" / options.model
-    pair = ["--model", options.model] if options.data == hp.data else ["--ae", own / "ae.torch", "--unet", own / "unet.torch"]
+    pair = ["--model", options.model] if options.data == hp.data else ["--ae", own / "ae.torch", "--unet",
+                                                                       own / "unet.torch"]
     finish("Main.py", "RECORDING", *pair)
 
 

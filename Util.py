@@ -71,7 +71,8 @@ def pieces(folder, suffix):
 
 def numbered(folder, name):
     """Names of the folders `name`_2, `name`_3 and so on in `folder`, in the order of their numbers."""
-    found = [path.name for path in Path(folder).glob(f"{name}_*") if path.is_dir() and path.name[len(name) + 1:].isdecimal()]
+    found = [path.name for path in Path(folder).glob(f"{name}_*") if path.is_dir()
+             and path.name[len(name) + 1:].isdecimal()]
     return sorted(found, key=lambda found: int(found[len(name) + 1:]))
 
 
@@ -82,7 +83,8 @@ def newer(path, *sources):
 
 def unwritable(path, reason):
     """The OSError for a file that a full disk or a read-only folder does not take."""
-    return OSError(f"{path} cannot be written ({reason}); free some space or choose another folder, and give the command again")
+    return OSError(f"{path} cannot be written ({reason}); free some space or choose another folder, and give the "
+                   "command again")
 
 
 @contextlib.contextmanager
@@ -180,7 +182,7 @@ def write_audio(path, audio):
 
 
 def player(audio, seconds=10):
-    """Return an `IPython.display.Audio` of the first seconds of mono `audio`, as mp3: a notebook that keeps it stays small."""
+    """Return an `IPython.display.Audio` of the first seconds of mono `audio`, as mp3, so that notebooks stay small."""
     from IPython.display import Audio
 
     buffer = io.BytesIO()
@@ -248,7 +250,8 @@ def plot_losses(losses, title=""):
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     for name in ("training", "validation"):
-        axis.plot(range(1, len(losses[name]) + 1), losses[name], label=name, marker="." if len(losses[name]) < 40 else "")
+        axis.plot(range(1, len(losses[name]) + 1), losses[name], label=name,
+                  marker="." if len(losses[name]) < 40 else "")
     axis.set(xlabel="epoch", ylabel=losses["loss"], title=title)
     axis.grid(alpha=0.3)
     axis.legend()
@@ -276,7 +279,8 @@ def choose_device(name="auto"):
     if name == "auto":
         return torch.device(next(kind for kind, here in present.items() if here))
     if not present.get(name.split(":")[0]):
-        raise ValueError(f"device '{name}' is not available here; choose from {', '.join(k for k in present if present[k])}")
+        raise ValueError(f"device '{name}' is not available here; choose from "
+                         f"{', '.join(k for k in present if present[k])}")
     try:
         return torch.device(name)
     except RuntimeError:
@@ -289,18 +293,23 @@ def training_flags(description, name, epochs, batch_size, learning_rate):
     parser.add_argument("--epochs", type=positive, default=epochs, help="times that every clip is seen")
     parser.add_argument("--batch-size", type=positive, default=batch_size, help="crops a step")
     parser.add_argument("--learning-rate", type=rate, default=learning_rate, help="Adam's")
-    parser.add_argument("--crop-frames", type=natural, default=hp.crop_frames, help="length of a crop; 0 for whole clips")
+    parser.add_argument("--crop-frames", type=natural, default=hp.crop_frames,
+                        help="length of a crop; 0 for whole clips")
     parser.add_argument("--schedule", choices=("linear", "constant"), default=hp.schedule, help="of the learning rate")
     parser.add_argument("--seed", type=int, default=hp.seed, help="of the split, the first weights and the crops")
     parser.add_argument("--device", default="auto", help="cuda, mps or cpu; auto takes the first there is")
     parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/")
-    parser.add_argument("--augmented", action="store_true", help="train as if other microphones in other rooms had recorded")
+    parser.add_argument("--augmented", action="store_true",
+                        help="train as if other microphones in other rooms had recorded")
     parser.add_argument("--validation-source", help="folder with a piano to validate on too, and not to train on")
     parser.add_argument("--start", type=Path, help="weights to start from, such as the shipped ones")
-    parser.add_argument("--model", type=model_name, default="own", help=f"the weights go to <data>/models/<model>/{name}.torch")
+    parser.add_argument("--model", type=model_name, default="own",
+                        help=f"the weights go to <data>/models/<model>/{name}.torch")
     parser.add_argument("--overwrite", action="store_true", help="discard a finished model of that name")
-    parser.add_argument("--report", action="store_true", help="the report's network and training in place of the defaults named here")
-    parser.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard beside the weights")
+    parser.add_argument("--report", action="store_true",
+                        help="the report's network and training in place of the defaults named here")
+    parser.add_argument("--tensorboard", action="store_true",
+                        help="write event files for TensorBoard beside the weights")
     return parser
 
 
@@ -314,7 +323,8 @@ def training_options(parser, arguments, report):
 def model_name(text):
     """Read the name of a model to train from the command line."""
     if text == "shipped":
-        raise argparse.ArgumentTypeError("'shipped' is what Main.py calls the weights that come with the project; choose another name")
+        raise argparse.ArgumentTypeError("'shipped' is what Main.py calls the weights that come with the project; "
+                                         "choose another name")
     return text
 
 

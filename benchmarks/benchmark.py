@@ -1,8 +1,8 @@
 """Measures, side by side in one run, the report's path from recording to audio and ours; run it on an idle machine.
 
-`python benchmarks/benchmark.py [FOLDER]` prints three tables and writes them to benchmarks/benchmark.md: seconds by stage
-for a 30 s clip, the error of the inversions on the pieces of FOLDER/piano and FOLDER/synth (default: data/test, rendered
-if it is not there), and time and memory against the length of the recording.
+`python benchmarks/benchmark.py [FOLDER]` prints three tables and writes them to benchmarks/benchmark.md: seconds by
+stage for a 30 s clip, the error of the inversions on the pieces of FOLDER/piano and FOLDER/synth (default: data/test,
+rendered if it is not there), and time and memory against the length of the recording.
 """
 import argparse
 import os
@@ -46,7 +46,7 @@ class Stages:
 
 @torch.no_grad()
 def report_path(audio, networks):
-    """The report's path in float32: both networks on the whole clip, non-negative least squares, librosa's Griffin-Lim."""
+    """The report's path in float32: both networks on the whole clip, NNLS, librosa's Griffin-Lim."""
     stages = Stages()
     spectrogram = torch.from_numpy(DatasetCreator.spectrogram(audio))[None, None]
     stages.done("front end")
@@ -71,7 +71,8 @@ def our_path(audio, models):
     for name, model in zip(("autoencoder", "U-Net"), models):
         spectrograms.append(model.generate(*spectrograms[::-1]))
         stages.done(name)
-    magnitude = np.sqrt(DatasetCreator.power_from_mel(DatasetCreator.mel_from_log(spectrograms[-1]), np.abs(guide) ** 2))
+    magnitude = np.sqrt(DatasetCreator.power_from_mel(DatasetCreator.mel_from_log(spectrograms[-1]),
+                                                      np.abs(guide) ** 2))
     stages.done("mel to linear")
     DatasetCreator.griffin_lim(magnitude, guide)
     stages.done("Griffin-Lim")
@@ -89,7 +90,8 @@ def peak_memory():
 
 def run_apart(code, *arguments):
     """Run Python code in a process of its own; return its variable `seconds`, and its peak memory in MiB."""
-    code = f"import sys, time; sys.path.insert(0, 'benchmarks'); import benchmark as b; {code}; print(seconds, b.peak_memory())"
+    code = (f"import sys, time; sys.path.insert(0, 'benchmarks'); import benchmark as b; {code}; "
+            "print(seconds, b.peak_memory())")
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=hp.root, check=True, text=True,
                           stdout=subprocess.PIPE)
     return map(float, done.stdout.split()[-2:])
@@ -98,7 +100,8 @@ def run_apart(code, *arguments):
 def stages(clip_s, repeats):
     """Seconds by stage of both paths on the demo recording, the best of `repeats`, models loaded in both."""
     audio = Util.read_audio(hp.demo)[:round(clip_s * hp.sample_rate)]
-    networks = Autoencoder(channels=(64, 128, 256)).eval(), UNet(wf=6).eval()  # the report's sizes; their weights do not change the time
+    # the report's sizes; their weights do not change the time
+    networks = Autoencoder(channels=(64, 128, 256)).eval(), UNet(wf=6).eval()
     models = Main.load_models(*Main.weights("shipped", None, None))
     best = []
     for path, parts in ((report_path, networks), (our_path, models)):
@@ -112,14 +115,16 @@ def stages(clip_s, repeats):
     rows.append(("**all**", f"**{total[0]:.2f}**", f"**{total[1]:.2f}**", f"**{total[0] / total[1]:.1f}**"))
     length = audio.size / hp.sample_rate
     rows.append(("real-time factor", f"{total[0] / length:.3f}", f"{total[1] / length:.3f}", ""))
-    code = f"audio = b.Util.read_audio(b.hp.demo)[:{audio.size}]; start = time.time(); {{}}; seconds = time.time() - start"
+    code = (f"audio = b.Util.read_audio(b.hp.demo)[:{audio.size}]; "
+            "start = time.time(); {}; seconds = time.time() - start")
     memory = [list(run_apart(code.format(call)))[1] for call in (
         "b.report_path(audio, (b.Autoencoder(channels=(64, 128, 256)).eval(), b.UNet(wf=6).eval()))",
         "b.our_path(audio, b.Main.load_models(*b.Main.weights('shipped', None, None)))")]
     rows.append(("peak memory, MiB", *(f"{peak:.0f}" for peak in memory), ""))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        subprocess.run([sys.executable, hp.root / "Main.py", hp.demo, "-o", folder], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, hp.root / "Main.py", hp.demo, "-o", folder], check=True,
+                       stdout=subprocess.DEVNULL)
         rows.append(("`python Main.py clip.wav`, start to files written", "", f"{time.perf_counter() - start:.1f}", ""))
     return f"## A clip of {length:.0f} s\n\n" + table(rows)
 
@@ -135,7 +140,8 @@ def inversions(folder, clip_s):
             lambda mel, guide: DatasetCreator.invert(mel, guide, "report"),
         "KL updates from a flat start, Griffin-Lim from random phase":
             lambda mel, guide: DatasetCreator.griffin_lim(
-                np.sqrt(DatasetCreator.power_from_mel(mel, np.ones(guide.shape, np.float32))), random_phase(guide.shape)),
+                np.sqrt(DatasetCreator.power_from_mel(mel, np.ones(guide.shape, np.float32))),
+                random_phase(guide.shape)),
         "KL updates from the recording's spectrum, Griffin-Lim from its phase (ours)":
             lambda mel, guide: DatasetCreator.invert(mel, guide, "kl"),
     }
@@ -145,7 +151,8 @@ def inversions(folder, clip_s):
     found = DatasetCreator.pairs(folder)
     by_piece = []
     for name, recordings in found.items():
-        recording, truth = (librosa.util.fix_length(Util.read_audio(path), size=round(clip_s * hp.sample_rate)) for path in recordings)
+        recording, truth = (librosa.util.fix_length(Util.read_audio(path), size=round(clip_s * hp.sample_rate))
+                            for path in recordings)
         guide, target = DatasetCreator.stft(recording), DatasetCreator.stft(truth)
         powers = [DatasetCreator.mel_power(spectrum) for spectrum in (guide, target)]
         piano, synth = (DatasetCreator.log_mel(power, power.max()) for power in powers)
@@ -157,7 +164,8 @@ def inversions(folder, clip_s):
             start = time.perf_counter()
             audio = librosa.util.fix_length(audio_of(), size=truth.size)
             seconds = time.perf_counter() - start
-            figures[kind, method].append((Evaluation.log_mel_l1(audio, truth), Evaluation.convergence(audio, truth), seconds))
+            figures[kind, method].append((Evaluation.log_mel_l1(audio, truth), Evaluation.convergence(audio, truth),
+                                          seconds))
 
         for kind, spectrogram in (("true", synth), ("predicted", stages[-1])):
             mel = DatasetCreator.mel_from_log(spectrogram)
@@ -166,12 +174,15 @@ def inversions(folder, clip_s):
         measure("true", limit, lambda: DatasetCreator.griffin_lim(np.abs(target), guide))
         errors = [figures["predicted", method][-1][0] for method in methods]
         by_piece.append((name, *(f"{error:.2f}" for error in (errors[0], errors[2], errors[0] - errors[2]))))
-    rows = [("inversion", "true mel: log-mel L1, dB", "convergence", "predicted mel: log-mel L1, dB", "convergence", "seconds")]
+    rows = [("inversion", "true mel: log-mel L1, dB", "convergence", "predicted mel: log-mel L1, dB", "convergence",
+             "seconds")]
     for method in [*methods, limit]:
-        cells = [np.mean(figures[kind, method], axis=0) if figures[kind, method] else None for kind in ("true", "predicted")]
+        cells = [np.mean(figures[kind, method], axis=0) if figures[kind, method] else None
+                 for kind in ("true", "predicted")]
         rows.append((method, *(f"{mean[i]:.{2 + i}f}" if mean is not None else "" for mean in cells for i in (0, 1)),
                      f"{cells[0][2]:.2f}"))
-    return (f"## Inversions, mean of {len(found)} pieces\n\n" + table(rows) + "\nFrom the predicted spectrogram, piece by piece, log-mel "
+    return (f"## Inversions, mean of {len(found)} pieces\n\n" + table(rows)
+            + "\nFrom the predicted spectrogram, piece by piece, log-mel "
             "L1 in dB:\n\n" + table([("piece", "report's inversion", "ours", "lower by"), *by_piece]))
 
 
@@ -191,16 +202,21 @@ def lengths(minutes):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Measure the report's path and ours.")
-    parser.add_argument("folder", nargs="?", type=Path, default=hp.data / "test", help="with piano/ and synth/ (default: data/test)")
+    parser.add_argument("folder", nargs="?", type=Path, default=hp.data / "test",
+                        help="with piano/ and synth/ (default: data/test)")
     parser.add_argument("--clip-s", type=float, default=hp.limit_s, help="seconds of each piece (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of which the fastest counts (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, nargs="*", default=[1, 2, 5, 10], help="lengths (default: %(default)s)")
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"), help="(default: benchmarks/benchmark.md)")
+    parser.add_argument("--repeats", type=int, default=3,
+                        help="runs of which the fastest counts (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, nargs="*", default=[1, 2, 5, 10],
+                        help="lengths (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"),
+                        help="(default: benchmarks/benchmark.md)")
     options = parser.parse_args(arguments)
     if options.folder == hp.data / "test" and not options.folder.joinpath("piano").exists():
         MIDI2Audio.create_test_set()
     DatasetCreator.pairs(options.folder)  # a wrong folder is said before minutes of measuring
-    parts = [f"# Benchmark\n\n`python benchmarks/benchmark.py`, {os.cpu_count()} processor cores, {Util.choose_device()}, torch {torch.__version__}.\n"]
+    parts = [f"# Benchmark\n\n`python benchmarks/benchmark.py`, {os.cpu_count()} processor cores, "
+             f"{Util.choose_device()}, torch {torch.__version__}.\n"]
     for part in (lambda: stages(options.clip_s, options.repeats), lambda: inversions(options.folder, options.clip_s),
                  lambda: lengths(options.minutes)):
         parts.append(part())

@@ -1,8 +1,9 @@
-"""Measures what an hour of audio costs from MIDI to both networks: time, disk and memory, stage by stage; run it on an idle
-machine.
+"""Measures what an hour of audio costs from MIDI to both networks: time, disk and memory, stage by stage; run it on an
+idle machine.
 
-`python benchmarks/cost.py FOLDER` works on the MIDI files below FOLDER in a temporary folder, each stage in a process of its
-own, prints a table and writes it to benchmarks/cost.md, with what 200 hours, as MAESTRO has in 1,276 performances, would take.
+`python benchmarks/cost.py FOLDER` works on the MIDI files below FOLDER in a temporary folder, each stage in a process
+of its own, prints a table and writes it to benchmarks/cost.md, with what 200 hours, as MAESTRO has in 1,276
+performances, would take.
 """
 import argparse
 import json
@@ -66,13 +67,15 @@ def seconds_of(number, data):
 
 def apart(number, data):
     """`seconds_of` in a process of its own; return its seconds, and the peak memory of the process in MiB."""
-    return run_apart(f"import cost; from pathlib import Path; seconds = cost.seconds_of({number}, Path(sys.argv[1]))", data)
+    return run_apart(f"import cost; from pathlib import Path; seconds = cost.seconds_of({number}, Path(sys.argv[1]))",
+                     data)
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Measure time, disk and memory for an hour of audio.")
     parser.add_argument("folder", type=Path, help="with MIDI files")
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"), help="(default: benchmarks/cost.md)")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"),
+                        help="(default: benchmarks/cost.md)")
     options = parser.parse_args(arguments)
     pieces = Util.pieces(options.folder, MIDI2Audio.midi_endings)
     measured = []
@@ -88,21 +91,29 @@ def main(arguments=None):
     rows = [("stage", "an hour: minutes", "disk, MB", "peak memory, MiB", f"{maestro_hours} hours: hours", "disk, GB")]
     for (name, *_), (seconds, size, memory) in zip(stages, measured):
         rows.append((name, f"{seconds / 60 / hours:.2f}", f"{size / 1e6 / hours:.0f}" if size else "", f"{memory:.0f}",
-                     f"{seconds / 3600 / hours * maestro_hours:.1f}", f"{size / 1e9 / hours * maestro_hours:.1f}" if size else ""))
+                     f"{seconds / 3600 / hours * maestro_hours:.1f}",
+                     f"{size / 1e9 / hours * maestro_hours:.1f}" if size else ""))
     whole = sum(seconds * times for (_, _, _, times), (seconds, _, _) in zip(stages, measured)) / hours
     disk = sum(size for _, size, _ in measured) / hours
-    rows.append((f"**all**, with the report's {hp.ae_epochs} and {hp.unet_epochs} epochs", f"{whole / 60:.0f}", f"{disk / 1e6:.0f}",
-                 f"{max(memory for _, _, memory in measured):.0f}", f"{whole / 3600 * maestro_hours:.0f}", f"{disk / 1e9 * maestro_hours:.1f}"))
-    mapped = sum(size for (_, _, folders, _), (_, size, _) in zip(stages, measured) if folders[:1] in (("generated",), ("ae_output",)))
+    rows.append((f"**all**, with the report's {hp.ae_epochs} and {hp.unet_epochs} epochs", f"{whole / 60:.0f}",
+                 f"{disk / 1e6:.0f}",
+                 f"{max(memory for _, _, memory in measured):.0f}", f"{whole / 3600 * maestro_hours:.0f}",
+                 f"{disk / 1e9 * maestro_hours:.1f}"))
+    mapped = sum(size for (_, _, folders, _), (_, size, _) in zip(stages, measured)
+                 if folders[:1] in (("generated",), ("ae_output",)))
     Util.save_text(options.output, f"""# What an hour of audio costs
 
-`python benchmarks/cost.py FOLDER` on {len(pieces)} pieces, {hours * 60:.1f} minutes of audio, {os.cpu_count()} processor cores, {Util.choose_device()}, torch
-{torch.__version__}. The {maestro_hours} hours of MAESTRO's {maestro_performances:,} performances are computed from it, in proportion; the first {hp.limit_s} s of each, as the
+`python benchmarks/cost.py FOLDER` on {len(pieces)} pieces, {hours * 60:.1f} minutes of audio, {os.cpu_count()} \
+processor cores, {Util.choose_device()}, torch
+{torch.__version__}. The {maestro_hours} hours of MAESTRO's {maestro_performances:,} performances are computed from \
+it, in proportion; the first {hp.limit_s} s of each, as the
 report takes them, are {maestro_performances * hp.limit_s / 3600:.1f} hours.
 
 {table(rows)}
-Rendering, spectrograms and trainings are shared by several machines as the README says. The spectrograms of {maestro_hours} hours are
-{mapped / 1e9 / hours * maestro_hours:.0f} GB. They are mapped, not read: the peak memory above counts those in use, and does not grow beyond the memory there is.
+Rendering, spectrograms and trainings are shared by several machines as the README says. The spectrograms of \
+{maestro_hours} hours are
+{mapped / 1e9 / hours * maestro_hours:.0f} GB. They are mapped, not read: the peak memory above counts those in use, \
+and does not grow beyond the memory there is.
 """)
     print(options.output.read_text())
 

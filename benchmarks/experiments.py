@@ -40,8 +40,8 @@ experiments = {  # autoencoder, U-Net (None trains none)
     "U-Net, augmented, two inputs, L1, batch normalisation": (wide, dict(sees, batch_norm=True)),
 }
 tried_once = """
-Layers at the lowest level that span all bands and 120 frames to either side, 512 wide, were tried with code that is no longer \
-here, and did not help: 6.47 and 6.97 dB with the residual, 6.17 and 6.66 with batch normalisation."""
+Layers at the lowest level that span all bands and 120 frames to either side, 512 wide, were tried with code that is \
+no longer here, and did not help: 6.47 and 6.97 dB with the residual, 6.17 and 6.66 with batch normalisation."""
 
 
 @torch.inference_mode()
@@ -49,7 +49,8 @@ def error(trainer, data, source):
     """Mean distance from the true spectrogram in dB over the first validation pieces on the piano `source`."""
     names = DatasetCreator.build(data)
     dataset = AEDataset(Util.split(names, hp.seed)[1][:pieces], data, [source])
-    return sum(hp.top_db * (trainer.run(trainer.prepare(piano[None])) - synth).abs().mean().item() for piano, synth in dataset) / len(dataset)
+    distances = [(trainer.run(trainer.prepare(piano[None])) - synth).abs().mean().item() for piano, synth in dataset]
+    return hp.top_db * sum(distances) / len(distances)
 
 
 def minutes(trainer, settings, repeats=10):
@@ -65,10 +66,11 @@ def minutes(trainer, settings, repeats=10):
 
 
 def run(name, autoencoder, unet, data, validation_source):
-    """Train what is missing of one experiment; return (minutes, error on the first piano, error on the validation piano)."""
+    """Train what is missing of one experiment; return (minutes, error on the first piano, on the validation piano)."""
     folders = {name: f"experiments/{i}" for i, name in enumerate(experiments, 1)}
     first = next(other for other, (settings, _) in experiments.items() if settings == autoencoder)
-    ae, weights = (Path(data) / "models" / folders[first] / "ae.torch"), Path(data) / "models" / folders[name] / "unet.torch"
+    models = Path(data) / "models"
+    ae, weights = models / folders[first] / "ae.torch", models / folders[name] / "unet.torch"
     sources = dict(validation_source=validation_source)
     if not ae.exists() or ae.with_suffix(".checkpoint").exists():
         AEMain.train(data, folders[first], **sources, **autoencoder)
@@ -81,23 +83,26 @@ def run(name, autoencoder, unet, data, validation_source):
         if not weights.exists() or weights.with_suffix(".checkpoint").exists():
             UNetMain.train(data, folders[name], **sources, **unet)
         trainer = UNetMain.UNetTrainer(Model.load(UNet, weights).network, autoencoder, l1, 1, cpu)
-    settings = json.loads((weights.with_name("unet_losses.json") if unet else ae.with_name("ae_losses.json")).read_text())["settings"]
+    losses = weights.with_name("unet_losses.json") if unet else ae.with_name("ae_losses.json")
+    settings = json.loads(losses.read_text())["settings"]
     errors = [error(trainer, data, source) for source in ("piano", validation_source)]
     return minutes(trainer, settings), *errors
 
 
 def main():
     parser = argparse.ArgumentParser(description="Compare short trainings.")
-    parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/, piano_2/ and so on, and synth/ (default: data/)")
+    parser.add_argument("--data", type=Path, default=hp.data,
+                        help="folder with piano/, piano_2/ and so on, and synth/ (default: data/)")
     parser.add_argument("--validation-source", default="piano_2", help="folder with the piano that none is trained on")
     options = parser.parse_args()
-    lines = [f"Made by `python benchmarks/experiments.py --validation-source {options.validation_source}`, which holds the settings by "
-             f"name. Mean distance of the spectrograms from the true ones in dB, {pieces} validation pieces. A U-Net's minutes come "
-             "after those of its autoencoder.", "",
+    lines = [f"Made by `python benchmarks/experiments.py --validation-source {options.validation_source}`, which holds "
+             f"the settings by name. Mean distance of the spectrograms from the true ones in dB, {pieces} validation "
+             "pieces. A U-Net's minutes come after those of its autoencoder.", "",
              "| what | minutes | piano trained on | piano not trained on |", "|---|---|---|---|"]
     for name, (autoencoder, unet) in experiments.items():
         print(name, flush=True)
-        lines.append(f"| {name} | " + " | ".join(f"{figure:.2f}" for figure in run(name, autoencoder, unet, options.data,
+        lines.append(f"| {name} | "
+                     + " | ".join(f"{figure:.2f}" for figure in run(name, autoencoder, unet, options.data,
                                                                                 options.validation_source)) + " |")
         print(lines[-1], flush=True)
         Util.save_text(hp.root / "results" / "experiments.md", "\n".join([*lines, tried_once]) + "\n")

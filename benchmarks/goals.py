@@ -1,7 +1,7 @@
 """Score the shipped weights on the piano trained on and on one that they never heard: results/goals.md.
 
-`python benchmarks/goals.py FOLDER` renders the MIDI files in FOLDER on the piano of the default pair, and on a piano left
-out of training, dry and in a room, and scores what the system makes of them.
+`python benchmarks/goals.py FOLDER` renders the MIDI files in FOLDER on the piano of the default pair, and on a piano
+left out of training, dry and in a room, and scores what the system makes of them.
 """
 import argparse
 import contextlib
@@ -25,12 +25,15 @@ import MIDI2Audio
 import Util
 
 left_out = "TimGM6mb.sf2", 0, 0
-cases = {"piano trained on": hp.piano_preset, "piano left out": left_out, "piano left out, in a room": (*left_out, True)}
-to_install = ("pip install mir_eval pretty_midi onnxruntime resampy scikit-learn, then pip install --no-deps basic-pitch")
+cases = {"piano trained on": hp.piano_preset, "piano left out": left_out,
+         "piano left out, in a room": (*left_out, True)}
+to_install = ("pip install mir_eval pretty_midi onnxruntime resampy scikit-learn, then pip install --no-deps "
+              "basic-pitch")
 
 
 def note_f1(audio, midi_path):
-    """F1 of the notes' onsets, within 50 ms and a quarter tone, as the transcriber basic-pitch hears them (Bittner et al. 2022).
+    """F1 of the notes' onsets, within 50 ms and a quarter tone, as the transcriber basic-pitch hears them (Bittner et
+    al. 2022).
 
     Raises ValueError if its packages, which nothing else here needs, are missing.
     """
@@ -43,10 +46,12 @@ def note_f1(audio, midi_path):
             from basic_pitch import FilenameSuffix, build_icassp_2022_model_path
             from basic_pitch.inference import Model, predict
         except ImportError:
-            raise ValueError(f"the note F1 needs the transcriber basic-pitch; {to_install}; or leave it out (--no-notes)") from None
+            raise ValueError(f"the note F1 needs the transcriber basic-pitch; {to_install}; or leave it out "
+                             "(--no-notes)") from None
         with tempfile.TemporaryDirectory() as folder:
             Util.write_audio(Path(folder) / "audio.wav", audio)
-            heard = predict(str(Path(folder) / "audio.wav"), Model(build_icassp_2022_model_path(FilenameSuffix.onnx)))[2]
+            heard = predict(str(Path(folder) / "audio.wav"),
+                            Model(build_icassp_2022_model_path(FilenameSuffix.onnx)))[2]
     true = [(note.start, max(note.end, note.start + 0.02), note.pitch)
             for instrument in pretty_midi.PrettyMIDI(str(midi_path)).instruments for note in instrument.notes]
     sides = []
@@ -60,7 +65,8 @@ def score(folder, midi_files, models, notes):
     """Return [shape=(pieces, versions, 2 or 3 metrics)]: log-mel L1 in dB, spectral convergence, note F1."""
     scores = []
     for name, paths in tqdm(DatasetCreator.pairs(folder).items(), desc="goals", unit="piece"):
-        recording, truth = (librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate) for path in paths)
+        recording, truth = (librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate)
+                            for path in paths)
         outputs = Evaluation.play(recording, truth, models)
         scores.append([[*figures.values(), *([note_f1(outputs[version], midi_files[name])] if notes else [])]
                        for version, figures in Evaluation.score(outputs, truth).items()])
@@ -72,13 +78,15 @@ def main(arguments=None):
     parser.add_argument("midi", type=Path, help="folder with MIDI files")
     parser.add_argument("--model", default="shipped", help="as for Main.py (default: shipped)")
     parser.add_argument("--no-notes", action="store_true", help="without the note F1, which needs basic-pitch")
-    parser.add_argument("-o", "--output", type=Path, default=hp.root / "results" / "goals.md", help="default: results/goals.md")
+    parser.add_argument("-o", "--output", type=Path, default=hp.root / "results" / "goals.md",
+                        help="default: results/goals.md")
     options = parser.parse_args(arguments)
     models = Main.load_models(*Main.weights(options.model, None, None))
     midi_files = Util.pieces(options.midi, MIDI2Audio.midi_endings)
     figures = "log-mel L1 in dB / spectral convergence" + ("" if options.no_notes else " / note-onset F1")
     lines = [f"Mean over {len(midi_files)} pieces: {figures}.", "",
-             "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece |", "|---" * 7 + "|"]
+             "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece |",
+             "|---" * 7 + "|"]
     for case, preset in cases.items():
         scores = score(Evaluation.render(options.midi, piano=preset), midi_files, models, not options.no_notes)
         gain, final = scores[:, 1, 0] - scores[:, 2, 0], scores[:, 2, 0]

@@ -1,10 +1,11 @@
 """Measures, in one run, training in the plain form and in ours: 30 s clips a second, and validation loss after as many
 clips, for each network of the report and by default; run it on an idle machine.
 
-Plain: whole clips in single precision, one at a time, each from a .npy of its own that is opened at every step; Adam at a
-constant rate; the layers as torch has them. "Layers recast" is that with `FromBands`, `ToBands`, `Stretch` and
-`Doubling`, which compute the same in less time. Ours: `Training.Trainer` on `AEDataset`, with the crops, batches and schedule that AEMain.py and
-UNetMain.py have by default. The networks, their first weights, losses, learning rates and the pieces are the same.
+Plain: whole clips in single precision, one at a time, each from a .npy of its own that is opened at every step; Adam at
+a constant rate; the layers as torch has them. "Layers recast" is that with `FromBands`, `ToBands`, `Stretch` and
+`Doubling`, which compute the same in less time. Ours: `Training.Trainer` on `AEDataset`, with the crops, batches and
+schedule that AEMain.py and UNetMain.py have by default. The networks, their first weights, losses, learning rates and
+the pieces are the same.
 
 `python benchmarks/training.py --data FOLDER` prints a table and writes it to benchmarks/training.md. FOLDER holds the
 recordings piano/ and synth/, as MIDI2Audio.py leaves them.
@@ -44,7 +45,10 @@ networks = {  # of the report and by default, and the forms that are measured
 
 
 def plain(network, loss, learning_rate, paths, clips):
-    """Train on the files (*sources, target) in the plain form; yield after each step the clips it was, until there are `clips`."""
+    """Train on the files (*sources, target) in the plain form.
+
+    Yields after each step the clips it was, until there are `clips`.
+    """
     network.train()
     optimiser, rng, seen = torch.optim.Adam(network.parameters(), learning_rate), random.Random(hp.seed), 0
     while True:
@@ -110,7 +114,8 @@ def measure(name, form, clips, options):
         Training.reuse_memory()
         rate = speed(ours(model, training, batch_size, clips), options.warm_up)
     else:
-        paths = [[options.data / part.format(piece) for part in (*sources, "generated/{}/synth.npy")] for piece in training.names]
+        paths = [[options.data / part.format(piece) for part in (*sources, "generated/{}/synth.npy")]
+                 for piece in training.names]
         for layer in model.network.modules():
             if form == "plain" and isinstance(layer, (FromBands, ToBands, Stretch, Doubling)):
                 layer.__class__ = type(layer).__base__
@@ -127,12 +132,17 @@ def apart(*arguments):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Measure training in the plain form and in ours.")
     parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/ (default: data/)")
-    parser.add_argument("--ae-clips", type=Util.positive, default=640, help="to train the autoencoder on (default: %(default)s)")
-    parser.add_argument("--unet-clips", type=Util.positive, default=64, help="to train the U-Net on (default: %(default)s)")
-    parser.add_argument("--warm-up", type=Util.positive, default=8, help="clips before the time is taken (default: %(default)s)")
+    parser.add_argument("--ae-clips", type=Util.positive, default=640,
+                        help="to train the autoencoder on (default: %(default)s)")
+    parser.add_argument("--unet-clips", type=Util.positive, default=64,
+                        help="to train the U-Net on (default: %(default)s)")
+    parser.add_argument("--warm-up", type=Util.positive, default=8,
+                        help="clips before the time is taken (default: %(default)s)")
     parser.add_argument("--wf", type=Util.positive, help="of the U-Nets (default: 6 and hp.unet_wf)")
-    parser.add_argument("--ae", type=Path, default=hp.ae_weights, help="whose output the U-Nets are trained on (default: ae.torch)")
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"), help="(default: benchmarks/training.md)")
+    parser.add_argument("--ae", type=Path, default=hp.ae_weights,
+                        help="whose output the U-Nets are trained on (default: ae.torch)")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"),
+                        help="(default: benchmarks/training.md)")
     options = parser.parse_args(arguments)
     if options.warm_up >= min(options.ae_clips, options.unet_clips):
         raise ValueError(f"a warm-up of {options.warm_up} clips leaves none to measure; choose a shorter --warm-up")
@@ -153,17 +163,19 @@ def main(arguments=None):
     Util.save_text(options.output, f"""# Training speed
 
 `{command}`: 30 s clips a second in training, and loss on the validation pieces after as many clips.
-The networks of the report, and those by default, which are larger (autoencoder: {' '.join(map(str, hp.ae_channels))} channels \
-in place of 64 128 256)
+The networks of the report, and those by default, which are larger (autoencoder: {' '.join(map(str, hp.ae_channels))} \
+channels in place of 64 128 256)
 and smaller (U-Net: {2 ** hp.unet_wf} first channels in place of 64) and have other losses (U-Net: L1 in place of MSE).
 
 - *plain*: whole clips, single precision, batches of one, files opened for each clip, torch's own layers;
-- *layers recast*: the same with the layers `FromBands`, `ToBands`, `Stretch` and `Doubling`, which compute the same in less time;
-- *ours*: those layers, crops of {hp.crop_frames} frames in batches of {hp.ae_batch_size} and {hp.unet_batch_size}, {precision}, \
-channels last, memory
+- *layers recast*: the same with the layers `FromBands`, `ToBands`, `Stretch` and `Doubling`, which \
+compute the same in less time;
+- *ours*: those layers, crops of {hp.crop_frames} frames in batches of {hp.ae_batch_size} and {hp.unet_batch_size}, \
+{precision}, channels last, memory
   reused, mapped files, the `{hp.schedule}` schedule.
 
-{len(training)} pieces to train on and {len(validation)} to validate on, {os.cpu_count()} processor cores, torch {torch.__version__}.
+{len(training)} pieces to train on and {len(validation)} to validate on, {os.cpu_count()} processor cores, \
+torch {torch.__version__}.
 
 {table(rows)}""")
     print(options.output.read_text())

@@ -22,12 +22,15 @@ results = hp.root / "results"
 
 # the sound files in results/: the piece of piano-midi.de, the piano that plays it, and what the page says
 sounds = {
-    "train_sample": ("alb_esp1", hp.piano_preset, "Isaac Albéniz, España, Prélude", "the networks were trained on this piece"),
-    "mz_331_3": ("mz_331_3", hp.piano_preset, "W. A. Mozart, Rondo alla Turca", "a piece not trained on, on a piano trained on"),
+    "train_sample": ("alb_esp1", hp.piano_preset, "Isaac Albéniz, España, Prélude",
+                     "the networks were trained on this piece"),
+    "mz_331_3": ("mz_331_3", hp.piano_preset, "W. A. Mozart, Rondo alla Turca",
+                 "a piece not trained on, on a piano trained on"),
     "clair_de_lune": ("deb_clai", ("TimGM6mb.sf2", 0, 0), "Claude Debussy, Clair de Lune",
                       "a piece not trained on, on a piano whose SoundFont was not trained on"),
 }
-sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net", "truth": "true e-piano"}
+sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net",
+         "truth": "true e-piano"}
 page_picture_width = 5  # inches
 figure_names = {
     "figure_1_autoencoder_losses": "Losses of the autoencoder, training and validation",
@@ -46,8 +49,8 @@ figure_names = {
 def load_json(path):
     """Read a JSON file of results/. Raises FileNotFoundError if it is missing."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; python results/make.py makes the scores, and AEMain.py and UNetMain.py "
-                                "the losses (data/models/<model>)")
+        raise FileNotFoundError(f"{path} is missing; python results/make.py makes the scores, and AEMain.py and "
+                                "UNetMain.py the losses (data/models/<model>)")
     return json.loads(path.read_text())
 
 
@@ -65,7 +68,7 @@ def render_sounds(midi_folder, folder=results):
 
 
 def save_sounds(models, folder=results):
-    """Write what the networks make of each `<sound>_input.wav`, a spectrogram of each side, and the scores (sounds.md)."""
+    """Write what the networks make of each `<sound>_input.wav`, all spectrograms, and the scores (sounds.md)."""
     scores = {}
     for name in sounds:
         recording, truth = (Main.read_recording(folder / f"{name}_{side}.wav") for side in ("input", "truth"))
@@ -88,10 +91,11 @@ def save_figures(models, folder=results):
     """
     early = folder / "training" / "ae_epoch_20.npy"
     if not early.exists():
-        raise FileNotFoundError(f"{early} is missing; AEMain.py leaves it in data/models/<model>: copy it from the training "
-                                "that made ae.torch")
+        raise FileNotFoundError(f"{early} is missing; AEMain.py leaves it in data/models/<model>: copy it from the "
+                                "training that made ae.torch")
     ae_losses, unet_losses = (load_json(folder / "training" / f"{network}_losses.json") for network in ("ae", "unet"))
-    stages = (Main.resynthesise(Main.read_recording(folder / f"{name}_input.wav"), models)[1] for name in ("train_sample", "clair_de_lune"))
+    stages = (Main.resynthesise(Main.read_recording(folder / f"{name}_input.wav"), models)[1]
+              for name in ("train_sample", "clair_de_lune"))
     piece, unseen = ([stage[:, :hp.clip_frames] for stage in images] for images in stages)
     epoch_20, ten_seconds = np.load(early), 10 * hp.sample_rate // hp.hop_length
     if epoch_20.shape != piece[1].shape:
@@ -100,7 +104,8 @@ def save_figures(models, folder=results):
     ten = [stage[:, :ten_seconds] for stage in piece[1:]]
     drawn = [ae_losses, epoch_20, piece[1], piece[0], unet_losses, *ten, *unseen]
     for (name, title), content in zip(figure_names.items(), drawn):
-        figure = Util.plot_losses(content, title) if isinstance(content, dict) else Util.plot_spectrograms({title: content})
+        losses = isinstance(content, dict)
+        figure = Util.plot_losses(content, title) if losses else Util.plot_spectrograms({title: content})
         Util.save_figure(folder / "figures" / f"{name}.png", figure)
     demo = Main.resynthesise(Main.read_recording(hp.demo), models)[1]
     picture = Util.plot_spectrograms(dict(zip(Main.stage_names, demo)), hp.demo.name)
@@ -111,13 +116,14 @@ def sound_html(name, scores):
     """The section of the page with the four players of one of `sounds`."""
     _, _, title, remark = sounds[name]
     distances = [f"{scores[version]['log_mel_l1']:.2f} dB from the true e-piano" for version in Evaluation.versions[:3]]
+    labelled = enumerate(zip(sides.items(), [*distances, "the same notes, rendered"]), 1)
     players = "".join(f'''
   <figure>
     <figcaption><kbd>{key}</kbd> <b>{label}</b> <span>{distance}</span></figcaption>
     <div class="picture"><img src="figures/{name}_{side}.png" alt="Spectrogram of {title}: {label}" width="550"
       height="308"><i></i></div>
     <audio controls preload="metadata" src="{name}_{side}.wav" aria-label="{title}: {label}"></audio>
-  </figure>''' for key, ((side, label), distance) in enumerate(zip(sides.items(), [*distances, "the same notes, rendered"]), 1))
+  </figure>''' for key, ((side, label), distance) in labelled)
     return f'''
 <section class="sound">
   <h2>{title}</h2>
@@ -135,25 +141,31 @@ def save_page(folder=results):
     blank.draw_without_rendering()
     axis = blank.axes[0].get_position()  # within a picture, for the line that the page moves over it
     rows = "".join(f'\n  <tr><th scope="row">{version}</th>'
-                   + "".join(f"<td>{scores['mean'][version][metric]:.2f}</td>" for metric in Evaluation.metrics) + "</tr>" for version in Evaluation.versions)
+                   + "".join(f"<td>{scores['mean'][version][metric]:.2f}</td>" for metric in Evaluation.metrics)
+                   + "</tr>" for version in Evaluation.versions)
     figures = "".join(f'''
   <figure>
     <a href="figures/{name}.png"><img src="figures/{name}.png" alt="{title}" loading="lazy"></a>
     <figcaption>Figure {number}. {title}</figcaption>
   </figure>''' for number, (name, title) in enumerate(figure_names.items(), 1))
     Util.save_text(folder / "index.html", string.Template((folder / "template.html").read_text()).substitute(
-        sounds="".join(sound_html(name, sound_scores[name]) for name in sounds), figures=figures, pieces=len(scores) - 1,
+        sounds="".join(sound_html(name, sound_scores[name]) for name in sounds), figures=figures,
+        pieces=len(scores) - 1,
         columns="".join(f"<th scope=\"col\">{name}</th>" for name in Evaluation.metrics.values()), rows=rows,
-        gap=f"{100 * Evaluation.gap_closed(scores['mean']):.0f}", left=f"{100 * axis.x0:.2f}", width=f"{100 * axis.width:.2f}",
+        gap=f"{100 * Evaluation.gap_closed(scores['mean']):.0f}", left=f"{100 * axis.x0:.2f}",
+        width=f"{100 * axis.width:.2f}",
         top=f"{100 * (1 - axis.y1):.2f}", height=f"{100 * axis.height:.2f}"))
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Make what lies in results/ with the shipped weights.")
-    parser.add_argument("--sounds", action="store_true", help="only the wavs after the networks, their spectrograms and scores")
-    parser.add_argument("--figures", action="store_true", help="only figures 1 to 10 of the report, and the README's picture")
+    parser.add_argument("--sounds", action="store_true",
+                        help="only the wavs after the networks, their spectrograms and scores")
+    parser.add_argument("--figures", action="store_true",
+                        help="only figures 1 to 10 of the report, and the README's picture")
     parser.add_argument("--page", action="store_true", help="only results/index.html, from the scores")
-    parser.add_argument("--render", type=Path, metavar="FOLDER", help="only render the wavs that the sounds start from, "
+    parser.add_argument("--render", type=Path, metavar="FOLDER",
+                        help="only render the wavs that the sounds start from, "
                         "from the MIDI files of piano-midi.de in FOLDER; the repository has them")
     parser.add_argument("--device", default="auto", help="as for Main.py")
     options = parser.parse_args(arguments)

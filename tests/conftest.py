@@ -64,8 +64,8 @@ def command(root):
     """Function that runs a script as its user does, from the folder `cwd`, and returns the finished process."""
 
     def run(cwd, script, *arguments, **environment):
-        return subprocess.run([sys.executable, root / script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-                              env={**os.environ, **environment})
+        return subprocess.run([sys.executable, root / script, *map(str, arguments)], cwd=cwd, capture_output=True,
+                              text=True, env={**os.environ, **environment})
 
     return run
 

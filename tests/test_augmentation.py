@@ -19,7 +19,8 @@ def power():
 
 @pytest.mark.parametrize("seed", range(10))
 def test_augmented_power_is_finite_positive_and_by_its_seed(power, seed):
-    first, again, other = (Augmentation.augment(power, power.max(axis=1), np.random.default_rng(s)) for s in (seed, seed, seed + 100))
+    first, again, other = (Augmentation.augment(power, power.max(axis=1), np.random.default_rng(s))
+                           for s in (seed, seed, seed + 100))
     assert first.shape == power.shape and np.isfinite(first).all() and (first >= 0).all()
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0
@@ -30,7 +31,8 @@ def test_without_room_compression_and_noise_the_maximum_is_one(power, monkeypatc
         monkeypatch.setattr(Augmentation, effect, lambda power, rng: power)
     monkeypatch.setattr(Augmentation, "noise", lambda shape, rng: 0)
     for seed in range(20):
-        assert Augmentation.augment(power, power.max(axis=1), np.random.default_rng(seed)).max() == pytest.approx(1, rel=1e-5)
+        augmented = Augmentation.augment(power, power.max(axis=1), np.random.default_rng(seed))
+        assert augmented.max() == pytest.approx(1, rel=1e-5)
 
 
 def test_a_room_only_adds_and_only_afterwards(power):

@@ -16,9 +16,11 @@ def test_benchmark_writes_its_tables(tmp_path, monkeypatch):
     import benchmark
 
     for mode, preset in (("piano", hp.piano_preset), ("synth", hp.synth_preset)):
-        MIDI2Audio.synthesise_midi_to_audio(hp.data / "MIDI_test" / "satie_gymnopedie_1.mid", tmp_path / mode / "satie.wav",
+        MIDI2Audio.synthesise_midi_to_audio(hp.data / "MIDI_test" / "satie_gymnopedie_1.mid",
+                                            tmp_path / mode / "satie.wav",
                                             *preset, limit_s=2)
-    benchmark.main([str(tmp_path), "--clip-s", "2", "--repeats", "1", "--minutes", "0.05", "-o", str(tmp_path / "table.md")])
+    benchmark.main([str(tmp_path), "--clip-s", "2", "--repeats", "1", "--minutes", "0.05", "-o",
+                    str(tmp_path / "table.md")])
     text = (tmp_path / "table.md").read_text()
     assert all(heading in text for heading in ("## A clip of 2 s", "## Inversions", "## Any length", "| satie |"))
     assert "nan" not in text
@@ -31,7 +33,8 @@ def test_training_benchmark_writes_its_table(data, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "apart", training.measure)  # importing takes a while
     training.main(["--data", str(data), "--ae-clips", "2", "--unet-clips", "2", "--warm-up", "1", "--wf", "2",
                    "-o", str(tmp_path / "table.md")])
-    rows = [[cell.strip() for cell in line.split("|")] for line in tmp_path.joinpath("table.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")]
+            for line in tmp_path.joinpath("table.md").read_text().splitlines()
             if line.startswith("| ")][1:]
     assert [row[1:3] for row in rows] == [[name, form] for name, forms in training.networks.items() for form in forms]
     for row in rows:
@@ -43,9 +46,11 @@ def test_cost_writes_its_table(instruments, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
     import cost
 
-    monkeypatch.setattr(cost, "apart", lambda number, folder: (cost.seconds_of(number, folder), 100))  # importing takes a while
+    # importing takes a while
+    monkeypatch.setattr(cost, "apart", lambda number, folder: (cost.seconds_of(number, folder), 100))
     cost.main([str(hp.data / "MIDI_test"), "-o", str(tmp_path / "table.md")])
-    rows = [[cell.strip() for cell in line.split("|")] for line in tmp_path.joinpath("table.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")]
+            for line in tmp_path.joinpath("table.md").read_text().splitlines()
             if line.startswith("| ")][1:]
     assert len(rows) == 6 and all(float(row[2]) > 0 for row in rows)
     assert {row[1] for row in rows if not row[3]} == {"autoencoder, an epoch", "U-Net, an epoch"}
@@ -63,7 +68,8 @@ def test_goals_writes_its_table(instruments, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(goals, "cases", {"one": hp.piano_preset, "another": (hp.piano_preset[0], 0, 1, True)})
     monkeypatch.setattr(Main, "weights", lambda *_: weights)
     goals.main([str(tmp_path), "--no-notes", "-o", str(tmp_path / "table.md")])
-    rows = [[cell.strip() for cell in line.split("|")] for line in tmp_path.joinpath("table.md").read_text().splitlines()]
+    rows = [[cell.strip() for cell in line.split("|")]
+            for line in tmp_path.joinpath("table.md").read_text().splitlines()]
     assert [row[1] for row in rows[-2:]] == ["one", "another"]
     for row in rows[-2:]:
         unchanged, _, _, ceiling = ([float(figure) for figure in cell.split(" / ")] for cell in row[2:6])

@@ -55,7 +55,8 @@ def test_a_click_shifted_to_where_silence_was_shares_nothing():
 @pytest.mark.parametrize("final, expected", [(12, 0), (2, 1), (7, 0.5), (14, -0.2)])
 def test_the_timbre_gap_is_closed_from_unchanged_to_ceiling(final, expected):
     distances = {"unchanged": 12, "final": final, "ceiling": 2}
-    assert Evaluation.gap_closed({version: {"log_mel_l1": distance} for version, distance in distances.items()}) == pytest.approx(expected)
+    piece = {version: {"log_mel_l1": distance} for version, distance in distances.items()}
+    assert Evaluation.gap_closed(piece) == pytest.approx(expected)
 
 
 def test_noise_at_the_level_of_a_tone_is_far_from_it():
@@ -122,7 +123,8 @@ def results(tmp_path, root):
         for side in ("input", "truth"):
             audio = Util.read_audio(root / "results" / f"{name}_{side}.wav")
             Util.write_audio(tmp_path / f"{name}_{side}.wav", audio[:2 * hp.sample_rate])
-    np.save(tmp_path / "training" / "ae_epoch_20.npy", np.zeros((hp.n_mels, 2 * hp.sample_rate // hp.hop_length + 2), np.float16))
+    np.save(tmp_path / "training" / "ae_epoch_20.npy",
+            np.zeros((hp.n_mels, 2 * hp.sample_rate // hp.hop_length + 2), np.float16))
     return tmp_path
 
 
@@ -132,7 +134,8 @@ def test_everything_in_results_is_the_same_bytes_twice(results):
         make.save_sounds(models, results)
         make.save_figures(models, results)
         make.save_page(results)
-        written.append({str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*") if path.is_file()})
+        written.append({str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*")
+                        if path.is_file()})
     assert written[0] == written[1]
     expected = {f"{name}_{side}.wav" for name in make.sounds for side in make.sides}
     expected |= {f"figures/{name}_{side}.png" for name in make.sounds for side in make.sides}
@@ -140,7 +143,8 @@ def test_everything_in_results_is_the_same_bytes_twice(results):
                                                                                "index.html"}
     assert expected <= set(written[0])
     page = written[0]["index.html"].decode()
-    assert all(f'"{name}"' in page for name in expected if name.endswith(".wav") or name.startswith("figures/") and "demo" not in name)
+    assert all(f'"{name}"' in page for name in expected
+               if name.endswith(".wav") or name.startswith("figures/") and "demo" not in name)
 
 
 def test_the_epoch_20_output_has_to_be_there_and_of_the_training_piece(results):

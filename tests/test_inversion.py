@@ -15,7 +15,8 @@ def pair(tmp_path_factory):
     """Five seconds of the demo on both instruments."""
     folder = tmp_path_factory.mktemp("pair")
     for name, preset in (("piano", hp.piano_preset), ("synth", hp.synth_preset)):
-        MIDI2Audio.synthesise_midi_to_audio(hp.data / "MIDI_test" / f"{hp.demo.stem}.mid", folder / f"{name}.wav", *preset, limit_s=5)
+        MIDI2Audio.synthesise_midi_to_audio(hp.data / "MIDI_test" / f"{hp.demo.stem}.mid", folder / f"{name}.wav",
+                                            *preset, limit_s=5)
     return Util.read_audio(folder / "piano.wav"), Util.read_audio(folder / "synth.wav")
 
 
@@ -29,8 +30,10 @@ def test_round_trip_of_a_real_render_beats_the_reports(pair):
     stored = DatasetCreator.mel_from_log(DatasetCreator.log_mel(power, power.max()))
     error, distance = {}, {}
     for inversion in ("kl", "report"):
-        audio = librosa.util.fix_length(DatasetCreator.invert(stored, DatasetCreator.stft(piano), inversion), size=synth.size)
-        error[inversion], distance[inversion] = Evaluation.log_mel_l1(audio, synth), Evaluation.convergence(audio, synth)
+        audio = librosa.util.fix_length(DatasetCreator.invert(stored, DatasetCreator.stft(piano), inversion),
+                                        size=synth.size)
+        error[inversion] = Evaluation.log_mel_l1(audio, synth)
+        distance[inversion] = Evaluation.convergence(audio, synth)
     assert error["kl"] < 1.5 and error["kl"] < error["report"] - 1
     assert distance["kl"] < 0.2 and distance["kl"] < distance["report"]
 
@@ -63,13 +66,15 @@ def test_griffin_lim_keeps_a_consistent_spectrum(pair):
     _, synth = pair
     size = synth.size // hp.hop_length * hp.hop_length
     spectrum = DatasetCreator.stft(synth[:size])
-    np.testing.assert_allclose(DatasetCreator.griffin_lim(np.abs(spectrum), spectrum, iterations=4), synth[:size], atol=1e-4)
+    np.testing.assert_allclose(DatasetCreator.griffin_lim(np.abs(spectrum), spectrum, iterations=4), synth[:size],
+                               atol=1e-4)
 
 
 def test_griffin_lim_comes_closer_with_every_few_iterations(pair):
     piano, synth = pair
     magnitude, phase = np.abs(DatasetCreator.stft(synth)), DatasetCreator.stft(piano)
-    distances = [Evaluation.convergence(librosa.util.fix_length(DatasetCreator.griffin_lim(magnitude, phase, n), size=synth.size), synth)
+    distances = [Evaluation.convergence(librosa.util.fix_length(DatasetCreator.griffin_lim(magnitude, phase, n),
+                                                                size=synth.size), synth)
                  for n in (0, 4, 16, 32)]
     assert distances == sorted(distances, reverse=True) and len(set(distances)) == 4
 

@@ -114,7 +114,9 @@ def test_there_is_no_seam_between_chunks(unchunked, monkeypatch):
     monkeypatch.setattr(hp, "chunk_frames", 256)
     chunked, first = Main.resynthesise(audio, models)
     wanted, found = (DatasetCreator.mel_power(DatasetCreator.stft(signal)) for signal in (whole, chunked))
-    error = hp.top_db * np.abs(DatasetCreator.log_mel(found, wanted.max()) - DatasetCreator.log_mel(wanted, wanted.max())).mean(axis=0)
+    reference = wanted.max()
+    wanted, found = (DatasetCreator.log_mel(power, reference) for power in (wanted, found))
+    error = hp.top_db * np.abs(found - wanted).mean(axis=0)
     border = np.zeros(error.size, bool)
     for frame in range(first[0].shape[1], error.size, first[0].shape[1]):
         border[frame - 12:frame + 12] = True
@@ -179,7 +181,8 @@ def test_several_recordings_go_to_a_folder(tmp_path, networks, capsys):
         "a_epiano.png", "a_epiano.wav", "b_epiano.png", "b_epiano.wav"]
     assert [line.count("_epiano.wav and its picture") for line in capsys.readouterr().out.splitlines()] == [0, 1, 1]
     info = soundfile.info(tmp_path / "out" / "a_epiano.wav")
-    assert (info.samplerate, info.channels, info.subtype, info.frames) == (hp.sample_rate, 1, "PCM_16", hp.sample_rate // 2)
+    assert (info.samplerate, info.channels, info.subtype) == (hp.sample_rate, 1, "PCM_16")
+    assert info.frames == hp.sample_rate // 2
 
 
 def test_output_names_a_file_or_the_working_folder(tmp_path, networks, monkeypatch):
@@ -205,7 +208,8 @@ def test_a_bad_recording_does_not_stop_the_good_ones(tmp_path, networks):
     soundfile.write(tmp_path / "good.wav", notes(0.5), hp.sample_rate)
     (tmp_path / "bad.wav").write_text("no sound")
     with pytest.raises(ValueError, match="bad.wav is not audio"):
-        Main.main([str(tmp_path / "bad.wav"), str(tmp_path / "good.wav"), "-o", str(tmp_path / "out"), *flags(networks)])
+        Main.main([str(tmp_path / "bad.wav"), str(tmp_path / "good.wav"), "-o", str(tmp_path / "out"),
+                   *flags(networks)])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good_epiano.png", "good_epiano.wav"]
 
 
@@ -213,7 +217,8 @@ def test_shipped_weights_bring_the_demo_closer_to_the_electric_piano(tmp_path):
     import Evaluation
     import MIDI2Audio
 
-    MIDI2Audio.synthesise_midi_to_audio(hp.data / "MIDI_test" / f"{hp.demo.stem}.mid", tmp_path / "truth.wav", *hp.synth_preset)
+    MIDI2Audio.synthesise_midi_to_audio(hp.data / "MIDI_test" / f"{hp.demo.stem}.mid", tmp_path / "truth.wav",
+                                        *hp.synth_preset)
     recording, truth = Util.read_audio(hp.demo), Util.read_audio(tmp_path / "truth.wav")
     output = Main.pipeline(hp.demo, model="shipped")
     assert Evaluation.log_mel_l1(output, truth) < 0.5 * Evaluation.log_mel_l1(recording, truth)

@@ -122,7 +122,8 @@ def test_program_changes_do_not_override_the_preset(render, midi, tmp_path, pres
 @pytest.mark.parametrize("request_name", foreign)
 def test_what_is_left_of_a_file_asks_for_the_preset_alone(midi, tmp_path, request_name):
     trimmed, _ = MIDI2Audio.trim(midi(tmp_path / "asking.mid", chord, foreign[request_name]), bank=129, program=5)
-    requests = [message for message in trimmed if message.type in ("program_change", "sysex") or message.is_cc(0) or message.is_cc(32)]
+    requests = [message for message in trimmed if message.type in ("program_change", "sysex") or message.is_cc(0)
+                or message.is_cc(32)]
     assert [message.copy(time=0) for message in requests] == [message for channel in (0, 3) for message in (
         mido.Message("control_change", channel=channel, control=0, value=1),
         mido.Message("control_change", channel=channel, control=32, value=1),
@@ -138,7 +139,8 @@ def test_the_preset_is_heard(render, midi, tmp_path):
 def test_percussion_is_left_out(render, midi, tmp_path):
     drums = [(9, 38, beat / 4, beat / 4 + 0.1) for beat in range(20)]  # they last longer than the chord
     kit = [mido.Message("program_change", channel=9, program=40)]
-    plain, drummed = render(midi(tmp_path / "plain.mid", chord)), render(midi(tmp_path / "drums.mid", chord + drums, kit))
+    plain = render(midi(tmp_path / "plain.mid", chord))
+    drummed = render(midi(tmp_path / "drums.mid", chord + drums, kit))
     np.testing.assert_array_equal(drummed, plain)
 
 
@@ -294,7 +296,8 @@ def test_a_preset_is_file_bank_program(text, preset):
     assert MIDI2Audio.parse_preset(text) == preset
 
 
-@pytest.mark.parametrize("text", ("", "x.sf2", "x.sf2:0", ":0:0", "x.sf2:0:128", "x.sf2:-1:0", "x.sf2:0:5.0", "x.sf2:a:b",
+@pytest.mark.parametrize("text",
+                         ("", "x.sf2", "x.sf2:0", ":0:0", "x.sf2:0:128", "x.sf2:-1:0", "x.sf2:0:5.0", "x.sf2:a:b",
                                   "x.sf2::", "x.sf2:16384:0"))
 def test_anything_else_is_no_preset(text):
     with pytest.raises((ValueError, FileNotFoundError), match="is no preset|SoundFont .* is neither"):
@@ -409,7 +412,8 @@ def test_fluidsynth_and_soundfont_that_are_missing_come_with_the_command_that_in
 def test_several_pianos_go_into_folders_of_their_own_tuned_off_but_for_the_first(instruments, midi, tmp_path):
     midi(tmp_path / "MIDI" / "one.mid")
     MIDI2Audio.synthesise_all("piano", tmp_path, [instruments[0], instruments[0], (*instruments[0], True)], detune=40)
-    first, second, third = (Util.read_audio(tmp_path / folder / "one.wav") for folder in ("piano", "piano_2", "piano_3"))
+    first, second, third = (Util.read_audio(tmp_path / folder / "one.wav")
+                            for folder in ("piano", "piano_2", "piano_3"))
     assert first.size == second.size == third.size
     spectra = [np.abs(np.fft.rfft(audio, 1 << 18)).argmax() for audio in (first, second)]
     cents = 1200 * np.log2(spectra[1] / spectra[0])
@@ -423,7 +427,8 @@ def test_pianos_of_an_earlier_render_are_warned_of(instruments, midi, tmp_path, 
         (tmp_path / name).mkdir()
     MIDI2Audio.synthesise_all("piano", tmp_path, [instruments[0]] * 2)
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert len(warnings) == 1 and f"render in {tmp_path / 'piano_10'}; remove them or they are trained on too" in warnings[0]
+    assert len(warnings) == 1
+    assert f"render in {tmp_path / 'piano_10'}; remove them or they are trained on too" in warnings[0]
     MIDI2Audio.synthesise_all("synth", tmp_path)
     assert "warning" not in capsys.readouterr().err
 
@@ -440,7 +445,8 @@ def test_shards_render_every_piece_once(instruments, midi, tmp_path):
 
 def test_what_is_not_solo_piano_is_left_out_with_a_warning_if_asked(instruments, midi, tmp_path, capsys):
     midi(tmp_path / "MIDI" / "piano.mid")
-    for name, extra in (("violin", mido.Message("program_change", program=40)), ("drums", mido.Message("note_on", channel=9, note=36))):
+    for name, extra in (("violin", mido.Message("program_change", program=40)),
+                        ("drums", mido.Message("note_on", channel=9, note=36))):
         file = mido.MidiFile(midi(tmp_path / "MIDI" / f"{name}.mid"))
         file.tracks[0].insert(0, extra)
         file.save(tmp_path / "MIDI" / f"{name}.mid")

@@ -59,7 +59,8 @@ def network(request):
 
 
 @pytest.mark.parametrize("network_class, options, shapes", (
-    (Autoencoder, dict(channels=(64, 128, 256)), autoencoder_shapes), (UNet, dict(depth=4, wf=6), unet_shapes)), ids=("autoencoder", "unet"))
+    (Autoencoder, dict(channels=(64, 128, 256)), autoencoder_shapes), (UNet, dict(depth=4, wf=6), unet_shapes)),
+                         ids=("autoencoder", "unet"))
 def test_parameters_are_named_and_shaped_as_in_the_published_checkpoints(network_class, options, shapes):
     assert {key: tuple(value.shape) for key, value in network_class(**options).state_dict().items()} == shapes
 

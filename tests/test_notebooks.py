@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, wherever it is started and with the reader's own file; what is committed is small."""
+"""Every notebook runs from top to bottom, wherever it is started and with any file; what is committed is small."""
 import re
 
 import nbformat
@@ -53,5 +53,6 @@ def test_notebook_is_committed_executed_small_and_without_paths(name):
     texts = [cell.source for cell in notebook.cells]
     for output in (output for cell in code for output in cell.outputs):
         assert output.output_type != "error" and output.get("name") != "stderr"
-        texts += [output.get("text", ""), *(text for kind, text in output.get("data", {}).items() if kind in ("text/plain", "text/markdown"))]
+        texts += [output.get("text", ""),
+                  *(text for kind, text in output.get("data", {}).items() if kind in ("text/plain", "text/markdown"))]
     assert not re.search(r"(^|[\s'\"(=])(/\w|[A-Z]:\\)", "\n".join(texts))

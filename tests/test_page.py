@@ -1,4 +1,4 @@
-"""results/index.html in headless Chromium: every player loads, one plays at a time, all versions of a piece keep one position."""
+"""results/index.html in headless Chromium: players load, one plays at a time, versions of a piece keep one position."""
 import shutil
 
 import pytest
@@ -14,11 +14,14 @@ def browser(tmp_path_factory):
         "chromium", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"))), None)
     driver = shutil.which("chromedriver")
     if not (chromium and driver):
-        pytest.fail("Chromium or its driver is missing; to run the tests: apt-get install chromium chromium-driver", pytrace=False)
+        pytest.fail("Chromium or its driver is missing; to run the tests: apt-get install chromium chromium-driver",
+                    pytrace=False)
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-                 "--disable-component-update", "--disable-sync", "--mute-audio", "--autoplay-policy=no-user-gesture-required",
+    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                 "--disable-background-networking",
+                 "--disable-component-update", "--disable-sync", "--mute-audio",
+                 "--autoplay-policy=no-user-gesture-required",
                  f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -30,7 +33,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def page(browser):
-    """Function that runs JavaScript on the page, with `players`, `until(condition)` and `await`, and returns its result."""
+    """Function that runs JavaScript on the page, with `players`, `until(condition)` and `await`; returns its result."""
     path = make.results / "index.html"
     assert path.exists(), "make results writes the page"
     browser.get(path.as_uri())
@@ -87,10 +90,13 @@ def test_a_seek_moves_all_versions_of_the_piece(page):
 
 
 def test_of_two_started_at_once_the_last_plays(browser, page):
-    keys = "for (const key of ['3', '2', '1']) document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));"
+    keys = """
+        for (const key of ['3', '2', '1'])
+            document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));"""
     assert page(keys + """
         await until(() => players[0].currentTime > 0.1);
-        return players.map((player, number) => player.paused ? null : number).filter(number => number !== null);""") == [0]
+        return players.map((player, number) => player.paused ? null : number)
+            .filter(number => number !== null);""") == [0]
     assert browser.get_log("browser") == []
 
 
@@ -120,7 +126,8 @@ def test_keys(browser, page):
 
 def test_a_click_on_a_spectrogram_goes_there_and_its_line_follows(page):
     time, line = page("""
-        const picture = document.querySelector(".picture"), line = picture.querySelector("i"), box = picture.getBoundingClientRect();
+        const picture = document.querySelector(".picture"), line = picture.querySelector("i");
+        const box = picture.getBoundingClientRect();
         players[0].currentTime = 15;
         await until(() => !players[3].seeking && players[3].currentTime === 15);
         const middle = line.getBoundingClientRect().left;
@@ -134,5 +141,6 @@ def test_a_click_on_a_spectrogram_goes_there_and_its_line_follows(page):
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_fits_its_window(browser, page, width):
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
     assert page("return document.documentElement.scrollWidth;") <= width

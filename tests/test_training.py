@@ -1,4 +1,4 @@
-"""Training: the loss falls, a seed fixes everything, an interruption changes nothing, nothing is lost or overwritten."""
+"""Training: the loss falls, a seed fixes everything, interruptions change nothing, nothing is lost or overwritten."""
 import contextlib
 import json
 import os
@@ -96,7 +96,8 @@ def test_what_a_training_leaves(train):
     weights = train()
     stem = weights.stem
     assert {path.name for path in weights.parent.iterdir() if path.stem.startswith(stem)} == {
-        f"{stem}{ending}" for ending in (".torch", "_last.torch", "_losses.json", "_losses.png", "_epoch_2.npy", "_epoch_2.png")}
+        f"{stem}{ending}" for ending in (".torch", "_last.torch", "_losses.json", "_losses.png", "_epoch_2.npy",
+                                         "_epoch_2.png")}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in weights.parent.glob("*.png"))
     recorded = losses(weights)
     assert len(recorded["training"]) == len(recorded["validation"]) == 2
@@ -156,7 +157,8 @@ def test_a_unet_of_one_input_stores_the_autoencoders_output_for_every_piece_thou
     UNetMain.train(data, in_channels=1, wf=2, **brief)
     model = Model.load(Autoencoder, data / "models" / "own" / "ae.torch")
     folders = list((data / "generated").glob("*/"))
-    assert {path.stem for path in (data / "ae_output").glob("*.npy")} == {folder.name for folder in folders} and len(folders) == 3
+    assert len(folders) == 3
+    assert {path.stem for path in (data / "ae_output").glob("*.npy")} == {folder.name for folder in folders}
     for folder in folders:
         output, target = np.load(data / "ae_output" / f"{folder.name}.npy"), np.load(folder / "synth.npy")
         assert output.shape == target.shape == (128, 258) and output.dtype == np.float16
@@ -197,12 +199,13 @@ Util.run(lambda: AEMain.train(".", epochs=2, batch_size=2, crop_frames=64, devic
 
 def doomed(root, data, number):
     """Train as `brief` in a process of its own, which gets a signal in its second epoch."""
-    return subprocess.run([sys.executable, "-c", doomed_training, root, str(int(number))], cwd=data, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", doomed_training, root, str(int(number))], cwd=data,
+                          capture_output=True, text=True)
 
 
 @contextlib.contextmanager
 def interruption(data, read, number=signal.SIGINT, dataset="AEDataset.AEDataset"):
-    """Have a training get Ctrl-C when it reads its `read`-th crop or clip, and expect that it ends with a checkpoint."""
+    """Have a training get Ctrl-C when it reads its `read`-th crop or clip; expect that it ends with a checkpoint."""
 
     class Interrupting(pkgutil.resolve_name(dataset)):
         reads = 0
@@ -252,7 +255,8 @@ def test_a_training_resumes_from_any_batch(data, uninterrupted, number, reads):
 
 
 @pytest.mark.parametrize("form, dataset", (
-    ({}, "AEDataset.AEDataset"), (dict(in_channels=1, batch_norm=False), "UNetMain.UNetDataset")), ids=("two inputs", "stored outputs"))
+    ({}, "AEDataset.AEDataset"), (dict(in_channels=1, batch_norm=False), "UNetMain.UNetDataset")),
+                         ids=("two inputs", "stored outputs"))
 def test_the_unet_resumes_as_well(data, form, dataset):
     for model in "own", "uninterrupted":
         behind_an_autoencoder(data, model)
@@ -288,7 +292,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(data, small_files, script, name)
         script.train(**options)
     checkpoint = data / "models" / "own" / f"{name}.checkpoint"
     files = {path: path.read_bytes() for path in checkpoint.parent.iterdir()}
-    with small_files(20_000), pytest.raises(OSError, match=f"{checkpoint} cannot be written .*free some space.*command again"):
+    with small_files(20_000), pytest.raises(OSError,
+                                            match=f"{checkpoint} cannot be written .*free some space.*command again"):
         script.train(**options)
     assert {path: path.read_bytes() for path in checkpoint.parent.iterdir()} == files
     script.train(**options)
@@ -359,7 +364,8 @@ def test_more_processes_than_crops_are_refused(three_seconds, tmp_path, monkeypa
     piece = AEDataset(["bach_prelude_c"], three_seconds)
     monkeypatch.setattr(Training, "processes", lambda: (0, 2))
     with pytest.raises(ValueError, match="fewer crops than there are processes, 2"):
-        Training.fit(Training.Trainer(Autoencoder(channels=(4, 4, 4)), None, None, torch.device("cpu")), piece, piece, tmp_path / "ae.torch",
+        Training.fit(Training.Trainer(Autoencoder(channels=(4, 4, 4)), None, None, torch.device("cpu")), piece, piece,
+                     tmp_path / "ae.torch",
                      {**brief, "crop_frames": 0, "schedule": "constant", "seed": 0, "trained_for": {}}, "L1 loss")
 
 
@@ -369,12 +375,15 @@ def test_the_last_lines_say_what_was_reached_and_what_comes_next(data, capsys):
     own = data / "models" / "own"
     for script, name, options, following in (
             (AEMain, "ae", (), f"UNetMain.py --data {data} --model own"),
-            (UNetMain, "unet", ("--wf", "3"), f"Main.py RECORDING --ae {own / 'ae.torch'} --unet {own / 'unet.torch'}")):
-        script.main(["--data", str(data), "--epochs", "3", "--batch-size", "2", "--crop-frames", "64", "--device", "cpu", *options])
+            (UNetMain, "unet", ("--wf", "3"),
+             f"Main.py RECORDING --ae {own / 'ae.torch'} --unet {own / 'unet.torch'}")):
+        script.main(["--data", str(data), "--epochs", "3", "--batch-size", "2", "--crop-frames", "64", "--device",
+                     "cpu", *options])
         reached, after = capsys.readouterr().out.splitlines()[-2:]
         validation = losses(own / f"{name}.torch")["validation"]
         best = min(validation)
-        assert reached.startswith(f"{own / name}.torch: validation loss {best:.5f}, reached in epoch {validation.index(best) + 1} of 3, ")
+        assert reached.startswith(f"{own / name}.torch: validation loss {best:.5f}, reached in epoch "
+                                  f"{validation.index(best) + 1} of 3, ")
         assert after == f"next: python {following}"
 
 
@@ -383,7 +392,8 @@ def test_the_next_command_has_what_both_trainings_share(data, monkeypatch, capsy
     for flags in ([], ["--augmented", "--validation-source", "piano_2"], ["--seed", "3", "--report"]):
         AEMain.main(["--data", str(data), "--epochs", "3", *flags])
         words = capsys.readouterr().out.split()
-        assert words[:7] == ["next:", "python", "UNetMain.py", "--data", str(data), "--model", "own"] and words[7:] == flags
+        assert words[:7] == ["next:", "python", "UNetMain.py", "--data", str(data), "--model",
+                             "own"] and words[7:] == flags
 
 
 def test_tensorboard_gets_what_is_recorded(train, data, monkeypatch):
@@ -413,7 +423,8 @@ def test_tensorboard_gets_what_is_recorded(train, data, monkeypatch):
 def test_without_the_package_tensorboard_the_flag_says_so(train, data, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(ValueError, match="--tensorboard needs a package that is not installed; pip install tensorboard"):
+    with pytest.raises(ValueError,
+                       match="--tensorboard needs a package that is not installed; pip install tensorboard"):
         train(tensorboard=True)
 
 
@@ -459,7 +470,8 @@ def test_crops_cover_every_clip_within_its_bounds(seed):
     lengths = [rng.randint(1, 2583) for _ in range(30)]
     frames, batch_size = rng.randint(1, 400), rng.randint(1, 16)
     batches = Training.crops(lengths, frames, batch_size, seed)
-    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1) and 1 <= len(batches[-1]) <= batch_size
+    assert [len(batch)
+            for batch in batches[:-1]] == [batch_size] * (len(batches) - 1) and 1 <= len(batches[-1]) <= batch_size
     for piece, length in enumerate(lengths):
         crops = sorted((start, size) for key, start, size, _ in sum(batches, []) if key == piece)
         assert {size for _, size in crops} == {frames}
@@ -484,7 +496,8 @@ def test_whole_clips_are_crops_too(frames):
 
 
 @pytest.mark.parametrize("step, steps, factor", (
-    (0, 1000, 0.01), (49, 1000, 0.5 * 0.951), (99, 1000, 0.901), (500, 1000, 0.5), (999, 1000, 0.001), (0, 1, 1.0), (4, 10, 0.3)))
+    (0, 1000, 0.01), (49, 1000, 0.5 * 0.951), (99, 1000, 0.901), (500, 1000, 0.5), (999, 1000, 0.001), (0, 1, 1.0),
+    (4, 10, 0.3)))
 def test_the_linear_schedule_warms_up_and_falls_to_zero(step, steps, factor):
     assert Training.schedule(step, steps, "linear") == pytest.approx(factor)
 
@@ -543,7 +556,8 @@ for name in own:
         sys.modules.pop(module, None)  # each as if it were the first
     __import__(name)
     assert "matplotlib.pyplot" not in sys.modules, f"{name} imports matplotlib.pyplot"
-    assert not [path for path in written if path.startswith(root) or not path.startswith("/")], f"{name} writes {written}"
+    beside = [path for path in written if path.startswith(root) or not path.startswith("/")]
+    assert not beside, f"{name} writes {beside}"
 """
 
 
@@ -564,11 +578,14 @@ def test_report_gives_the_reports_settings_and_a_flag_beside_it_counts(data):
     UNetMain.main([*flags, "--wf", "2"])
     own = data / "models" / "own"
     settings = [json.loads((own / f"{name}_losses.json").read_text())["settings"] for name in ("ae", "unet")]
-    assert settings[0].items() > dict(channels=[64, 128, 256], crop_frames=0, schedule="constant", batch_size=2, augmented=False).items()
+    assert settings[0].items() > dict(channels=[64, 128, 256], crop_frames=0, schedule="constant", batch_size=2,
+                                      augmented=False).items()
     assert settings[1].items() > dict(
-        wf=2, in_channels=1, residual=False, batch_norm=False, loss="mse", crop_frames=0, schedule="constant", batch_size=1).items()
+        wf=2, in_channels=1, residual=False, batch_norm=False, loss="mse", crop_frames=0, schedule="constant",
+        batch_size=1).items()
     unet = Model.load(UNet, own / "unet.torch").network
-    assert unet.in_channels == 1 and {key.split(".")[0] for key in unet.state_dict()} == {"down_path", "up_path", "last"}
+    assert unet.in_channels == 1 and {key.split(".")[0] for key in unet.state_dict()} == {"down_path", "up_path",
+                                                                                          "last"}
     assert (data / "ae_output" / "weights.txt").read_text() == "models/own/ae.torch\n"
 
 
@@ -587,7 +604,8 @@ def test_training_starts_from_given_weights(train, data):
             torch.testing.assert_close(began[key], value, msg=key)
 
 
-@pytest.mark.parametrize("form", (dict(wf=4), dict(wf=3, in_channels=2), dict(wf=3, batch_norm=True), dict(wf=3, depth=5)))
+@pytest.mark.parametrize("form",
+                         (dict(wf=4), dict(wf=3, in_channels=2), dict(wf=3, batch_norm=True), dict(wf=3, depth=5)))
 def test_weights_of_another_form_are_nothing_to_start_from(tmp_path, form):
     torch.save(UNet(wf=3).state_dict(), tmp_path / "unet.torch")
     with pytest.raises(ValueError, match=f"{tmp_path / 'unet.torch'} does not fit the network"):

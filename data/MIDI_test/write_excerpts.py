@@ -57,7 +57,8 @@ def satie():
     rocking = "r/4 b3+d4+f#4/2 | r/4 a3+c#4+f#4/2"
     under_melody = "r/4 b3+d4/2 | r/4 a3+c#4/2"  # from bar 9 on the melody holds the f#4
     chords = " | ".join([rocking] * 4 + [under_melody] * 2)
-    return Excerpt(SATIE_BPM, metre=3, phrase=4, pedal=True, right=[Voice(melody, 68)], left=[Voice(bass, 50), Voice(chords, 40)])
+    return Excerpt(SATIE_BPM, metre=3, phrase=4, pedal=True, right=[Voice(melody, 68)],
+                   left=[Voice(bass, 50), Voice(chords, 40)])
 
 
 def mozart():
@@ -73,7 +74,8 @@ def mozart():
     close = f"c6/4 a5/8 b5 | c6 b5 a5 g#5 | a5 e5 f5 d5 | c5/4 {trill} | a4/4 r"
     melody = f"r/4 {turn} | {first} {turn} | {first} {middle} {turn} | {rise} | {close}"
     # An inner voice steps down under the long notes of bars 10, 12, 14 and 16.
-    inner = "r/2 | " * 17 + "r | b4/8 g4 r/4 | r/2 | b4/8 g4 r/4 | r/2 | g#4/8 e4 r/4 | r/2 | g#4/8 e4 r/4" + " | r/2" * 8
+    inner = ("r/2 | " * 17 + "r | b4/8 g4 r/4 | r/2 | b4/8 g4 r/4 | r/2 | g#4/8 e4 r/4 | r/2 | g#4/8 e4 r/4"
+             + " | r/2" * 8)
 
     tonic = "a3/8 c4+e4 c4+e4 c4+e4"
     drum = f"{tonic} | {tonic} | a3 c4+e4 a3 c4+e4"
@@ -124,14 +126,16 @@ def hand(name, channel, voices, piece):
             velocity = voice.loudness + ACCENT * (start % bar_ticks == 0) + round(SWELL * swell)
             for note in keys:
                 messages.append(Message("note_on", channel=channel, note=note, velocity=velocity, time=start))
-                messages.append(Message("note_off", channel=channel, note=note, time=start + round(length * voice.touch)))
+                messages.append(Message("note_off", channel=channel, note=note,
+                                        time=start + round(length * voice.touch)))
     if piece.pedal:
         end = (voices[0].notes.count("|") + 1) * bar_ticks
         moves = [(bar + lag, value) for bar in range(0, end, bar_ticks) for lag, value in ((0, 0), (PEDAL_LAG, 127))]
         for time, value in moves + [(end + TICKS_PER_BEAT, 0)]:  # the last bar rings for one beat more
             messages.append(Message("control_change", channel=channel, control=64, value=value, time=time))
 
-    messages.sort(key=lambda message: (message.time, message.type == "note_on"))  # release a key before striking it again
+    # release a key before striking it again
+    messages.sort(key=lambda message: (message.time, message.type == "note_on"))
     now = 0
     for message in messages:  # MIDI files count time from the event before
         message.time, now = message.time - now, message.time
@@ -140,10 +144,12 @@ def hand(name, channel, voices, piece):
 
 def write(piece, path):
     """Save an excerpt: a track for the tempo, then one for each hand."""
-    assert len({voice.notes.count("|") for voice in piece.right + piece.left}) == 1, f"{path.stem}: voices differ in bars"
+    bars = {voice.notes.count("|") for voice in piece.right + piece.left}
+    assert len(bars) == 1, f"{path.stem}: voices differ in bars"
     tempo = MetaMessage("set_tempo", tempo=bpm2tempo(piece.bpm))
     metre = MetaMessage("time_signature", numerator=piece.metre, denominator=4)
-    tracks = [MidiTrack([tempo, metre]), hand("right hand", 0, piece.right, piece), hand("left hand", 1, piece.left, piece)]
+    tracks = [MidiTrack([tempo, metre]), hand("right hand", 0, piece.right, piece),
+              hand("left hand", 1, piece.left, piece)]
     MidiFile(type=1, ticks_per_beat=TICKS_PER_BEAT, tracks=tracks).save(path)
 
 
