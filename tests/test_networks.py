@@ -2,7 +2,6 @@
 import pytest
 import torch
 
-import Hyperparameters as hp
 from AEModel import Model
 from Autoencoder import Autoencoder, FromBands, Stretch, ToBands
 from UNet import Doubling, UNet
