@@ -6,6 +6,7 @@ import torch
 
 import DatasetCreator
 import Hyperparameters as hp
+from Autoencoder import NoteAutoencoder
 
 
 def autocast(device):
@@ -35,7 +36,8 @@ class Model:
 
     @classmethod
     def load(cls, kind, path, device=torch.device("cpu")):
-        """Return the model of a `kind`, Autoencoder or UNet, whose form and weights are those of `path`.
+        """Return the model of a `kind`, Autoencoder or UNet, whose form and weights are those of `path`; a `NoteModel` if
+        that is what they are of.
 
         Raises as `load_weights`, and ValueError if they are of another kind.
         """
@@ -46,7 +48,7 @@ class Model:
         except (KeyError, ValueError, IndexError, RuntimeError):
             raise ValueError(f"{path} does not hold the weights of {kind.name}; "
                              "train it again or restore the file") from None
-        return cls(network, device, noted(state).get("pair"))
+        return (NoteModel if isinstance(network, NoteAutoencoder) else cls)(network, device, noted(state).get("pair"))
 
     @torch.inference_mode()
     def generate(self, *spectrograms):
@@ -104,3 +106,71 @@ def snapshot(network, trained_for):
     for key in state:
         state[key] = state[key].detach().cpu().clone()
     return state
+
+
+class NoteModel(Model):
+    """A `NoteAutoencoder` on a device: what was played, and how it sounds on the target instrument."""
+
+    @torch.inference_mode()
+    def hear(self, pitch, mel):
+        """Return how surely each key is struck and sounds in each frame, and how hard.
+
+        Parameters
+        ----------
+        pitch : np.ndarray [shape=(n_pitches, ceil(t / 2)), in [0, 1]]
+        mel : np.ndarray [shape=(n_mels, t), in [0, 1]]
+
+        Returns
+        -------
+        np.ndarray [shape=(3, t, n_keys), in [0, 1]]
+            Onset, sounding, velocity.
+        """
+        frames = mel.shape[1]
+        mel = np.pad(mel, ((0, 0), (0, frames % 2)))
+        self.network.eval()
+        with autocast(self.device):
+            logits = self.network(*(torch.from_numpy(image)[None].to(self.device) for image in (pitch, mel)))
+        return logits[0, :, :frames].float().sigmoid().cpu().numpy()
+
+    @torch.inference_mode()
+    def play(self, notes, first, frames):
+        """Return the mel power in dB [shape=(n_mels, frames)] of notes [shape=(n, 4)] from a frame on."""
+        notes = torch.from_numpy(notes).to(self.device)
+        parts = [self.network.decoder(notes, start, min(hp.decoder_frames, first + frames - start))
+                 for start in range(first, first + frames, hp.decoder_frames)]
+        return torch.cat(parts, 1).cpu().numpy()
+
+
+def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.sounding_threshold):
+    """Read the notes off what `NoteModel.hear` returns.
+
+    A note begins where the onset is at its highest within two frames and above its threshold, between frames as a
+    triangle through the neighbours has it (Kong et al. 2021, "High-resolution piano transcription with pedals by
+    regressing onset and offset times"), and lasts while the key sounds, at most until the key is struck again.
+
+    Returns
+    -------
+    np.ndarray [shape=(n, 4), float32]
+        Onset and end in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
+    """
+    onset, sounding, velocity = heard
+    frames = len(onset)
+    padded = np.pad(onset, ((2, 2), (0, 0)))
+    before_2, before, after, after_2 = (padded[i:i + frames] for i in (0, 1, 3, 4))
+    peaks = (onset > onset_threshold) & (onset >= before) & (onset > after) & (onset >= before_2) & (onset > after_2)
+    silent = sounding < sounding_threshold
+    notes = []
+    for key in np.nonzero(peaks.any(axis=0))[0]:
+        found = np.nonzero(peaks[:, key])[0]
+        quiet = np.nonzero(silent[:, key])[0]
+        lean = after[found, key] - before[found, key]
+        top = onset[found, key] - np.minimum(after[found, key], before[found, key])
+        times = found + lean / (2 * top + 1e-9)
+        for i, frame in enumerate(found):
+            limit = times[i + 1] if i + 1 < len(found) else frames
+            ended = np.searchsorted(quiet, frame + 2)
+            end = min(quiet[ended] if ended < len(quiet) else frames, limit)
+            notes.append((times[i], end, key + hp.lowest_key, max(127 * velocity[frame, key], 1)))
+    notes = np.array(sorted(notes), np.float32).reshape(-1, 4)
+    notes[:, :2] *= hp.hop_length / hp.sample_rate
+    return notes

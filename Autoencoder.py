@@ -75,10 +75,12 @@ class Autoencoder(nn.Module):
 
     @classmethod
     def of_form(cls, state):
-        """Return a network, not trained, of the width that a state_dict has.
+        """Return a network, not trained, of the width that a state_dict has: this one, or a `NoteAutoencoder`.
 
         Raises KeyError if it is of another kind.
         """
+        if "encoder.stem.weight" in state:
+            return NoteAutoencoder.of_form(state)
         return cls(channels=[len(state[f"encoder.{layer}.weight"]) for layer in (0, 3, 6)])
 
     def forward(self, x):
@@ -90,3 +92,184 @@ class Autoencoder(nn.Module):
         frames = x.shape[-1]
         x = nn.functional.pad(x, (0, max(-(frames - 3) % 4, 7 - frames)))
         return self.decoder(self.encoder(x))[..., :frames]
+
+
+# The second form: what lies between its two halves are notes.
+
+class Convolution(nn.Sequential):
+    """A convolution that keeps the size of the image, batch normalisation and ReLU."""
+
+    def __init__(self, inputs, outputs, kernel):
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, padding=tuple(size // 2 for size in kernel), bias=False),
+            nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class NoteEncoder(nn.Module):
+    """What was played: for each key and frame, how surely a note begins, whether it sounds, and its velocity.
+
+    Convolutions over an image of time x keys, with the same weights for every key. What a key sees are the bands of its
+    own partials, gathered from both spectrograms (harmonic stacking: Bittner et al. 2022, "A lightweight
+    instrument-agnostic model for polyphonic note transcription and multipitch estimation"), and later its neighbours. Half
+    way up, layers that span all keys look further back and ahead (dilated: van den Oord et al. 2016,
+    https://arxiv.org/abs/1609.03499), so that one key may know what the others do. A step is two frames of the mel
+    spectrogram.
+
+    Parameters
+    ----------
+    first, channels : int
+        Channels a key in the first layer, and in those that follow.
+    blocks : int
+        3 x 3 convolutions before the layers that span all keys.
+    narrow, width : int
+        Channels a key on the way into those layers and out of them, and their own.
+    """
+
+    partials = (0.5, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # in the pitch spectrogram, with the bands on both sides
+    mel_partials = (1, 2, 3, 4, 6)                      # in the mel spectrogram, which knows better when
+    dilations = (1, 2, 4, 8)
+
+    def __init__(self, first=48, channels=32, blocks=3, narrow=8, width=256):
+        super().__init__()
+        bands, mels = pitch_bands(self.partials), mel_bands(self.mel_partials)
+        self.register_buffer("bands", bands.flatten(), persistent=False)
+        self.register_buffer("mels", mels.flatten(1), persistent=False)
+        self.stem = nn.Conv2d(bands.shape[1] + 2 * len(self.mel_partials), first, 1)
+        self.key = nn.Parameter(torch.zeros(1, first, 1, hp.n_keys))
+        self.time = Convolution(first, channels, (3, 1))
+        self.blocks = nn.ModuleList(Convolution(channels, channels, (3, 3)) for _ in range(blocks))
+        self.squeeze = nn.Conv2d(channels, narrow, 1)
+        self.gather = nn.Conv2d(narrow * hp.n_keys, width, (1, 3), padding=(0, 1))
+        self.dilated = nn.ModuleList(nn.Conv2d(width, width, (1, 3), padding=(0, dilation), dilation=(1, dilation))
+                                     for dilation in self.dilations)
+        self.spread = nn.Conv2d(width, narrow * hp.n_keys, 1)
+        self.last = Convolution(channels + narrow, channels, (3, 3))
+        self.head = nn.Conv2d(channels, 6, 1)
+        with torch.no_grad():  # most keys are silent most of the time
+            self.head.bias[:2] = -4
+            self.head.bias[2:4] = -2
+
+    def forward(self, pitch, mel):
+        """Map a pitch spectrogram [shape=(batch, n_pitches, t)] and a mel spectrogram [shape=(batch, n_mels, 2 t)], both
+        in [0, 1], to the logits of onset, sounding and velocity [shape=(batch, 3, 2 t, n_keys)]."""
+        pitch, mel = pitch.transpose(1, 2), mel.transpose(1, 2)
+        batch, steps, _ = pitch.shape
+        own = nn.functional.pad(pitch, (0, 1))[..., self.bands].view(batch, steps, hp.n_keys, -1)
+        sharp = (mel @ self.mels.to(mel.dtype)).view(batch, steps, 2, hp.n_keys, -1)
+        x = torch.cat([own, sharp.transpose(2, 3).flatten(3)], -1).permute(0, 3, 1, 2)
+        x = self.time(nn.functional.relu(self.stem(x) + self.key))
+        for block in self.blocks:
+            x = x + block(x)
+        all_keys = self.squeeze(x).permute(0, 2, 3, 1).flatten(2)[:, None].permute(0, 3, 1, 2)  # (batch, _, 1, steps)
+        all_keys = nn.functional.relu(self.gather(all_keys))
+        for layer in self.dilated:
+            all_keys = all_keys + nn.functional.relu(layer(all_keys))
+        known = self.spread(all_keys).permute(0, 2, 3, 1).view(batch, steps, hp.n_keys, -1).permute(0, 3, 1, 2)
+        y = self.head(x + self.last(torch.cat([x, nn.functional.relu(known)], 1)))
+        return y.view(batch, 3, 2, steps, hp.n_keys).transpose(2, 3).flatten(2, 3)
+
+
+class NoteDecoder(nn.Module):
+    """How it sounds: the log-mel spectrogram that each key makes on the target instrument, learnt, and summed over notes.
+
+    A key has a level in dB for each mel band and time since the onset, from `knots` with straight lines between them, so
+    that an onset may lie between two frames; two ways in which it grows with velocity; and a fall in dB a frame once key
+    and pedal are up. The powers of the notes add up.
+    """
+
+    def __init__(self):
+        super().__init__()
+        dense, geometric = torch.arange, lambda first, last, n: torch.logspace(*torch.tensor(
+            [float(first), float(last)]).log10(), n)
+        knots = torch.cat([dense(-4, 16), dense(16, 64, 2), dense(64, 160, 4), geometric(160, 1000, 16)]).float()
+        self.register_buffer("knots", knots, persistent=False)  # frames since the onset; the last is 11.6 s later
+        level = torch.full((hp.n_keys, len(knots), hp.n_mels), -55.0)
+        level[:, knots < 0] = -95
+        self.level = nn.Parameter(level)
+        self.loudness = nn.Parameter(torch.full((hp.n_keys, 1, hp.n_mels), 40.0))  # dB a decade of velocity
+        self.slope = nn.Parameter(torch.zeros(hp.n_keys, 1, hp.n_mels))            # dB more at full velocity
+        self.release = nn.Parameter(torch.full((hp.n_keys, hp.n_mels), 1.5))       # dB a frame
+
+    def forward(self, notes, first, frames):
+        """Return the mel power in dB [shape=(n_mels, frames)] of a piece, from its frame `first` on.
+
+        `notes` [shape=(n, 4)]: onset and end in seconds, MIDI key, velocity from 1 to 127; keys that no piano has, such as
+        0, count for nothing. A silent frame has -120 dB.
+        """
+        onset, end = notes[:, :2].T * (hp.sample_rate / hp.hop_length)
+        key = notes[:, 2].long() - hp.lowest_key
+        start, last = self.knots[0], self.knots[-1]
+        heard = (onset + start < first + frames) & (onset + last > first) & (end > first - 100) & (key >= 0) & (
+            key < hp.n_keys)
+        if not heard.any():
+            return self.level.new_full((hp.n_mels, frames), -120)
+        onset, end, key, velocity = onset[heard], end[heard], key[heard], (notes[heard, 3] / 127).clamp(0.02, 1)
+        now = torch.arange(first, first + frames, device=notes.device)[None]
+        since = now - onset[:, None]
+        within = since.clamp(start, last - 1)
+        knot = torch.bucketize(within, self.knots, right=True).clamp(1, len(self.knots) - 1)
+        share = (within - self.knots[knot - 1]) / (self.knots[knot] - self.knots[knot - 1])
+        table, row = self.level.flatten(0, 1), key[:, None] * len(self.knots) + knot
+        level = torch.lerp(nn.functional.embedding(row - 1, table), nn.functional.embedding(row, table), share[..., None])
+        level = level + (self.loudness[key] * (torch.log10(velocity) + 0.22)[:, None, None]
+                         + self.slope[key] * (velocity - 0.6)[:, None, None])
+        level = level - self.release.clamp(min=0)[key][:, None] * (now - end[:, None]).clamp(min=0)[..., None]
+        level = level.masked_fill((since < start)[..., None], -140).clamp(max=40)
+        return torch.logsumexp(level / decibel, 0).T * decibel
+
+
+decibel = 10 / torch.log(torch.tensor(10.0)).item()  # dB a neper of power
+
+
+class NoteAutoencoder(nn.Module):
+    """An autoencoder whose latent is what was played: `NoteEncoder` and `NoteDecoder`."""
+
+    name = "an autoencoder"
+    in_channels = 2
+
+    def __init__(self, **form):
+        super().__init__()
+        self.encoder, self.decoder = NoteEncoder(**form), NoteDecoder()
+
+    @classmethod
+    def of_form(cls, state):
+        """Return a network, not trained, of the form that a state_dict has. Raises KeyError if it is of another kind."""
+        first, _, *_ = state["encoder.stem.weight"].shape
+        return cls(first=first, channels=len(state["encoder.time.0.weight"]), narrow=len(state["encoder.squeeze.weight"]),
+                   blocks=len({key.split(".")[2] for key in state if key.startswith("encoder.blocks.")}),
+                   width=len(state["encoder.gather.weight"]))
+
+    def forward(self, pitch, mel):
+        """Map spectrograms to the logits of notes: see `NoteEncoder`."""
+        return self.encoder(pitch, mel)
+
+
+def pitch_bands(partials):
+    """Index of the band at each partial of each key, and of those below and above it [shape=(n_keys, 3 * partials)].
+
+    `hp.n_pitches`, one past the last, stands for bands that are not there.
+    """
+    keys = torch.arange(hp.n_keys)[:, None]
+    centre = torch.round(1 + hp.pitch_bands_per_key * (keys + 12 * torch.log2(torch.tensor(partials).double())))
+    band = (centre[..., None] + torch.arange(-1, 2)).flatten(1).long()
+    return band.where((band >= 0) & (band < hp.n_pitches), hp.n_pitches)
+
+
+def mel_bands(partials):
+    """Weights of the two mel bands around each partial of each key [shape=(n_mels, n_keys, partials)].
+
+    The bands lie as in Slaney's scale: evenly up to 1 kHz, then in equal ratios.
+    """
+    step, knee, ratio = 200 / 3, 1000.0, torch.log(torch.tensor(6.4)).double() / 27
+    top = knee / step + torch.log(torch.tensor(hp.fmax / knee).double()) / ratio
+    mel = torch.linspace(0, 1, hp.n_mels + 2, dtype=torch.float64)[1:-1] * top
+    centre = torch.where(mel < knee / step, mel * step, knee * torch.exp(ratio * (mel - knee / step)))
+    keys = torch.arange(hp.lowest_key, hp.lowest_key + hp.n_keys)[:, None]
+    hertz = 440 * 2 ** ((keys - 69) / 12) * torch.tensor(partials).double()
+    above = torch.searchsorted(centre, hertz).clamp(1, hp.n_mels - 1)
+    share = ((hertz - centre[above - 1]) / (centre[above] - centre[above - 1])).clamp(0, 1)
+    audible = (hertz <= hp.fmax).double()
+    weights = torch.zeros(hp.n_mels, *hertz.shape, dtype=torch.float64)
+    weights.scatter_add_(0, above[None] - 1, ((1 - share) * audible)[None])
+    weights.scatter_add_(0, above[None], (share * audible)[None])
+    return weights.float()

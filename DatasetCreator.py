@@ -45,16 +45,16 @@ def mel_filters():
     return (triangles * (2 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
 
 
-def stft(audio, center=True):
+def stft(audio, center=True, n_fft=hp.n_fft, hop_length=hp.hop_length):
     """Short-time Fourier transform, Hann window, as librosa's [shape=(1 + n_fft / 2, t), complex64].
 
     Frame i is centred on sample i * hop_length, so t = 1 + len(audio) // hop_length; with `center=False` it starts
     there.
     """
-    audio = np.pad(audio, hp.n_fft // 2) if center else audio
-    frames = np.lib.stride_tricks.sliding_window_view(audio, hp.n_fft)[::hp.hop_length]
-    window = 0.5 + 0.5 * np.cos(np.linspace(-np.pi, np.pi, hp.n_fft + 1)[:-1])
-    spectrum = np.empty((len(frames), 1 + hp.n_fft // 2), np.complex64)
+    audio = np.pad(audio, n_fft // 2) if center else audio
+    frames = np.lib.stride_tricks.sliding_window_view(audio, n_fft)[::hop_length]
+    window = 0.5 + 0.5 * np.cos(np.linspace(-np.pi, np.pi, n_fft + 1)[:-1])
+    spectrum = np.empty((len(frames), 1 + n_fft // 2), np.complex64)
     for i in range(0, len(frames), 64):  # in double precision, a few at a time: what fits in the cache
         spectrum[i:i + 64] = np.fft.rfft(window * frames[i:i + 64])
     return spectrum.T
@@ -63,6 +63,31 @@ def stft(audio, center=True):
 def mel_power(spectrum):
     """Mel power [shape=(n_mels, t)] of an STFT [shape=(1 + n_fft / 2, t)]."""
     return mel_filters() @ (np.abs(spectrum) ** 2)
+
+
+@functools.cache
+def pitch_filters():
+    """Return triangular filters, a third of a semitone apart from just below the lowest key on
+    [shape=(n_pitches, 1 + pitch_n_fft / 2)].
+
+    Each is as wide as its distance to its neighbours, or a bin of the transform where that is more, and sums to one.
+    """
+    numbers = np.arange(-2, hp.n_pitches + 1) / hp.pitch_bands_per_key + hp.lowest_key  # with the neighbours of the ends
+    below, centre, above = (440 * 2 ** ((numbers[i:i + hp.n_pitches, None] - 69) / 12) for i in range(3))
+    step = hp.sample_rate / hp.pitch_n_fft
+    hertz = np.arange(hp.pitch_n_fft // 2 + 1) * step
+    below, above = np.minimum(below, centre - step), np.maximum(above, centre + step)
+    filters = np.clip(np.minimum((hertz - below) / (centre - below), (above - hertz) / (above - centre)), 0, None)
+    return (filters / filters.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def pitch_power(audio, center=True):
+    """Power in bands of a third of a semitone [shape=(n_pitches, 1 + len(audio) // pitch_hop_length)].
+
+    From a transform four times as long as that of the mel spectrogram, whose bands lie 25 Hz apart in the bass, where a
+    semitone is 2 to 8. Frame i is centred where frame 2 i of the mel spectrogram is.
+    """
+    return pitch_filters() @ (np.abs(stft(audio, center, hp.pitch_n_fft, hp.pitch_hop_length)) ** 2)
 
 
 def log_mel(power, reference):

@@ -12,6 +12,14 @@ top_db = 80             # dB below the clip's maximum that count as silence
 fmin = 0.0              # Hz, lower edge of the mel filter bank
 fmax = sample_rate / 2  # Hz, its upper edge
 
+# notes, and the second spectrogram that they are heard in: bands of a third of a semitone from a longer transform
+lowest_key = 21         # MIDI number of the piano's lowest key, A0, 27.5 Hz
+n_keys = 88
+pitch_n_fft = 4096
+pitch_hop_length = 2 * hop_length
+pitch_bands_per_key = 3
+n_pitches = 312         # bands: up to 11 kHz
+
 # instruments: SoundFont, bank and program, looked for in SoundFonts/ first, then in the system's folders
 piano_preset = ("FluidR3_GM.sf2", 0, 0)     # Yamaha Grand Piano
 synth_preset = ("FluidR3_GM.sf2", 0, 5)     # electric piano of a DX7
@@ -38,6 +46,9 @@ ae_epochs = 600
 ae_batch_size = 16
 ae_learning_rate = 2e-3
 ae_channels = (256, 512, 512)
+onset_threshold = 0.35      # how sure of an onset the encoder has to be
+sounding_threshold = 0.5
+decoder_frames = 256        # that the decoder works on at once
 ae_report = dict(channels=(64, 128, 256), batch_size=1, crop_frames=0, schedule="constant")
 
 # U-Net (report: 50 epochs, Adam; what differs lies in unet_report)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 import DatasetCreator
 import Hyperparameters as hp
 import Util
-from AEModel import Model
+from AEModel import Model, NoteModel, pick_notes
 from Autoencoder import Autoencoder
 from UNet import UNet
 
@@ -93,12 +93,68 @@ def read_recording(path):
     return audio
 
 
+def samples(audio, first, last, n_fft, hop_length):
+    """Return what the frames from `first` to `last` of a centred STFT are made of, silence where there is no audio."""
+    start, end = first * hop_length - n_fft // 2, (last - 1) * hop_length + n_fft // 2
+    before, part = max(-start, 0), audio[max(start, 0):max(end, 0)]
+    return np.pad(part, (before, end - start - before - part.size))
+
+
+def spectrum(audio, first, last):
+    """STFT of the frames from `first` to `last`."""
+    return DatasetCreator.stft(samples(audio, first, last, hp.n_fft, hp.hop_length), center=False)
+
+
+def pitch_power(audio, first, last):
+    """As `DatasetCreator.pitch_power`, of the frames from `first` to `last` of the mel spectrogram; `first` is even."""
+    part = samples(audio, first // 2, (last + 1) // 2, hp.pitch_n_fft, hp.pitch_hop_length)
+    return DatasetCreator.pitch_power(part, center=False)
+
+
+def n_frames(audio):
+    """Frames of a recording's spectrogram; the last is centred on or after its end."""
+    return 1 + max(-(-audio.size // hp.hop_length), 1)
+
+
+def chunks(frames, number=0):
+    """Cut a recording into `number` chunks, or as many as `hp.chunk_frames` makes of it: [(first, last + 1)]."""
+    number = number or -(-frames // hp.chunk_frames)
+    size = -(-frames // (8 * number)) * 8  # the U-Net halves time three times
+    return [(first, min(first + size, frames)) for first in range(0, frames, size)]
+
+
+def listen(audio, model):
+    """Return the notes of a recording, as `AEModel.pick_notes`, heard chunk by chunk.
+
+    `audio` [shape=(n,), float32]: mono at `hp.sample_rate`, not silent. `model`: a NoteModel.
+    """
+    frames = n_frames(audio)
+    parts = chunks(frames)
+    loudest = max(DatasetCreator.mel_power(spectrum(audio, *part)).max() for part in parts)
+    loudest_pitch = max(pitch_power(audio, *part).max() for part in parts)
+    heard = np.empty((3, frames, hp.n_keys), np.float16)
+    for first, last in tqdm(parts, desc="listening", unit="chunk", disable=len(parts) < 2, leave=False):
+        before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
+        mel = DatasetCreator.log_mel(DatasetCreator.mel_power(spectrum(audio, before, after)), loudest)
+        pitch = DatasetCreator.log_mel(pitch_power(audio, before, after), loudest_pitch)
+        heard[:, first:last] = model.hear(pitch, mel)[:, first - before:last - before]
+    return pick_notes(heard.astype(np.float32))
+
+
+def play_notes(notes, model, frames):
+    """Return the log-mel spectrogram of notes on the target instrument [shape=(n_mels, frames), in [0, 1], float16],
+    relative to its own maximum."""
+    decibels = model.play(notes, 0, frames)
+    return Util.to_unit(decibels - decibels.max()).astype(np.float16)
+
+
 def resynthesise(audio, models, inversion=hp.inversion):
     """Turn a recording into the electric piano, chunk by chunk, so that memory does not grow with its length.
 
-    Both networks and the inversion see `hp.context_frames` beyond each side of a chunk, more than they look around, the
-    chunks fade into each other, and the reference of the dB scale is that of the whole recording: there is no seam. The
-    report's inversion starts from random phase, so that its chunks would not fit: it takes the recording whole.
+    The networks and the inversion see `hp.context_frames` beyond each side of a chunk, more than they look around, the
+    chunks fade into each other, and the reference of the dB scale is that of the whole recording: there is no seam. Notes
+    are those of the whole recording too, so that one may be held across chunks. The report's inversion starts from random
+    phase, so that its chunks would not fit: it takes the recording whole.
 
     Parameters
     ----------
@@ -114,25 +170,19 @@ def resynthesise(audio, models, inversion=hp.inversion):
     (np.ndarray [shape=(n,), float32], list of np.ndarray [shape=(n_mels, t), in [0, 1]])
         The audio, as loud as the recording, and the spectrograms of the first chunk: input, then each model's output.
     """
-    frames = 1 + max(-(-audio.size // hp.hop_length), 1)  # the last is centred on or after the end
-
-    def spectrum(first, last):
-        start, end = first * hp.hop_length - hp.n_fft // 2, (last - 1) * hp.hop_length + hp.n_fft // 2
-        part = audio[max(start, 0):end]
-        before = max(-start, 0)
-        return DatasetCreator.stft(np.pad(part, (before, end - start - before - part.size)), center=False)
-
-    number = 1 if inversion == "report" else -(-frames // hp.chunk_frames)
-    size = -(-frames // (8 * number)) * 8  # the U-Net halves time three times
-    chunks = [(first, min(first + size, frames)) for first in range(0, frames, size)]
+    frames = n_frames(audio)
+    parts = chunks(frames, 1 if inversion == "report" else 0)
     half, rise = hp.fade_frames // 2, np.linspace(0, 1, hp.fade_frames * hp.hop_length, dtype=np.float32)
-    reference = max(DatasetCreator.mel_power(spectrum(first, last)).max() for first, last in chunks)
+    reference = max(DatasetCreator.mel_power(spectrum(audio, *part)).max() for part in parts)
+    played = play_notes(listen(audio, models[0]), models[0], frames) if isinstance(models[0], NoteModel) else None
     output, pictures = np.zeros((frames - 1) * hp.hop_length, np.float32), []
-    for first, last in tqdm(chunks, unit="chunk", disable=len(chunks) < 2, leave=False):
+    for first, last in tqdm(parts, unit="chunk", disable=len(parts) < 2, leave=False):
         before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
-        guide = spectrum(before, after)
+        guide = spectrum(audio, before, after)
         stages = [DatasetCreator.log_mel(DatasetCreator.mel_power(guide), reference)]
-        for model in models:
+        if played is not None:
+            stages.append(played[:, before:after].astype(np.float32))
+        for model in models[len(stages) - 1:]:
             stages.append(model.generate(*stages[::-1]))
         chunk = DatasetCreator.invert(DatasetCreator.mel_from_log(stages[-1]), guide, inversion)
         start, end = max(first - half, 0) * hp.hop_length, min(last + half, frames) * hp.hop_length
