@@ -72,6 +72,80 @@ def map_spectrogram(path):
     return torch.from_numpy(np.load(path, mmap_mode="c"))  # "c", as "r" makes torch warn; nothing writes to it
 
 
+class NoteDataset(AEDataset):
+    """As `AEDataset`, with the pitch spectrograms and notes that `DatasetCreator.build` leaves beside, for a
+    `NoteAutoencoder`.
+
+    An item is a dict: "pitch" [shape=(n_pitches, ceil(t / 2))] and "mel" [shape=(n_mels, t)], what is heard; "target"
+    [shape=(n_mels, t)]; "labels" [shape=(3, t, n_keys)], see `note_labels`; "notes" [shape=(most_notes, 4)], those that
+    sound in it, filled up with zeros; and "first", its first frame. Crops begin at even frames.
+    """
+
+    most_notes = 512
+
+    def load(self, name, data, sources):
+        folder = data / "generated" / name
+        self.notes = getattr(self, "notes", []) + [np.load(folder / "notes.npy")]
+        self.pitches = getattr(self, "pitches", []) + [[map_spectrogram(folder / f"{source}_pitch.npy")
+                                                        for source in sources]]
+        return super().load(name, data, sources)
+
+    def __getitem__(self, key):
+        piece, start, frames, seed = key if isinstance(key, tuple) else (key, 0, self.targets[key].shape[1], None)
+        rng = np.random.default_rng(seed)
+        source = rng.integers(len(self.sources[piece])) if seed is not None else 0
+        start -= start % 2
+        pitch, mel, target = (image[:, first:first + length].float() for image, first, length in (
+            (self.pitches[piece][source], start // 2, -(-frames // 2)), (self.sources[piece][source], start, frames),
+            (self.targets[piece], start, frames)))
+        if self.augmented and rng.random() < hp.augmented_share:
+            pitch, mel = recoloured(pitch, mel, rng)
+        pitch, mel, target = (torch.nn.functional.pad(image, (0, length - image.shape[1])) for image, length in (
+            (pitch, -(-frames // 2)), (mel, frames), (target, frames)))
+        rate, notes = hp.sample_rate / hp.hop_length, self.notes[piece]
+        sounding = notes[(notes[:, 0] * rate < start + frames + 4) & (notes[:, 1] * rate > start - 100)][:self.most_notes]
+        padded = np.zeros((self.most_notes, 4), np.float32)
+        padded[:len(sounding)] = sounding
+        return {"pitch": pitch, "mel": mel, "target": target, "first": start, "notes": torch.from_numpy(padded),
+                "labels": torch.from_numpy(note_labels(sounding, start, frames))}
+
+
+def recoloured(pitch, mel, rng):
+    """The two spectrograms as through an equaliser, the same for both, with another level, and a floor of noise."""
+    points = rng.normal(0, 4, 8) + rng.uniform(-9, 9) * np.linspace(-1, 1, 8) + rng.uniform(-10, 3)
+    octaves = np.log2(np.maximum(Util.mel_frequencies(hp.n_mels + 2)[1:-1], 27.5) / 27.5)
+    places = np.arange(hp.n_pitches) / 12 / hp.pitch_bands_per_key, octaves
+    noise = rng.uniform(-80, -48) + rng.uniform(-8, 8, 2) if rng.random() < 0.5 else (-np.inf, -np.inf)
+    images = []
+    for image, place, floor in zip((pitch, mel), places, noise):
+        gain = np.interp(place / 8.7, np.linspace(0, 1, 8), points)[:, None]
+        decibels = np.where(image > 0, Util.to_db(image.numpy()) + gain, -hp.top_db)
+        decibels = np.maximum(decibels, floor + rng.normal(0, 5, image.shape))
+        images.append(torch.from_numpy(np.maximum(decibels / hp.top_db + 1, 0).astype(np.float32)))
+    return images
+
+
+def note_labels(notes, first, frames):
+    """What a `NoteEncoder` is to say [shape=(3, frames, n_keys), float32] of notes [shape=(n, 4)] from a frame on.
+
+    Onset: 1 where a note begins, falling to 0 within `hp.onset_frames` on both sides, so that an onset between two frames
+    is between their values (Kong et al. 2021); sounding: 1 until its end; velocity, of 127, where the onset is not 0.
+    """
+    labels = np.zeros((3, frames, hp.n_keys), np.float32)
+    for onset, end, key, velocity in notes:
+        onset, end = (time * hp.sample_rate / hp.hop_length - first for time in (onset, end))
+        key = int(key) - hp.lowest_key
+        if not 0 <= key < hp.n_keys:
+            continue
+        labels[1, max(int(np.ceil(onset)), 0):max(int(np.ceil(max(end, onset + 2))), 0), key] = 1
+        near = np.arange(max(int(np.ceil(onset - hp.onset_frames)), 0), min(int(onset + hp.onset_frames) + 1, frames))
+        likely = 1 - np.abs(near - onset) / hp.onset_frames
+        nearer = likely > labels[0, near, key]
+        labels[0, near[nearer], key] = likely[nearer]
+        labels[2, near[nearer], key] = velocity / 127
+    return labels
+
+
 class Pieces(torch.utils.data.ConcatDataset):
     """The same pieces from several data sets, after each other."""
 
@@ -86,7 +160,7 @@ def brief_split(names, seed):
     return training, validation[::-(-len(validation) // hp.validation_pieces)]
 
 
-def datasets(names, data, seed, augmented, validation_source):
+def datasets(names, data, seed, augmented, validation_source, kind=AEDataset):
     """Split the pieces: return the training set, on all pianos but `validation_source`, and the validation set, whole
     clips of up to `hp.validation_pieces` on the first piano and on `validation_source`.
 
@@ -98,5 +172,5 @@ def datasets(names, data, seed, augmented, validation_source):
         raise ValueError(f"the validation source is one of at least two pianos, not '{validation_source}'; "
                          f"{data} holds {', '.join(found)}")
     pianos = [source for source in found if source != validation_source]
-    held_out = [AEDataset(validation, data, [source]) for source in (pianos[0], validation_source) if source]
-    return AEDataset(training, data, pianos, augmented), Pieces(validation, held_out)
+    held_out = [kind(validation, data, [source]) for source in (pianos[0], validation_source) if source]
+    return kind(training, data, pianos, augmented), Pieces(validation, held_out)

@@ -4,43 +4,105 @@
 """
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import DatasetCreator
 import Hyperparameters as hp
 import Training
 import Util
-from AEDataset import datasets
-from Autoencoder import Autoencoder
+from AEDataset import AEDataset, NoteDataset, datasets
+from AEModel import NoteModel, autocast
+from Autoencoder import Autoencoder, NoteAutoencoder
 from Processes import finish, first_alone
+
+
+class NoteTrainer(Training.Trainer, NoteModel):
+    """Encoder and decoder of a `NoteAutoencoder`, each taught apart by the true notes: see `Training.Trainer`.
+
+    The encoder by cross entropy on onsets and sounding keys, and the velocity's distance at the onsets; the decoder by the
+    L1 distance in dB from the target's spectrogram.
+    """
+
+    def __init__(self, network, learning_rate, device):
+        super().__init__(network, None, learning_rate, device)
+        self.optimiser = torch.optim.Adam([
+            {"params": list(network.encoder.parameters())},
+            {"params": list(network.decoder.parameters()), "scale": hp.decoder_rate}], learning_rate)
+
+    def loss_of(self, batch):
+        batch = {name: part.to(self.device) for name, part in batch.items()}
+        with autocast(self.device):
+            logits = self.network(batch["pitch"], batch["mel"])
+        labels = batch["labels"]
+        entropy = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits[:, :2].float(), labels[:, :2], reduction="none").sum(-1).mean((0, 2))
+        onsets = labels[:, 0]
+        velocity = ((logits[:, 2].float().sigmoid() - labels[:, 2]).abs() * onsets).sum() / onsets.sum().clamp(min=1)
+        played = [self.distance(*crop) for crop in zip(
+            batch["notes"][:hp.decoder_crops], batch["first"].tolist(), batch["target"])]
+        return entropy[0] + 0.3 * entropy[1] + velocity + sum(played) / len(played), len(labels)
+
+    def distance(self, notes, first, target):
+        """L1 distance of what the decoder makes of true notes from the target, of `hp.top_db`, at the level that fits."""
+        output = self.network.decoder(notes, first, target.shape[1]) / hp.top_db + 1
+        loud = target > 0.25
+        if loud.any():
+            output = output + (target - output.detach())[loud].median()
+        within = output.clamp(0, 1)
+        return (within + 0.01 * (output - within) - target).abs().mean()  # what is too soft to hear still has a slope
+
+    @torch.inference_mode()
+    def validate(self, dataset):
+        """Return the mean L1 loss of the spectrogram over all frames of whole clips, as of the report's form."""
+        losses, frames = zip(*((np.abs(output - target.numpy()).mean(), target.shape[1])
+                               for _, output, target in map(self.example, dataset)))
+        return float(np.average(losses, weights=frames))
+
+    def example(self, clip):
+        return clip["mel"], self.generate(clip["pitch"].numpy(), clip["mel"].numpy()), clip["target"]
 
 
 def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
           learning_rate=hp.ae_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
-          augmented=False, validation_source=None, start=None, channels=hp.ae_channels, device="auto",
+          augmented=False, validation_source=None, start=None, network=None, channels=hp.ae_channels, device="auto",
           overwrite=False, tensorboard=False):
     """Train data/models/<model>/ae.torch on the pairs below `data`, from the weights in `start` if there are any.
+
+    `network` is "notes", for which each piece needs its notes, data/notes/<piece>.mid, or "report", the report's form, of
+    which `channels` are the width; None is "notes" where there are notes.
 
     Raises as `DatasetCreator.build`, `Training.start_from` and `Training.fit`.
     """
     device = Util.choose_device(device)
     names = first_alone(lambda: DatasetCreator.build(data))
-    training, validation = datasets(names, data, seed, augmented, validation_source)
+    network = network or ("notes" if DatasetCreator.has_notes(names, data) else "report")
+    if network == "notes" and not DatasetCreator.has_notes(names, data):
+        raise ValueError(f"{Path(data) / 'notes'} holds no notes; put the pieces' MIDI files there, or give "
+                         "--network report")
+    kind = NoteDataset if network == "notes" else AEDataset
+    training, validation = datasets(names, data, seed, augmented, validation_source, kind)
     torch.manual_seed(seed)
-    network = Autoencoder(channels=channels)
+    if network == "notes":
+        trainer = NoteTrainer(NoteAutoencoder(), learning_rate, device)
+    else:
+        trainer = Training.Trainer(Autoencoder(channels=channels), torch.nn.functional.l1_loss, learning_rate, device)
     if start:
-        Training.start_from(network, start)
+        Training.start_from(trainer.network, start)
     settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
         seed=seed, augmented=augmented, validation_source=validation_source, start=start and str(start),
-        channels=list(channels), pieces=names, trained_for=DatasetCreator.trained_for(data))
-    Training.fit(Training.Trainer(network, torch.nn.functional.l1_loss, learning_rate, device), training, validation,
-                 Path(data) / "models" / model / "ae.torch", settings, "L1 loss", overwrite, tensorboard)
+        network=network, channels=list(channels), pieces=names, trained_for=DatasetCreator.trained_for(data))
+    loss_name = "loss of notes and spectrogram (validation: L1)" if network == "notes" else "L1 loss"
+    Training.fit(trainer, training, validation,
+                 Path(data) / "models" / model / "ae.torch", settings, loss_name, overwrite, tensorboard)
 
 
 def main(arguments=None):
     parser = Util.training_flags("Train the autoencoder.", "ae", hp.ae_epochs, hp.ae_batch_size, hp.ae_learning_rate)
     parser.add_argument("--channels", type=Util.positive, nargs=3, default=hp.ae_channels, help="of the three layers")
+    parser.add_argument("--network", choices=("notes", "report"),
+                        help="an autoencoder of notes, or the report's (default: notes where data/notes has them)")
     options = vars(Util.training_options(parser, arguments, hp.ae_report))
     report = options.pop("report")
     train(**options)

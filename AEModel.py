@@ -6,6 +6,7 @@ import torch
 
 import DatasetCreator
 import Hyperparameters as hp
+import Util
 from Autoencoder import NoteAutoencoder
 
 
@@ -125,12 +126,10 @@ class NoteModel(Model):
         np.ndarray [shape=(3, t, n_keys), in [0, 1]]
             Onset, sounding, velocity.
         """
-        frames = mel.shape[1]
-        mel = np.pad(mel, ((0, 0), (0, frames % 2)))
         self.network.eval()
         with autocast(self.device):
             logits = self.network(*(torch.from_numpy(image)[None].to(self.device) for image in (pitch, mel)))
-        return logits[0, :, :frames].float().sigmoid().cpu().numpy()
+        return logits[0].float().sigmoid().cpu().numpy()
 
     @torch.inference_mode()
     def play(self, notes, first, frames):
@@ -139,6 +138,17 @@ class NoteModel(Model):
         parts = [self.network.decoder(notes, start, min(hp.decoder_frames, first + frames - start))
                  for start in range(first, first + frames, hp.decoder_frames)]
         return torch.cat(parts, 1).cpu().numpy()
+
+
+    def generate(self, pitch, mel):
+        """Map spectrograms as `hear` to the log-mel spectrogram of the target instrument [shape=(n_mels, t), in [0, 1]],
+        relative to its own maximum."""
+        return level_to_own(self.play(pick_notes(self.hear(pitch, mel)), 0, mel.shape[1]))
+
+
+def level_to_own(decibels):
+    """Map mel power in dB to [0, 1], relative to its own maximum."""
+    return Util.to_unit(decibels - decibels.max())
 
 
 def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.sounding_threshold):

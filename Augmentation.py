@@ -1,9 +1,14 @@
-"""What separates a recording from a render, applied to mel spectrograms (report: future work, several pianos).
+"""What separates a recording from a render (report: future work, several pianos).
 
-All of it works on mel power, so that a crop is augmented in a few milliseconds while the network trains.
+`augment` works on mel power, so that a crop is augmented in a few milliseconds while the network trains; `record`, which
+is closer to what happens, on audio, once.
 """
+import functools
+import io
+
 import numpy as np
-from scipy.signal import lfilter
+import soundfile
+from scipy.signal import butter, fftconvolve, lfilter, sosfilt
 
 import Hyperparameters as hp
 
@@ -77,3 +82,82 @@ def augment(power, maxima, rng):
     if rng.random() < 0.5:
         power = power + noise(power.shape, rng)
     return power
+
+
+@functools.cache
+def rooms(number=hp.n_rooms, seed=hp.seed):
+    """Simulate rooms: impulse responses of unit energy from a piano to two microphones, summed, the direct sound first.
+
+    From a living room to a hall, from close to far, with the image source method and ray tracing of pyroomacoustics
+    (Scheibler et al. 2018, https://arxiv.org/abs/1710.04196). Returns a list of np.ndarray [shape=(n,)] at
+    `hp.sample_rate`. Raises ValueError if the package, which nothing else needs, is missing.
+    """
+    try:
+        import pyroomacoustics
+    except ImportError:
+        raise ValueError("rooms are simulated by a package that is not installed; pip install pyroomacoustics, or leave "
+                         "--recorded out") from None
+    rng, responses = np.random.default_rng(seed), []
+    for _ in range(number):
+        size = rng.uniform((3.5, 3, 2.4), (30, 20, 12))
+        seconds = rng.uniform(0.15, 0.35) + 0.14 * np.cbrt(size.prod()) * rng.uniform(0.3, 1)  # until 60 dB down
+        try:
+            absorption, _ = pyroomacoustics.inverse_sabine(seconds, size)
+        except ValueError:  # no walls are that dull
+            absorption = 0.4
+        room = pyroomacoustics.ShoeBox(size, fs=hp.sample_rate, materials=pyroomacoustics.Material(min(absorption, 0.95)),
+                                       max_order=10, ray_tracing=True, air_absorption=True)
+        piano = np.append(rng.uniform(0.2, 0.8, 2) * size[:2], rng.uniform(0.7, 1.3))
+        distance, direction = rng.uniform(0.6, 0.35 * size.max()), rng.uniform(0, 2 * np.pi)
+        microphones = [np.clip((piano[0] + distance * np.cos(direction + side), piano[1] + distance * np.sin(
+            direction + side), rng.uniform(1, min(3.5, size[2] - 0.2))), 0.2, size - 0.2) for side in (-0.1, 0.1)]
+        room.add_source(piano)
+        room.add_microphone(np.transpose(microphones))
+        room.compute_rir()
+        pair = [response[0] for response in room.rir]
+        response = np.zeros(max(map(len, pair)))
+        for single in pair:
+            response[:len(single)] += single
+        first = min(int(np.argmax(np.abs(single) > 0.3 * np.abs(single).max())) for single in pair)
+        response = response[max(first - 5, 0):][:int(2.5 * hp.sample_rate)]
+        responses.append((response / np.linalg.norm(response)).astype(np.float32))
+    return responses
+
+
+def record(audio, rng, responses):
+    """Return a render [shape=(n,)] as a recording of it might sound: room, equaliser, compression, noise, a narrow band,
+    mp3, each sometimes. As long as it was, not late, largest sample `hp.peak`."""
+    size = audio.size
+    if responses and rng.random() < 0.65:
+        audio = fftconvolve(audio, responses[rng.integers(len(responses))])[:size]
+    if rng.random() < 0.3:
+        spectrum, hertz = np.fft.rfft(audio), np.fft.rfftfreq(size, 1 / hp.sample_rate)
+        places = np.linspace(0, 1, 9)
+        gain = rng.normal(0, 3, 9) + rng.uniform(-8, 8) * (2 * places - 1)
+        octave = np.log2(np.maximum(hertz, 30) / 30) / np.log2(hp.sample_rate / 60)
+        audio = np.fft.irfft(spectrum * 10 ** (np.interp(octave, places, gain) / 20), size)
+    if rng.random() < 0.25:
+        smoothing = 1 - 1 / (rng.uniform(0.02, 0.3) * hp.sample_rate)
+        level = 10 * np.log10(lfilter([1 - smoothing], [1, -smoothing], audio ** 2) + 1e-7)
+        audio = audio * 10 ** (-rng.uniform(0.1, 0.4) * (level - level.max()) / 20)
+    if rng.random() < 0.4:
+        slope = rng.choice((0, 0.5, 1))  # white, pink, brown
+        hiss = np.fft.irfft(np.fft.rfft(rng.standard_normal(size)) / (np.arange(size // 2 + 1) + 20) ** slope, size)
+        audio = audio + hiss / hiss.std() * audio.std() * 10 ** (rng.uniform(-65, -25) / 20)
+    if rng.random() < 0.15:
+        audio = sosfilt(butter(6, rng.uniform(3500, 7000), fs=hp.sample_rate, output="sos"), audio)
+    audio = audio * (hp.peak / np.abs(audio).max())
+    if rng.random() < 0.4:
+        audio = mp3(audio, rng.uniform(0.3, 0.9))
+    return audio.astype(np.float32)
+
+
+def mp3(audio, compression):
+    """Return audio [shape=(n,)] written as mp3 and read again; `compression` from 0 to 1, 0.4 being 96 kbit/s."""
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", hp.sample_rate, 1, format="MP3", subtype="MPEG_LAYER_III",
+                             compression_level=float(compression), bitrate_mode="CONSTANT") as writer:
+        writer.write(audio.astype(np.float32))
+    file.seek(0)
+    read = soundfile.read(file, dtype="float32")[0][:audio.size]
+    return np.pad(read, (0, audio.size - read.size))

@@ -150,9 +150,10 @@ class NoteEncoder(nn.Module):
             self.head.bias[2:4] = -2
 
     def forward(self, pitch, mel):
-        """Map a pitch spectrogram [shape=(batch, n_pitches, t)] and a mel spectrogram [shape=(batch, n_mels, 2 t)], both
-        in [0, 1], to the logits of onset, sounding and velocity [shape=(batch, 3, 2 t, n_keys)]."""
-        pitch, mel = pitch.transpose(1, 2), mel.transpose(1, 2)
+        """Map a pitch spectrogram [shape=(batch, n_pitches, ceil(t / 2))] and a mel spectrogram [shape=(batch, n_mels, t)],
+        both in [0, 1], to the logits of onset, sounding and velocity [shape=(batch, 3, t, n_keys)]."""
+        frames = mel.shape[2]
+        pitch, mel = pitch.transpose(1, 2), nn.functional.pad(mel, (0, frames % 2)).transpose(1, 2)
         batch, steps, _ = pitch.shape
         own = nn.functional.pad(pitch, (0, 1))[..., self.bands].view(batch, steps, hp.n_keys, -1)
         sharp = (mel @ self.mels.to(mel.dtype)).view(batch, steps, 2, hp.n_keys, -1)
@@ -166,7 +167,7 @@ class NoteEncoder(nn.Module):
             all_keys = all_keys + nn.functional.relu(layer(all_keys))
         known = self.spread(all_keys).permute(0, 2, 3, 1).view(batch, steps, hp.n_keys, -1).permute(0, 3, 1, 2)
         y = self.head(x + self.last(torch.cat([x, nn.functional.relu(known)], 1)))
-        return y.view(batch, 3, 2, steps, hp.n_keys).transpose(2, 3).flatten(2, 3)
+        return y.view(batch, 3, 2, steps, hp.n_keys).transpose(2, 3).flatten(2, 3)[:, :, :frames]
 
 
 class NoteDecoder(nn.Module):

@@ -115,6 +115,14 @@ def spectrogram(audio):
     return log_mel(power, power.max())
 
 
+def pitch_spectrogram(audio):
+    """`pitch_power` of a clip as `log_mel`, relative to its own maximum [shape=(n_pitches, ceil(t / 2))], for the t frames
+    of its `spectrogram`."""
+    frames = max(len(audio) // hp.hop_length, 1)
+    power = pitch_power(audio)[:, :-(-frames // 2)]
+    return log_mel(power, power.max())
+
+
 def power_from_mel(mel, start):
     """Power spectrum whose mel power is `mel`: KL-divergence multiplicative updates (Lee and Seung 2001,
     "Algorithms for non-negative matrix factorization", with the filter bank as the fixed factor).
@@ -230,7 +238,10 @@ def build(data=hp.data, shard=(0, 1)):
     found = {(source, name): recordings for source in sources(data) for name, recordings in pairs(data, source).items()}
     renew(Path(data) / "generated")
     for source, name in tqdm(sorted(found)[shard[0]::shard[1]], desc="spectrograms", unit="piece"):
-        store(found[source, name], [Path(data) / "generated" / name / f"{side}.npy" for side in (source, "synth")])
+        folder, notes = Path(data) / "generated" / name, Path(data) / "notes" / f"{name}.mid"
+        store(found[source, name], [folder / f"{side}.npy" for side in (source, "synth")])
+        if notes.exists():
+            store_notes(found[source, name][0], notes, folder / f"{source}_pitch.npy", folder / "notes.npy")
     return sorted({name for _, name in found})
 
 
@@ -269,6 +280,24 @@ def store(recordings, outputs):
     for image, output, old in zip(spectrograms, outputs, stale):
         if old:
             Util.save_array(output, image.astype(np.float16))
+
+
+def store_notes(recording, midi_path, pitch, notes):
+    """Write the pitch spectrogram of a recording and the notes of its MIDI file, where missing or older than these."""
+    if not Util.newer(pitch, recording):
+        clip = Util.read_audio(recording)[:hp.limit_s * hp.sample_rate]
+        Util.save_array(pitch, pitch_spectrogram(clip).astype(np.float16))
+    if not Util.newer(notes, midi_path):
+        Util.save_array(notes, Util.read_notes(midi_path))
+
+
+def has_notes(names, data=hp.data):
+    """Whether each of the pieces has its notes, data/notes/<piece>.mid. Raises ValueError if only some of them have."""
+    without = [name for name in names if not (Path(data) / "notes" / f"{name}.mid").exists()]
+    if without and len(without) < len(names):
+        raise ValueError(f"{Path(data) / 'notes'} lacks {', '.join(without[:10])}; put their MIDI files there, or remove "
+                         "the folder to train without notes")
+    return not without
 
 
 def offset(source, target, most=86):

@@ -37,6 +37,8 @@ crop_frames = 255       # random time crops; 0 trains on whole clips, as the rep
 schedule = "linear"     # learning rate: warm-up, then down to zero; "constant" is the report's
 warmup_steps = 100
 augmented_share = 0.6   # of the crops, where --augmented is given
+recorded_share = 0.6    # of the takes, where --recorded is given
+n_rooms = 60            # that are simulated for them
 gradient_norm = 1.0     # gradients are clipped to this norm
 checkpoint_minutes = 3
 log_epochs = 20         # a picture of one piece every so many epochs
@@ -46,10 +48,13 @@ ae_epochs = 600
 ae_batch_size = 16
 ae_learning_rate = 2e-3
 ae_channels = (256, 512, 512)
+onset_frames = 2.5          # over which the label of an onset falls to nothing, on both sides
 onset_threshold = 0.35      # how sure of an onset the encoder has to be
 sounding_threshold = 0.5
+decoder_rate = 600          # times the learning rate: the decoder's weights are decibels
+decoder_crops = 4           # of each batch, that the decoder learns from
 decoder_frames = 256        # that the decoder works on at once
-ae_report = dict(channels=(64, 128, 256), batch_size=1, crop_frames=0, schedule="constant")
+ae_report = dict(network="report", channels=(64, 128, 256), batch_size=1, crop_frames=0, schedule="constant")
 
 # U-Net (report: 50 epochs, Adam; what differs lies in unet_report)
 unet_epochs = 50

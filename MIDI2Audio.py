@@ -3,6 +3,8 @@
 `python MIDI2Audio.py` renders data/MIDI into data/piano and data/synth, and data/MIDI_test into data/test.
 """
 import argparse
+import contextlib
+import math
 import os
 import random
 import re
@@ -20,6 +22,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+import Augmentation
 import Hyperparameters as hp
 import Util
 
@@ -27,6 +30,7 @@ midi_endings = (".mid", ".midi")
 percussion_channel = 9
 bank_select = (0, 32)  # controllers that, like program changes, would override the chosen preset
 all_sound_off = 120    # controller
+sustain = 64           # controller
 ticks_per_second = hp.sample_rate
 pitch_wheel_cents = 200  # the range of the pitch wheel that General MIDI starts with
 
@@ -254,13 +258,107 @@ def is_solo_piano(midi_path):
                    for message in channels)
 
 
-def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detune=0, shard=(0, 1), solo_piano=False):
+def alter(midi_path, rng, limit_s=hp.limit_s):
+    """Return a take: half a minute from somewhere in a MIDI file, as another pianist might play it elsewhere.
+
+    From a random onset on; tempo, key, velocities (their mean, spread and unevenness), lengths and the togetherness of
+    chords drawn at random; the pedal as it is, late, left out or added. `rng` is a `random.Random`. Returns a
+    `mido.MidiFile` of one track and channel, one tick a sample. Raises as `trim`.
+    """
+    _, length = trim(midi_path, float("inf"))
+    notes, pedal = keys_and_pedal(midi_path)
+    tempo = math.exp(rng.uniform(-0.25, 0.25))
+    span = limit_s * tempo
+    start = rng.choice([onset for onset, *_ in notes if onset <= max(length - span, 0)] or [notes[0][0]])
+    start = max(start - 0.1, 0)
+    notes = [((onset - start) / tempo, (end - start) / tempo, key, velocity) for onset, end, key, velocity in notes
+             if start <= onset < start + span]
+    down = max((0, 0), *((time, value) for time, value in pedal if time <= start))[1] if pedal else 0
+    pedal = [(0.0, down)] + [((time - start) / tempo, value) for time, value in pedal if start < time < start + span]
+    keys = [key for _, _, key, _ in notes]
+    shift = rng.choice([shift for shift in range(-5, 6) if min(keys) + shift >= hp.lowest_key
+                        and max(keys) + shift < hp.lowest_key + hp.n_keys] or [0])
+    bend, mean = math.exp(rng.uniform(-0.5, 0.5)), rng.uniform(0.3, 0.8)
+    scale = mean * len(notes) / sum((velocity / 127) ** bend for *_, velocity in notes)
+    uneven, apart = rng.choice((0, 0.02, 0.05, 0.09)), rng.choice((0, 0.005, 0.012, 0.02))  # of 127; seconds
+    longer = math.exp(rng.uniform(-0.3, 0.15)) if rng.random() < 0.5 else 1
+    treatment = rng.random()
+    if treatment < 0.15:
+        pedal = []
+    elif treatment < 0.4:
+        late = rng.uniform(-0.05, 0.15)
+        pedal = pedal[:1] + [(max(time + late, 0), value) for time, value in pedal[1:]]
+    elif treatment < 0.6:
+        period, pedal = rng.uniform(0.4, 2.5), [(0.0, 0)]
+        for onset, *_ in notes:
+            if onset - pedal[-1][0] > period or len(pedal) == 1:
+                pedal += [(onset + 0.03, 0), (onset + 0.03 + rng.uniform(0.04, 0.15), 127)]
+    events = [(time, 0, mido.Message("control_change", control=sustain, value=value)) for time, value in pedal]
+    for onset, end, key, velocity in notes:
+        begin = max(onset + apart * rng.gauss(0, 1), 0)
+        strength = scale * (velocity / 127) ** bend + uneven * rng.gauss(0, 1)
+        events += [(begin, 2, mido.Message("note_on", note=key + shift, velocity=min(max(round(127 * strength), 6), 127))),
+                   (begin + max((end - onset) * longer, 0.03), 1, mido.Message("note_off", note=key + shift))]
+    track, ticks = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=500_000)]), 0
+    for time, _, message in sorted(events, key=lambda event: event[:2]):
+        track.append(message.copy(time=max(round(time * ticks_per_second) - ticks, 0)))
+        ticks += track[-1].time
+    return mido.MidiFile(ticks_per_beat=ticks_per_second // 2, tracks=[track])
+
+
+def keys_and_pedal(midi_path):
+    """Return what hands and foot do in a MIDI file that `trim` takes: notes (onset, end, key, velocity), their ends
+    those of the keys, none longer than to the next onset of its key, and (time, value) of the sustain pedal."""
+    struck, notes, pedal, now = {}, [], [], 0.0
+    for message in mido.MidiFile(midi_path, clip=True):
+        now += message.time
+        if getattr(message, "channel", percussion_channel) == percussion_channel:
+            continue
+        if message.type in ("note_on", "note_off"):
+            if message.note in struck:
+                onset, velocity = struck.pop(message.note)
+                if now - onset >= 0.005:
+                    notes.append((onset, now, message.note, velocity))
+            if message.type == "note_on" and message.velocity:
+                struck[message.note] = now, message.velocity
+        elif message.type == "control_change" and message.control == sustain:
+            pedal.append((now, message.value))
+    notes += [(onset, now, key, velocity) for key, (onset, velocity) in struck.items()]
+    return sorted(notes), pedal
+
+
+def write_takes(midi_folder, number):
+    """Write `number` takes of every piece beside it, <piece>~1.mid and so on, always the same: see `alter`.
+
+    What is there already, and newer than its piece, is kept.
+    """
+    pieces = {name: path for name, path in Util.pieces(midi_folder, midi_endings).items() if "~" not in path.stem}
+    for name, path in tqdm(pieces.items(), desc="takes", unit="piece"):
+        for i in range(1, number + 1):
+            take = path.with_name(f"{path.stem}~{i}.mid")
+            if not Util.newer(take, path):
+                with Util.replacing(take) as temporary:
+                    alter(path, random.Random(f"{name} {i}")).save(temporary)
+
+
+def keep_notes(midi_folder, output_folder, shard=(0, 1)):
+    """Write the part of every MIDI file that is rendered to `output_folder`/<piece>.mid, whence training has its notes."""
+    for name, path in sorted(Util.pieces(midi_folder, midi_endings).items())[shard[0]::shard[1]]:
+        output = Path(output_folder) / f"{name}.mid"
+        if not Util.newer(output, path):
+            with contextlib.suppress(ValueError), Util.replacing(output) as temporary:  # it was not rendered either
+                trim(path)[0].save(temporary)
+
+
+def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detune=0, shard=(0, 1), solo_piano=False,
+                      take_presets=(), recorded=False):
     """Render every MIDI file below `midi_folder` on one preset, in parallel, to `output_folder`/<piece>.wav.
 
     Each piece is tuned off by up to `detune` cents, by another, but always the same, amount in each folder. `shard` (i,
     n) does every n-th piece from the i-th on. `solo_piano` skips, with a warning, what asks for other instruments. What
     is there already is kept unless its MIDI file is newer or `overwrite` is set. A MIDI file that cannot be rendered
-    does not stop the others.
+    does not stop the others. Takes (`write_takes`) are rendered on one of `take_presets` each, if there are any, and if
+    they are to be `recorded`, `hp.recorded_share` of them go through `Augmentation.record`.
 
     Raises
     ------
@@ -275,7 +373,9 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     midi_files = Util.pieces(midi_folder, midi_endings)
     names = sorted(midi_files)[shard[0]::shard[1]]
     note = output_folder / "preset.txt"
-    text = preset_text(preset) + (f", off by up to {detune:g} cents" if detune else "") + "\n"
+    text = (preset_text(preset) + "".join(f", {preset_text(other)}" for other in take_presets)
+            + (f", off by up to {detune:g} cents" if detune else "") + ", recorded" * recorded + "\n")
+    rooms = Augmentation.rooms() if recorded else []
     others = list(output_folder.glob("*.wav"))  # before the note is looked for, which another shard writes first
     if others and not note.exists():
         raise ValueError(f"{output_folder} holds recordings that were not rendered here; move them, or choose another "
@@ -297,8 +397,13 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
             if solo_piano and not is_solo_piano(midi_files[name]):
                 tqdm.write(f"warning: {midi_files[name]} is not for piano alone; left out", file=sys.stderr)
             elif overwrite or not Util.newer(output, midi_files[name]):
-                cents = random.Random(f"{output_folder.name} {name}").uniform(-detune, detune)
-                synthesise_midi_to_audio(midi_files[name], output, *preset, detune=cents)
+                rng = random.Random(f"{output_folder.name} {name}")
+                take, cents = "~" in name, rng.uniform(-detune, detune)
+                chosen = rng.choice(take_presets) if take and take_presets else preset
+                synthesise_midi_to_audio(midi_files[name], output, *chosen, detune=cents if take or not take_presets else 0)
+                if take and recorded and rng.random() < hp.recorded_share:
+                    Util.write_audio(output, Augmentation.record(
+                        Util.read_audio(output), np.random.default_rng(rng.getrandbits(64)), rooms))
         except ValueError as error:
             return str(error)
 
@@ -312,25 +417,33 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
         raise ValueError("; ".join(errors))
 
 
-def synthesise_all(mode, data=hp.data, presets=None, detune=0, **how):
+def synthesise_all(mode, data=hp.data, presets=None, detune=0, takes=0, recorded=False, **how):
     """Render data/MIDI on one side of the pair: `mode` "piano" into data/piano, "synth" into data/synth.
 
     `presets` are (SoundFont, bank, program), by default `hp.piano_preset` or `hp.synth_preset`. Several pianos for one
     synth go into data/piano, data/piano_2, data/piano_3 and so on, all but the first tuned off by up to `detune` cents.
-    What an earlier call has left in more of these folders stays, with a warning.
+    What an earlier call has left in more of these folders stays, with a warning. With `takes` of every piece there is one
+    folder: the pieces are rendered on the first piano, and the takes on one of all of them each, as if `recorded` or not.
+    The notes of what is rendered are kept in data/notes.
     The rest, and what is raised, is as for `synthesise_folder`; ValueError for another `mode`.
     """
     defaults = {"piano": hp.piano_preset, "synth": hp.synth_preset}
     if mode not in defaults:
         raise ValueError(f"mode is 'piano' or 'synth', not '{mode}'")
     presets = presets or [defaults[mode]]
+    if takes:
+        write_takes(Path(data) / "MIDI", takes)
+        how.update(take_presets=presets, recorded=recorded and mode == "piano")
+        presets = presets[:1]
+    if mode == "piano":
+        keep_notes(Path(data) / "MIDI", Path(data) / "notes", how.get("shard", (0, 1)))
     folders = [mode, *(f"{mode}_{number}" for number in range(2, len(presets) + 1))]
     left = [str(Path(data) / name) for name in Util.numbered(data, "piano") if mode == "piano" and name not in folders]
     if left:
         tqdm.write(f"warning: there are pianos of an earlier render in {', '.join(left)}; "
                    "remove them or they are trained on too", file=sys.stderr)
     for folder, preset in zip(folders, presets):
-        synthesise_folder(Path(data) / "MIDI", Path(data) / folder, preset, detune=0 if folder == mode else detune,
+        synthesise_folder(Path(data) / "MIDI", Path(data) / folder, preset, detune=detune if takes or folder != mode else 0,
                           **how)
 
 
@@ -359,6 +472,9 @@ def main(arguments=None):
                         help="the instrument to play (default: %(default)s)")
     parser.add_argument("--detune", type=cents, default=0,
                         help="tune all sources but the first off by up to so many cents")
+    parser.add_argument("--takes", type=Util.natural, default=0, metavar="N",
+                        help="add N takes of every piece, each played differently, on one of the sources")
+    parser.add_argument("--recorded", action="store_true", help="takes sound as if recorded in rooms (needs pyroomacoustics)")
     parser.add_argument("--list", metavar="FILE.sf2", help="list the presets of a SoundFont, and do nothing else")
     parser.add_argument("--shard", type=Util.shard, default=(0, 1), metavar="I/N",
                         help="do every N-th piece from the I-th on, from 0")
@@ -372,8 +488,8 @@ def main(arguments=None):
         return
     sources, target = [parse_preset(text) for text in options.source], parse_preset(options.target)
     how = dict(overwrite=options.overwrite, shard=options.shard, solo_piano=options.solo_piano)
-    work = [lambda: synthesise_all("piano", options.data, sources, options.detune, **how),
-            lambda: synthesise_all("synth", options.data, [target], **how)]
+    work = [lambda: synthesise_all("piano", options.data, sources, options.detune, options.takes, options.recorded, **how),
+            lambda: synthesise_all("synth", options.data, [target], takes=options.takes, **how)]
     if (options.data / "MIDI_test").exists():
         work.append(lambda: create_test_set(options.data, sources[0], target, options.overwrite))
     errors = []

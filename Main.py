@@ -14,7 +14,7 @@ from tqdm import tqdm
 import DatasetCreator
 import Hyperparameters as hp
 import Util
-from AEModel import Model, NoteModel, pick_notes
+from AEModel import Model, NoteModel, level_to_own, pick_notes
 from Autoencoder import Autoencoder
 from UNet import UNet
 
@@ -144,8 +144,7 @@ def listen(audio, model):
 def play_notes(notes, model, frames):
     """Return the log-mel spectrogram of notes on the target instrument [shape=(n_mels, frames), in [0, 1], float16],
     relative to its own maximum."""
-    decibels = model.play(notes, 0, frames)
-    return Util.to_unit(decibels - decibels.max()).astype(np.float16)
+    return level_to_own(model.play(notes, 0, frames)).astype(np.float16)
 
 
 def resynthesise(audio, models, inversion=hp.inversion):

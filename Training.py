@@ -74,16 +74,13 @@ class Trainer(Model):
                 module.__class__ = SharedBatchNorm2d  # same parameters, same names
 
     def train_epoch(self, batches, factors):
-        """Yield the loss of each batch (source, target) after its step; `factors` scale the learning rate."""
+        """Yield the loss of each batch after its step; `factors` scale the learning rate."""
         self.network.train()
-        for (source, target), factor in zip(batches, factors):
-            source, target = self.prepare(self.move(source)), self.move(target)
+        for batch, factor in zip(batches, factors):
             for group in self.optimiser.param_groups:
-                group["lr"] = self.learning_rate * factor
-            with autocast(self.device):
-                output = self.network(source)
-            share = len(source) / summed(torch.tensor(float(len(source)), device=self.device))
-            loss = share * self.loss(output.float(), target)
+                group["lr"] = self.learning_rate * group.get("scale", 1) * factor
+            loss, size = self.loss_of(batch)
+            loss = loss * size / summed(torch.tensor(float(size), device=self.device))
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if processes()[1] > 1:
@@ -94,6 +91,19 @@ class Trainer(Model):
             nn.utils.clip_grad_norm_(self.network.parameters(), hp.gradient_norm)
             self.optimiser.step()
             yield summed(loss.detach()).item()
+
+    def loss_of(self, batch):
+        """Return the mean loss of a batch (source, target), and how many crops it has."""
+        source, target = self.prepare(self.move(batch[0])), self.move(batch[1])
+        with autocast(self.device):
+            output = self.network(source)
+        return self.loss(output.float(), target), len(source)
+
+    @torch.inference_mode()
+    def example(self, clip):
+        """Return the input, output and target of a clip of the data set, its first `hp.chunk_frames` frames."""
+        source, target = (part[..., :hp.chunk_frames] for part in clip)
+        return source[0], self.run(self.prepare(self.move(source[None])))[0, 0].cpu().numpy(), target[0]
 
     @torch.inference_mode()
     def validate(self, dataset):
@@ -313,10 +323,8 @@ def report(model, training_set, validation_set, weights, state, minutes):
          "minutes": round(minutes, 3)}, indent=1) + "\n")
     Util.save_figure(weights.with_name(f"{weights.stem}_losses.png"), Util.plot_losses(losses, weights.stem))
     if epoch % hp.log_epochs == 0 or epoch == epochs:
-        source, target = (clip[..., :hp.chunk_frames] for clip in training_set[0])
-        with torch.inference_mode():
-            output = model.run(model.prepare(model.move(source[None])))[0, 0].cpu().numpy()
+        source, output, target = model.example(training_set[0])
         stem = weights.with_name(f"{weights.stem}_epoch_{epoch}")
         Util.save_array(stem.with_suffix(".npy"), output.astype(np.float16))
         Util.save_figure(stem.with_suffix(".png"), Util.plot_spectrograms(
-            {"input": source[0], f"output after epoch {epoch}": output, "target": target[0]}, training_set.names[0]))
+            {"input": source, f"output after epoch {epoch}": output, "target": target}, training_set.names[0]))

@@ -38,14 +38,14 @@ def mel_frequencies(number, fmin=hp.fmin, fmax=hp.fmax):
 def split(names, seed=hp.seed, share=hp.validation_share):
     """Split piece names into (training, validation), the same for the same names and seed, in any order.
 
-    A single piece serves as both; otherwise each side gets at least one.
+    A single piece serves as both; otherwise each side gets at least one. The takes of a piece, "piece~1" and so on, stay
+    with it.
     """
-    shuffled = sorted(names)
+    shuffled = sorted({name.partition("~")[0] for name in names})
     random.Random(seed).shuffle(shuffled)
-    if len(shuffled) < 2:
-        return shuffled, shuffled
     held_out = min(max(round(share * len(shuffled)), 1), len(shuffled) - 1)
-    return sorted(shuffled[held_out:]), sorted(shuffled[:held_out])
+    sides = (shuffled, shuffled) if len(shuffled) < 2 else (shuffled[held_out:], shuffled[:held_out])
+    return tuple(sorted(name for name in names if name.partition("~")[0] in set(side)) for side in sides)
 
 
 def pieces(folder, suffix):
@@ -173,6 +173,66 @@ def read_audio(path):
 
         audio = librosa.util.fix_length(librosa.resample(audio, orig_sr=rate, target_sr=hp.sample_rate), size=length)
     return audio
+
+
+def read_notes(path, limit_s=hp.limit_s):
+    """Read what a MIDI file plays on all channels but percussion.
+
+    Parameters
+    ----------
+    path : str or Path
+    limit_s : float
+        Notes that begin later are left out, and others end there.
+
+    Returns
+    -------
+    np.ndarray [shape=(n, 4), float32]
+        Onset and end in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets. A note ends with the
+        pedal, and when its key is struck again.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not MIDI, or damaged.
+    """
+    import mido
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the path of a MIDI file")
+    sounding, held, notes, pedal, now = {}, {}, [], set(), 0.0  # sounding: (channel, key) -> onset, velocity
+
+    def end(key, time):
+        onset, velocity = sounding.pop(key)
+        notes.append((onset, min(max(time, onset + 1e-3), limit_s), key[1], velocity))
+
+    try:
+        for message in mido.MidiFile(path, clip=True):
+            now += message.time
+            if getattr(message, "channel", 9) == 9:
+                continue
+            key = message.channel, getattr(message, "note", None)
+            if message.type == "note_on" and message.velocity:
+                if key in sounding:
+                    end(key, now)
+                held[key] = True
+                sounding[key] = now, message.velocity
+            elif message.type in ("note_on", "note_off"):
+                held[key] = False
+                if key in sounding and message.channel not in pedal:
+                    end(key, now)
+            elif message.type == "control_change" and message.control == 64:
+                (pedal.add if message.value >= 64 else pedal.discard)(message.channel)
+                if message.value < 64:
+                    for key in [key for key in sounding if key[0] == message.channel and not held[key]]:
+                        end(key, now)
+    except (EOFError, OSError, ValueError, LookupError, TypeError, mido.KeySignatureError) as error:
+        raise ValueError(f"{path} is not a MIDI file, or is damaged ({error or 'it ends too early'}); "
+                         "replace or remove it") from None
+    for key in list(sounding):
+        end(key, limit_s)
+    return np.array(sorted(note for note in notes if note[0] < limit_s), np.float32).reshape(-1, 4)
 
 
 def write_audio(path, audio):
