@@ -7,7 +7,7 @@ import torch
 import DatasetCreator
 import Hyperparameters as hp
 import Util
-from Autoencoder import NoteAutoencoder
+from Autoencoder import NoteAutoencoder, NoteDecoder
 
 
 def autocast(device):
@@ -147,8 +147,9 @@ class NoteModel(Model):
 
 
 def level_to_own(decibels):
-    """Map mel power in dB to [0, 1], relative to its own maximum."""
-    return Util.to_unit(decibels - decibels.max())
+    """Map mel power in dB to [0, 1], relative to its own maximum; what is silent throughout, to 0."""
+    loudest = decibels.max()
+    return Util.to_unit(decibels - loudest) if loudest > NoteDecoder.silence else np.zeros_like(decibels)
 
 
 def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.sounding_threshold):

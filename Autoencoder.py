@@ -178,6 +178,8 @@ class NoteDecoder(nn.Module):
     and pedal are up. The powers of the notes add up.
     """
 
+    silence = -120.0  # dB of a frame without notes
+
     def __init__(self):
         super().__init__()
         dense, geometric = torch.arange, lambda first, last, n: torch.logspace(*torch.tensor(
@@ -195,7 +197,7 @@ class NoteDecoder(nn.Module):
         """Return the mel power in dB [shape=(n_mels, frames)] of a piece, from its frame `first` on.
 
         `notes` [shape=(n, 4)]: onset and end in seconds, MIDI key, velocity from 1 to 127; keys that no piano has, such as
-        0, count for nothing. A silent frame has -120 dB.
+        0, count for nothing. A silent frame has `silence`.
         """
         onset, end = notes[:, :2].T * (hp.sample_rate / hp.hop_length)
         key = notes[:, 2].long() - hp.lowest_key
@@ -203,7 +205,7 @@ class NoteDecoder(nn.Module):
         heard = (onset + start < first + frames) & (onset + last > first) & (end > first - 100) & (key >= 0) & (
             key < hp.n_keys)
         if not heard.any():
-            return self.level.new_full((hp.n_mels, frames), -120)
+            return self.level.new_full((hp.n_mels, frames), self.silence)
         onset, end, key, velocity = onset[heard], end[heard], key[heard], (notes[heard, 3] / 127).clamp(0.02, 1)
         now = torch.arange(first, first + frames, device=notes.device)[None]
         since = now - onset[:, None]

@@ -12,7 +12,7 @@ import Hyperparameters as hp
 import Training
 import Util
 from AEDataset import brief_split, datasets
-from AEModel import Model
+from AEModel import Model, NoteModel
 from Autoencoder import Autoencoder
 from Processes import finish, first_alone
 from UNet import UNet
@@ -39,7 +39,8 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
     """Train data/models/<model>/unet.torch, from the weights in `start` if there are any; `UNet` says what its form is.
 
     One channel in and nothing augmented is the report's form, on the stored outputs of the autoencoder
-    data/models/<model>/ae.torch; else the autoencoder runs on each batch.
+    data/models/<model>/ae.torch; so it is behind an autoencoder of notes, which are heard in whole clips. Else the
+    autoencoder runs on each batch.
 
     Raises as `Training.start_from` and `Training.fit`, FileNotFoundError if the autoencoder's weights are missing, and
     ValueError if they are for another pair of instruments than those below `data`.
@@ -56,9 +57,9 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
     unet = UNet(wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm)
     if start:
         Training.start_from(unet, start)
-    if in_channels == 1 and not augmented and not validation_source:
+    if isinstance(autoencoder, NoteModel) or in_channels == 1 and not augmented and not validation_source:
         first_alone(lambda: write_outputs(ae, names, data, device))
-        training, validation = (UNetDataset(part, data) for part in brief_split(names, seed))
+        training, validation = (UNetDataset(part, data, in_channels) for part in brief_split(names, seed))
         trainer = Training.Trainer(unet, losses[loss], learning_rate, device)
     else:
         training, validation = datasets(names, data, seed, augmented, validation_source)
