@@ -77,6 +77,24 @@ def onset_f1(output, onsets, tolerance=0.05):
     return 2 * hits / (len(found) + len(onsets)) if len(found) + len(onsets) else 1.0
 
 
+def note_scores(true, heard, tolerance=0.05):
+    """Precision, recall and F1 of the onsets of `heard` notes, and the mean distance of their velocities from the true ones.
+
+    Both [shape=(n, 4)]: onset and end in seconds, MIDI key, velocity. A note is found if one of its key begins within
+    `tolerance` seconds, the nearest, each counting once.
+    """
+    hits, distance = 0, 0.0
+    for key in np.unique(true[:, 2]):
+        left = [note for note in heard if note[2] == key]
+        for onset, _, _, velocity in true[true[:, 2] == key]:
+            best = min(left, key=lambda note: abs(note[0] - onset), default=None)
+            if best is not None and abs(best[0] - onset) <= tolerance:
+                left = [note for note in left if note is not best]
+                hits, distance = hits + 1, distance + abs(best[3] - velocity)
+    precision, recall = hits / max(len(heard), 1), hits / max(len(true), 1)
+    return precision, recall, 2 * hits / max(len(true) + len(heard), 1), distance / max(hits, 1)
+
+
 def ceiling(recording, truth, inversion=hp.inversion):
     """The inversion applied to the true mel spectrogram: the best that the networks could lead to."""
     power = DatasetCreator.mel_power(DatasetCreator.stft(truth))

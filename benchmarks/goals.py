@@ -1,12 +1,14 @@
 """Score the shipped weights on the piano trained on and on one that they never heard: results/goals.md.
 
 `python benchmarks/goals.py FOLDER` renders the MIDI files in FOLDER on the piano of the default pair, and on a piano
-left out of training, dry and in a room, and scores what the system makes of them.
+left out of training, dry, in a room, and as a recording: takes (`MIDI2Audio.alter`) in a hall, from two microphones, with
+noise, as mp3 of 96 kbit/s. It scores what the system makes of them: the audio, and the notes that it hears.
 """
 import argparse
 import contextlib
 import io
 import logging
+import random
 import sys
 import tempfile
 import warnings
@@ -14,19 +16,24 @@ from pathlib import Path
 
 import librosa
 import numpy as np
+from scipy.signal import fftconvolve
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import Augmentation
 import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
 import Main
 import MIDI2Audio
 import Util
+from AEModel import NoteModel
 
 left_out = "TimGM6mb.sf2", 0, 0
 cases = {"piano trained on": hp.piano_preset, "piano left out": left_out,
-         "piano left out, in a room": (*left_out, True)}
+         "piano left out, in a room": (*left_out, True), "like a recording": left_out}
+halls = 12, 1           # how many are simulated, and from which seed: not those of training
+signal_to_noise = 45    # dB
 to_install = ("pip install mir_eval pretty_midi onnxruntime resampy scikit-learn, then pip install --no-deps "
               "basic-pitch")
 
@@ -61,6 +68,34 @@ def note_f1(audio, midi_path):
     return float(mir_eval.transcription.precision_recall_f1_overlap(*sides, offset_ratio=None)[2])
 
 
+def altered(midi_folder):
+    """Write a take of every piece, the same each time, and return the folder."""
+    folder = hp.data / "evaluation" / "takes"
+    for name, path in Util.pieces(midi_folder, MIDI2Audio.midi_endings).items():
+        if not Util.newer(folder / f"{name}.mid", path):
+            with Util.replacing(folder / f"{name}.mid") as temporary:
+                MIDI2Audio.alter(path, random.Random(name)).save(temporary)
+    return folder
+
+
+def record(folder):
+    """Return a folder like one of `Evaluation.render`, with its pianos as if recorded in halls."""
+    recorded, responses = folder.with_name(folder.name + "_recorded"), Augmentation.rooms(*halls)
+    for i, (name, (piano, synth)) in enumerate(DatasetCreator.pairs(folder).items()):
+        rng, dry = np.random.default_rng(i), Util.read_audio(piano)
+        wet = fftconvolve(dry, responses[i % len(responses)])[:dry.size]
+        wet += wet.std() * 10 ** (-signal_to_noise / 20) * rng.standard_normal(dry.size)
+        Util.write_audio(recorded / "piano" / f"{name}.wav", Augmentation.mp3(wet * hp.peak / np.abs(wet).max(), 0.4))
+        Util.write_audio(recorded / "synth" / f"{name}.wav", Util.read_audio(synth))
+    return recorded
+
+
+def score_notes(folder, midi_files, model):
+    """Return the means of `Evaluation.note_scores`, over the pieces of a folder."""
+    return np.mean([Evaluation.note_scores(Util.read_notes(midi_files[name]), Main.listen(Main.read_recording(piano), model))
+                    for name, (piano, _) in DatasetCreator.pairs(folder).items()], axis=0)
+
+
 def score(folder, midi_files, models, notes):
     """Return [shape=(pieces, versions, 2 or 3 metrics)]: log-mel L1 in dB, spectral convergence, note F1."""
     scores = []
@@ -85,14 +120,24 @@ def main(arguments=None):
     midi_files = Util.pieces(options.midi, MIDI2Audio.midi_endings)
     figures = "log-mel L1 in dB / spectral convergence" + ("" if options.no_notes else " / note-onset F1")
     lines = [f"Mean over {len(midi_files)} pieces: {figures}.", "",
-             "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece |",
-             "|---" * 7 + "|"]
+             "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece | notes heard: "
+             "precision / recall / F1, velocity off by |", "|---" * 8 + "|"]
     for case, preset in cases.items():
-        scores = score(Evaluation.render(options.midi, piano=preset), midi_files, models, not options.no_notes)
+        take = case == "like a recording"
+        midi_folder = altered(options.midi) if take else options.midi
+        midi_files = Util.pieces(midi_folder, MIDI2Audio.midi_endings)
+        folder = Evaluation.render(midi_folder, piano=preset)
+        folder = record(folder) if take else folder
+        scores = score(folder, midi_files, models, not options.no_notes)
         gain, final = scores[:, 1, 0] - scores[:, 2, 0], scores[:, 2, 0]
         cells = [" / ".join(f"{figure:.2f}" for figure in version) for version in scores.mean(axis=0)]
         cells += [f"by {gain.mean():.2f} dB, {(gain > 0).sum()} of {len(gain)} pieces",
                   f"{sorted(midi_files)[final.argmax()]}, {final.max():.2f} dB"]
+        if isinstance(models[0], NoteModel):
+            *found, velocity = score_notes(folder, midi_files, models[0])
+            cells.append(" / ".join(f"{figure:.3f}" for figure in found) + f", {velocity:.0f}")
+        else:
+            cells.append("")
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
         Util.save_text(options.output, "\n".join(lines) + "\n")
