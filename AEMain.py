@@ -14,7 +14,6 @@ import Util
 from AEDataset import AEDataset, NoteDataset, datasets
 from AEModel import NoteModel, autocast
 from Autoencoder import Autoencoder, NoteAutoencoder
-from Processes import finish, first_alone
 
 
 class NoteTrainer(Training.Trainer, NoteModel):
@@ -75,7 +74,7 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     Raises as `DatasetCreator.build`, `Training.start_from` and `Training.fit`.
     """
     device = Util.choose_device(device)
-    names = first_alone(lambda: DatasetCreator.build(data))
+    names = Training.first_alone(lambda: DatasetCreator.build(data))
     network = network or ("notes" if DatasetCreator.has_notes(names, data) else "report")
     if network == "notes" and not DatasetCreator.has_notes(names, data):
         raise ValueError(f"{Path(data) / 'notes'} holds no notes; put the pieces' MIDI files there, or give "
@@ -107,7 +106,7 @@ def main(arguments=None):
     report = options.pop("report")
     train(**options)
     data, seed, source = options["data"], options["seed"], options["validation_source"]
-    finish("UNetMain.py", *(["--data", data] if data != hp.data else []), "--model", options["model"],
+    Training.finish("UNetMain.py", *(["--data", data] if data != hp.data else []), "--model", options["model"],
            *(["--seed", seed] if seed != hp.seed else []),  # else the split is another
            *["--augmented"] * options["augmented"], *["--report"] * report,
            *(["--validation-source", source] if source else []))

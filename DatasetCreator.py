@@ -45,12 +45,13 @@ def mel_filters():
     return (triangles * (2 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
 
 
-def stft(audio, center=True, n_fft=hp.n_fft, hop_length=hp.hop_length):
+def stft(audio, center=True, n_fft=None, hop_length=None):
     """Short-time Fourier transform, Hann window, as librosa's [shape=(1 + n_fft / 2, t), complex64].
 
     Frame i is centred on sample i * hop_length, so t = 1 + len(audio) // hop_length; with `center=False` it starts
     there.
     """
+    n_fft, hop_length = n_fft or hp.n_fft, hop_length or hp.hop_length
     audio = np.pad(audio, n_fft // 2) if center else audio
     frames = np.lib.stride_tricks.sliding_window_view(audio, n_fft)[::hop_length]
     window = 0.5 + 0.5 * np.cos(np.linspace(-np.pi, np.pi, n_fft + 1)[:-1])

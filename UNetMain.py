@@ -14,7 +14,6 @@ import Util
 from AEDataset import brief_split, datasets
 from AEModel import Model, NoteModel
 from Autoencoder import Autoencoder
-from Processes import finish, first_alone
 from UNet import UNet
 from UNetDataset import UNetDataset, write_outputs
 
@@ -47,7 +46,7 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
     """
     device, folder = Util.choose_device(device), Path(data) / "models" / model
     ae, trained_for = folder / "ae.torch", DatasetCreator.trained_for(data)
-    names = first_alone(lambda: DatasetCreator.build(data))
+    names = Training.first_alone(lambda: DatasetCreator.build(data))
     autoencoder = Model.load(Autoencoder, ae, device)
     if autoencoder.pair not in (None, trained_for["pair"]):
         raise ValueError(f"{ae} was trained for {autoencoder.pair}, and {data} holds {trained_for['pair']}; "
@@ -58,7 +57,7 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
     if start:
         Training.start_from(unet, start)
     if isinstance(autoencoder, NoteModel) or in_channels == 1 and not augmented and not validation_source:
-        first_alone(lambda: write_outputs(ae, names, data, device))
+        Training.first_alone(lambda: write_outputs(ae, names, data, device))
         training, validation = (UNetDataset(part, data, in_channels) for part in brief_split(names, seed))
         trainer = Training.Trainer(unet, losses[loss], learning_rate, device)
     else:
@@ -89,7 +88,7 @@ def main(arguments=None):
     own = options.data / "models" / options.model
     pair = ["--model", options.model] if options.data == hp.data else ["--ae", own / "ae.torch", "--unet",
                                                                        own / "unet.torch"]
-    finish("Main.py", "RECORDING", *pair)
+    Training.finish("Main.py", "RECORDING", *pair)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ floors = (
     ("Util", "Augmentation", "Autoencoder", "UNet"),
     ("DatasetCreator", "MIDI2Audio", "SoundFonts/salamander"),
     ("AEDataset", "AEModel"),
-    ("UNetDataset", "Processes"),
+    ("UNetDataset",),
     ("Training", "Main"),
     ("AEMain", "UNetMain", "Evaluation"),
     ("benchmarks/benchmark", "benchmarks/goals", "benchmarks/experiments", "results/make"),
@@ -24,15 +24,13 @@ Augmentation:           Hyperparameters
 Autoencoder:            Hyperparameters
 UNet:                   Hyperparameters
 DatasetCreator:         Hyperparameters Util
-MIDI2Audio:             Hyperparameters Util
+MIDI2Audio:             Augmentation Hyperparameters Util
 AEDataset:              Augmentation DatasetCreator Hyperparameters Util
-AEModel:                DatasetCreator Hyperparameters
+AEModel:                Autoencoder DatasetCreator Hyperparameters Util
 UNetDataset:            AEDataset AEModel Autoencoder Hyperparameters Util
-Processes:
-Training:               AEModel Hyperparameters Processes Util
-AEMain:                 AEDataset Autoencoder DatasetCreator Hyperparameters Processes Training Util
-UNetMain:               AEDataset AEModel Autoencoder DatasetCreator Hyperparameters Processes Training UNet \
-                        UNetDataset Util
+Training:               AEModel Hyperparameters Util
+AEMain:                 AEDataset AEModel Autoencoder DatasetCreator Hyperparameters Training Util
+UNetMain:               AEDataset AEModel Autoencoder DatasetCreator Hyperparameters Training UNet UNetDataset Util
 Main:                   AEModel Autoencoder DatasetCreator Hyperparameters UNet Util
 Evaluation:             DatasetCreator Hyperparameters MIDI2Audio Main Util
 SoundFonts/salamander:  Hyperparameters Util
@@ -78,7 +76,7 @@ def test_the_networks_are_leaves(imports):
 
 
 def test_only_the_training_speaks_of_optimisers_and_processes(imports):
-    assert {script for script, names in imports.items() if "torch.distributed" in names} == {"Processes"}
+    assert {script for script, names in imports.items() if "torch.distributed" in names} == {"Training"}
 
 
 def test_main_imports_no_more_than_it_needs_to_play(root):
@@ -86,5 +84,5 @@ def test_main_imports_no_more_than_it_needs_to_play(root):
             "print(*{name for name in set(sys.modules) - before})")
     more = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, check=True).stdout.split()
     for name in ("torch.optim", "torch.distributed", "scipy", "librosa", "numba", "matplotlib", "PIL", "mido",
-                 "AEDataset", "UNetDataset", "Training", "Processes"):
+                 "AEDataset", "UNetDataset", "Training"):
         assert name not in more, name
