@@ -299,6 +299,35 @@ def alter(midi_path, rng, limit_s=hp.limit_s):
         strength = scale * (velocity / 127) ** bend + uneven * rng.gauss(0, 1)
         events += [(begin, 2, mido.Message("note_on", note=key + shift, velocity=min(max(round(127 * strength), 6), 127))),
                    (begin + max((end - onset) * longer, 0.03), 1, mido.Message("note_off", note=key + shift))]
+    return one_track(events)
+
+
+def exercise(rng, limit_s=hp.limit_s):
+    """Return half a minute that no piece is: all keys, at all velocities, alone and together, short and held, now and then
+    with the pedal. So that the keys that pieces leave alone are learnt too. `rng` is a `random.Random`; returns as
+    `alter`."""
+    events, now, centre = [], 0.1, rng.uniform(hp.lowest_key, hp.lowest_key + hp.n_keys)
+    pause, pedalled = rng.uniform(0.1, 0.6), rng.random() < 0.3
+    free = dict.fromkeys(range(hp.lowest_key, hp.lowest_key + hp.n_keys), 0.0)
+    while now < limit_s - 0.5:
+        if rng.random() < 0.2:
+            centre = rng.uniform(hp.lowest_key, hp.lowest_key + hp.n_keys)
+        if pedalled and rng.random() < 0.3:
+            events += [(now - 0.05, 0, mido.Message("control_change", control=sustain, value=0)),
+                       (now + 0.05, 0, mido.Message("control_change", control=sustain, value=127))]
+        for _ in range(rng.choice((1, 1, 1, 2, 3, 4))):
+            key = round(rng.gauss(centre, 9))
+            if free.get(key, limit_s) < now:
+                length = math.exp(rng.uniform(-3, 1.2))
+                free[key] = now + length + 0.02
+                events += [(now + rng.uniform(0, 0.02), 2, mido.Message("note_on", note=key, velocity=rng.randint(8, 127))),
+                           (now + 0.02 + length, 1, mido.Message("note_off", note=key))]
+        now += pause * math.exp(rng.gauss(0, 0.6))
+    return one_track(events)
+
+
+def one_track(events):
+    """Return a MIDI file of (seconds, rank, message), in the order of time and rank, of one tick a sample."""
     track, ticks = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=500_000)]), 0
     for time, _, message in sorted(events, key=lambda event: event[:2]):
         track.append(message.copy(time=max(round(time * ticks_per_second) - ticks, 0)))
@@ -328,17 +357,16 @@ def keys_and_pedal(midi_path):
 
 
 def write_takes(midi_folder, number):
-    """Write `number` takes of every piece beside it, <piece>~1.mid and so on, always the same: see `alter`.
-
-    What is there already, and newer than its piece, is kept.
+    """Write `number` takes of every piece beside it, <piece>~1.mid and so on, see `alter`, and an `exercise`, <piece>~0.mid,
+    always the same. What is there already, and newer than its piece, is kept.
     """
     pieces = {name: path for name, path in Util.pieces(midi_folder, midi_endings).items() if "~" not in path.stem}
     for name, path in tqdm(pieces.items(), desc="takes", unit="piece"):
-        for i in range(1, number + 1):
-            take = path.with_name(f"{path.stem}~{i}.mid")
+        for i in range(number + 1):
+            take, rng = path.with_name(f"{path.stem}~{i}.mid"), random.Random(f"{name} {i}")
             if not Util.newer(take, path):
                 with Util.replacing(take) as temporary:
-                    alter(path, random.Random(f"{name} {i}")).save(temporary)
+                    (alter(path, rng) if i else exercise(rng)).save(temporary)
 
 
 def keep_notes(midi_folder, output_folder, shard=(0, 1)):
@@ -473,7 +501,7 @@ def main(arguments=None):
     parser.add_argument("--detune", type=cents, default=0,
                         help="tune all sources but the first off by up to so many cents")
     parser.add_argument("--takes", type=Util.natural, default=0, metavar="N",
-                        help="add N takes of every piece, each played differently, on one of the sources")
+                        help="add N takes of every piece, each played differently, and an exercise, on one of the sources")
     parser.add_argument("--recorded", action="store_true", help="takes sound as if recorded in rooms (needs pyroomacoustics)")
     parser.add_argument("--list", metavar="FILE.sf2", help="list the presets of a SoundFont, and do nothing else")
     parser.add_argument("--shard", type=Util.shard, default=(0, 1), metavar="I/N",
