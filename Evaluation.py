@@ -1,8 +1,8 @@
 """How good is it? Scores the system on recordings with their true e-piano renders (report: evaluation).
 
 `python Evaluation.py` scores data/test and writes results/evaluation.md, .json and .png; `python Evaluation.py FOLDER`
-scores FOLDER/piano against FOLDER/synth, or real recordings beside their MIDI files, of which it renders the e-piano, or MIDI
-files, of which it renders both.
+scores FOLDER/piano against FOLDER/synth, or real recordings beside their MIDI files, of which it renders the e-piano,
+or MIDI files, of which it renders both.
 
 Log-mel L1 is the mean distance of two log-mel spectrograms in dB. Spectral convergence is here the distance of two
 magnitude spectrograms each brought to unit norm, from 0, the same up to a gain, to sqrt(2); elsewhere it is often the
@@ -83,7 +83,7 @@ def onset_f1(output, onsets, tolerance=0.05):
 
 
 def note_scores(true, heard, tolerance=0.05):
-    """Precision, recall and F1 of the onsets of `heard` notes, and the mean distance of their velocities from the true ones.
+    """Precision, recall and F1 of the onsets of `heard` notes, and the mean distance of their velocities from the true.
 
     Both [shape=(n, 4)]: onset and end in seconds, MIDI key, velocity. A note is found if one of its key begins within
     `tolerance` seconds, the nearest, each counting once.
@@ -162,8 +162,8 @@ def gap_closed(piece):
 
 
 def table(scores):
-    """The scores as Markdown: a row a piece, a column a metric and version, then the notes heard, where they are known, and
-    the timbre gap closed."""
+    """The scores as Markdown: a row a piece, a column a metric and version, the notes heard if they are known, the
+    timbre gap closed."""
     present = [metric for metric in metrics if any(metric in piece["final"] for piece in scores.values())]
     heads = [f"{metrics[metric]}: {version}" if version == versions[0] else version for metric in present
              for version in versions]
@@ -212,17 +212,18 @@ def render(midi_folder, data=hp.data, piano=hp.piano_preset):
 
 
 def recorded(folder, data=hp.data):
-    """Prepare real recordings that lie beside their MIDI files, as in MAESTRO: x.wav or x.mp3 beside x.midi or x.mid, in
-    `folder` or below it. MIDI files without a recording are ignored.
+    """Prepare real recordings that lie beside their MIDI files, as in MAESTRO: x.wav or x.mp3 beside x.midi or x.mid,
+    in `folder` or below it. MIDI files without a recording are ignored.
 
     Returns a folder with piano/, the recordings; synth/, the e-piano rendered from the MIDI files; and MIDI/, what of
     these is rendered. A recording that begins up to `most_late_s` earlier or later than its MIDI file, by more than a
     frame, is shifted, with a warning.
 
-    Raises FileNotFoundError if there are no recordings or no MIDI files, ValueError naming the recordings without one, and
-    as `MIDI2Audio.synthesise_folder` and `Main.read_recording`.
+    Raises FileNotFoundError if there are no recordings or no MIDI files, ValueError naming the recordings without one,
+    and as `MIDI2Audio.synthesise_folder` and `Main.read_recording`.
     """
-    found, midi_files = (Util.pieces(folder, endings) for endings in (DatasetCreator.audio_endings, MIDI2Audio.midi_endings))
+    found = Util.pieces(folder, DatasetCreator.audio_endings)
+    midi_files = Util.pieces(folder, MIDI2Audio.midi_endings)
     alone = [str(path) for name, path in found.items() if name not in midi_files]
     if alone:
         raise ValueError(f"no MIDI file of the same name lies beside {', '.join(alone)}; put it there, or take the "
@@ -246,13 +247,13 @@ def recorded(folder, data=hp.data):
 
 
 def aligned(path, truth):
-    """Read the first `hp.limit_s` of a recording [shape=(n,)], from where its onsets are those of its render `truth`."""
+    """Read the first `hp.limit_s` of a recording [shape=(n,)], shifted so that its onsets are those of `truth`."""
     size, recording = hp.limit_s * hp.sample_rate, Main.read_recording(path)
-    early = DatasetCreator.offset(*(DatasetCreator.spectrogram(librosa.util.fix_length(audio, size=size))
-                                    for audio in (recording, truth)), round(most_late_s * hp.sample_rate / hp.hop_length))
+    images = (DatasetCreator.spectrogram(librosa.util.fix_length(audio, size=size)) for audio in (recording, truth))
+    early = DatasetCreator.offset(*images, round(most_late_s * hp.sample_rate / hp.hop_length))
     if abs(early) > 1:
-        tqdm.write(f"warning: {path} comes {-early * hp.hop_length / hp.sample_rate:+.3f} s after its MIDI file; shifted",
-                   file=sys.stderr)
+        seconds = -early * hp.hop_length / hp.sample_rate
+        tqdm.write(f"warning: {path} comes {seconds:+.3f} s after its MIDI file; shifted", file=sys.stderr)
         recording = np.pad(recording[max(-early, 0) * hp.hop_length:], (max(early, 0) * hp.hop_length, 0))
     return recording[:size]
 

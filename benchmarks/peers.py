@@ -1,8 +1,8 @@
 """Score other ways to the same e-piano on the cases of `goals.py`: results/peers.md.
 
-`python benchmarks/peers.py FOLDER` has transcribers write down what they hear of a recording, transkun (Yan and Duan 2024,
-https://arxiv.org/abs/2404.09466) and basic-pitch (Bittner et al. 2022), plays their MIDI files on the e-piano with FluidSynth,
-and sets this repository beside them.
+`python benchmarks/peers.py FOLDER` has transcribers write down what they hear of a recording, transkun (Yan and Duan
+2024, "Scoring time intervals using non-hierarchical transformer for automatic piano transcription") and basic-pitch
+(Bittner et al. 2022), plays their MIDI files on the e-piano with FluidSynth, and sets this repository beside them.
 """
 import argparse
 import contextlib
@@ -43,7 +43,8 @@ def mel_filters(n_freqs, f_min, f_max, n_mels, sample_rate):
     edges = 700 * (10 ** (np.linspace(mel(f_min), mel(f_max), n_mels + 2) / 2595) - 1)
     slopes = edges - np.linspace(0, sample_rate // 2, n_freqs)[:, None]
     width = np.diff(edges)
-    return torch.from_numpy(np.clip(np.minimum(-slopes[:, :-2] / width[:-1], slopes[:, 2:] / width[1:]), 0, None)).float()
+    triangles = np.minimum(-slopes[:, :-2] / width[:-1], slopes[:, 2:] / width[1:])
+    return torch.from_numpy(np.maximum(triangles, 0)).float()
 
 
 def transkun():
@@ -126,8 +127,8 @@ def players(names, model, folder):
 
 
 def score(play, folder, midi_files, note_f1):
-    """Return the means over the pieces of a folder: log-mel L1, convergence, note F1 of the audio or nan; precision, recall
-    and F1 of the notes heard and their velocities' error, or nan; seconds a piece."""
+    """Return the means over the pieces of a folder: log-mel L1, convergence, note F1 of the audio or nan; precision,
+    recall and F1 of the notes heard and their velocities' error, or nan; seconds a piece."""
     scores = []
     for name, paths in tqdm(DatasetCreator.pairs(folder).items(), unit="piece", leave=False):
         recording, truth = (librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate)
@@ -157,7 +158,8 @@ def main(arguments=None):
     parser.add_argument("--pieces", type=Util.positive, help="only the first so many")
     parser.add_argument("--cases", nargs="+", choices=goals.cases, default=list(goals.cases), metavar="CASE",
                         help=f"which of: {', '.join(goals.cases)} (default: all)")
-    parser.add_argument("--players", nargs="+", choices=("this", "transkun", "basic-pitch"), help="which (default: all)")
+    parser.add_argument("--players", nargs="+", choices=("this", "transkun", "basic-pitch"),
+                        help="which (default: all)")
     parser.add_argument("--model", default="shipped", help="as for Main.py (default: shipped)")
     parser.add_argument("--no-notes", action="store_true", help="without the note F1, which needs basic-pitch")
     parser.add_argument("-o", "--output", type=Path, default=hp.root / "results" / "peers.md",
@@ -169,8 +171,8 @@ def main(arguments=None):
     pieces = len(Util.pieces(midi_folder, MIDI2Audio.midi_endings))
     lines = [f"Mean over {pieces} pieces, seconds a clip of {hp.limit_s} s on {torch.get_num_threads()} threads. "
              "Notes heard: onsets within 50 ms.", "",
-             "| | | log-mel L1, dB | spectral convergence | note F1 of the audio | notes heard: precision | recall | F1 | "
-             "velocity off by | seconds |", "|---" * 10 + "|"]
+             "| | | log-mel L1, dB | spectral convergence | note F1 of the audio | notes heard: precision | recall "
+             "| F1 | velocity off by | seconds |", "|---" * 10 + "|"]
     for case in options.cases:
         rendered_folder, midi_files = goals.prepare(case, midi_folder)
         for name, play in found.items():
