@@ -90,7 +90,7 @@ def rooms(number=hp.n_rooms, seed=hp.seed):
 
     From a living room to a hall, from close to far, with the image source method and ray tracing of pyroomacoustics
     (Scheibler et al. 2018, https://arxiv.org/abs/1710.04196). Returns a list of np.ndarray [shape=(n,)] at
-    `hp.sample_rate`, the same for the same seed. Raises ValueError if the package, which nothing else needs, is missing.
+    `hp.sample_rate`, the same for a seed. Raises ValueError if the package, which nothing else needs, is missing.
     """
     try:
         import pyroomacoustics

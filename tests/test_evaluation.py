@@ -150,7 +150,7 @@ def test_recordings_beside_their_midi_files_are_aligned_and_scored(recordings, t
         text = tmp_path.joinpath("scores.md").read_text()
         assert "nan" not in text and ("notes heard: precision" in text) == (ae == note_weights)
     said = capsys.readouterr().err
-    assert "2004" not in said and "two.wav comes +0.36" in said and "three.mp3 comes -0.5" in said
+    assert "one.wav" not in said and "two.wav comes +0.37" in said and "three.mp3 comes -0.5" in said
     assert said.count("warning") == 2  # the second time all is there
     [place] = (tmp_path / "data" / "evaluation").iterdir()
     for name in "2004__one", "2008__two", "three":
