@@ -52,7 +52,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
             logits[:, :2].float(), labels[:, :2], reduction="none").sum(-1).mean((0, 2))
         onsets = labels[:, 0]
         velocity = ((logits[:, 2].float().sigmoid() - labels[:, 2]).abs() * onsets).sum() / onsets.sum().clamp(min=1)
-        return entropy[0] + 0.3 * entropy[1] + velocity
+        return entropy[0] + 0.3 * entropy[1] + 3 * velocity
 
     def distance(self, notes, first, target):
         """L1 distance of what the decoder makes of true notes from the target, of `hp.top_db`, at the level that
