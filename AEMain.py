@@ -19,8 +19,8 @@ from Autoencoder import Autoencoder, NoteAutoencoder
 class NoteTrainer(Training.Trainer, NoteModel):
     """Encoder and decoder of a `NoteAutoencoder`, each taught apart by the true notes: see `Training.Trainer`.
 
-    The encoder by cross entropy on onsets and sounding keys, and the velocity's distance at the onsets; the decoder by the
-    L1 distance in dB from the target's spectrogram.
+    The encoder by cross entropy on onsets and sounding keys, and the velocity's distance at the onsets; the decoder by
+    the L1 distance in dB from the target's spectrogram.
     """
 
     def __init__(self, network, learning_rate, device):
@@ -43,7 +43,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
         return entropy[0] + 0.3 * entropy[1] + velocity + sum(played) / len(played), len(labels)
 
     def distance(self, notes, first, target):
-        """L1 distance of what the decoder makes of true notes from the target, of `hp.top_db`, at the level that fits."""
+        """L1 distance, of `hp.top_db`, of what the decoder makes of true notes from the target, at the level that fits.
+        """
         output = self.network.decoder(notes, first, target.shape[1]) / hp.top_db + 1
         loud = target > 0.25
         if loud.any():
@@ -68,8 +69,8 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
           overwrite=False, tensorboard=False):
     """Train data/models/<model>/ae.torch on the pairs below `data`, from the weights in `start` if there are any.
 
-    `network` is "notes", for which each piece needs its notes, data/notes/<piece>.mid, or "report", the report's form, of
-    which `channels` are the width; None is "notes" where there are notes.
+    `network` is "notes", for which each piece needs its notes, data/notes/<piece>.mid, or "report", the report's form,
+    of which `channels` are the width; None is "notes" where there are notes.
 
     Raises as `DatasetCreator.build`, `Training.start_from` and `Training.fit`.
     """
