@@ -120,7 +120,7 @@ def recoloured(pitch, mel, rng):
     for image, place, floor in zip((pitch, mel), places, noise):
         gain = np.interp(place / 8.7, np.linspace(0, 1, 8), points)[:, None]
         decibels = np.where(image > 0, Util.to_db(image.numpy()) + gain, -hp.top_db)
-        decibels = np.maximum(decibels, floor + rng.normal(0, 5, image.shape))
+        decibels = np.maximum(decibels, floor + 5 * rng.standard_normal(image.shape, np.float32))
         images.append(torch.from_numpy(np.maximum(decibels / hp.top_db + 1, 0).astype(np.float32)))
     return images
 
@@ -132,18 +132,21 @@ def note_labels(notes, first, frames):
     frames is between their values (Kong et al. 2021); sounding: 1 until its end; velocity, of 127, where the onset is
     not 0.
     """
+    key = notes[:, 2].astype(int) - hp.lowest_key
+    notes, key = notes[(key >= 0) & (key < hp.n_keys)], key[(key >= 0) & (key < hp.n_keys)]
+    onset, end = notes[:, :2].T.astype(float) * (hp.sample_rate / hp.hop_length) - first
     labels = np.zeros((3, frames, hp.n_keys), np.float32)
-    for onset, end, key, velocity in notes:
-        onset, end = (time * hp.sample_rate / hp.hop_length - first for time in (onset, end))
-        key = int(key) - hp.lowest_key
-        if not 0 <= key < hp.n_keys:
-            continue
-        labels[1, max(int(np.ceil(onset)), 0):max(int(np.ceil(max(end, onset + 2))), 0), key] = 1
-        near = np.arange(max(int(np.ceil(onset - hp.onset_frames)), 0), min(int(onset + hp.onset_frames) + 1, frames))
-        likely = 1 - np.abs(near - onset) / hp.onset_frames
-        nearer = likely > labels[0, near, key]
-        labels[0, near[nearer], key] = likely[nearer]
-        labels[2, near[nearer], key] = velocity / 127
+    changes = np.zeros((frames + 1, hp.n_keys), int)  # how many notes begin less how many end
+    for times, change in ((onset, 1), (np.maximum(end, onset + 2), -1)):
+        np.add.at(changes, (np.clip(np.ceil(times).astype(int), 0, frames), key), change)
+    labels[1] = changes[:-1].cumsum(axis=0) > 0
+    near = np.ceil(onset - hp.onset_frames)[:, None] + np.arange(int(2 * hp.onset_frames) + 1)
+    likely = 1 - np.abs(near - onset[:, None]) / hp.onset_frames
+    note, place = np.nonzero((likely > 0) & (near >= 0) & (near < frames))
+    order = np.argsort(likely[note, place], kind="stable")  # of two notes of one key the nearer is written last
+    note, place = note[order], place[order]
+    where = near[note, place].astype(int), key[note]
+    labels[0][where], labels[2][where] = likely[note, place], notes[note, 3] / 127
     return labels
 
 

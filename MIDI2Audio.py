@@ -273,7 +273,7 @@ def alter(midi_path, rng, limit_s=hp.limit_s):
     start = max(start - 0.1, 0)
     notes = [((onset - start) / tempo, (end - start) / tempo, key, velocity) for onset, end, key, velocity in notes
              if start <= onset < start + span]
-    down = max((0, 0), *((time, value) for time, value in pedal if time <= start))[1] if pedal else 0
+    down = max([(0, 0), *((time, value) for time, value in pedal if time <= start)])[1]
     pedal = [(0.0, down)] + [((time - start) / tempo, value) for time, value in pedal if start < time < start + span]
     keys = [key for _, _, key, _ in notes]
     shift = rng.choice([shift for shift in range(-5, 6) if min(keys) + shift >= hp.lowest_key

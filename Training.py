@@ -161,7 +161,7 @@ class Trainer(Model):
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if processes()[1] > 1:
-                gradients = [parameter.grad for parameter in self.network.parameters()]
+                gradients = [parameter.grad for group in self.optimiser.param_groups for parameter in group["params"]]
                 flat = summed(torch.cat([gradient.flatten() for gradient in gradients]))
                 for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
                     gradient.copy_(part.view(gradient.shape))
