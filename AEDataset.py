@@ -103,8 +103,8 @@ class NoteDataset(AEDataset):
         pitch, mel, target = (torch.nn.functional.pad(image, (0, length - image.shape[1])) for image, length in (
             (pitch, -(-frames // 2)), (mel, frames), (target, frames)))
         rate, notes = hp.sample_rate / hp.hop_length, self.notes[piece]
-        sounding = notes[(notes[:, 0] * rate < start + frames + 4) & (notes[:, 1] * rate > start - 100)][:self.most_notes]
-        padded = np.zeros((self.most_notes, 4), np.float32)
+        sounding = notes[(notes[:, 0] * rate < start + frames + 4) & (notes[:, 1] * rate > start - 100)]
+        sounding, padded = sounding[:self.most_notes], np.zeros((self.most_notes, 4), np.float32)
         padded[:len(sounding)] = sounding
         return {"pitch": pitch, "mel": mel, "target": target, "first": start, "notes": torch.from_numpy(padded),
                 "labels": torch.from_numpy(note_labels(sounding, start, frames))}
@@ -128,8 +128,9 @@ def recoloured(pitch, mel, rng):
 def note_labels(notes, first, frames):
     """What a `NoteEncoder` is to say [shape=(3, frames, n_keys), float32] of notes [shape=(n, 4)] from a frame on.
 
-    Onset: 1 where a note begins, falling to 0 within `hp.onset_frames` on both sides, so that an onset between two frames
-    is between their values (Kong et al. 2021); sounding: 1 until its end; velocity, of 127, where the onset is not 0.
+    Onset: 1 where a note begins, falling to 0 within `hp.onset_frames` on both sides, so that an onset between two
+    frames is between their values (Kong et al. 2021); sounding: 1 until its end; velocity, of 127, where the onset is
+    not 0.
     """
     key = notes[:, 2].astype(int) - hp.lowest_key
     notes, key = notes[(key >= 0) & (key < hp.n_keys)], key[(key >= 0) & (key < hp.n_keys)]

@@ -37,8 +37,8 @@ class Model:
 
     @classmethod
     def load(cls, kind, path, device=torch.device("cpu")):
-        """Return the model of a `kind`, Autoencoder or UNet, whose form and weights are those of `path`; a `NoteModel` if
-        that is what they are of.
+        """Return the model of a `kind`, Autoencoder or UNet, whose form and weights are those of `path`; a `NoteModel`
+        if that is what they are of.
 
         Raises as `load_weights`, and ValueError if they are of another kind.
         """
@@ -139,10 +139,9 @@ class NoteModel(Model):
                  for start in range(first, first + frames, hp.decoder_frames)]
         return torch.cat(parts, 1).cpu().numpy()
 
-
     def generate(self, pitch, mel):
-        """Map spectrograms as `hear` to the log-mel spectrogram of the target instrument [shape=(n_mels, t), in [0, 1]],
-        relative to its own maximum."""
+        """Map spectrograms as `hear` to the log-mel spectrogram of the target instrument [shape=(n_mels, t), in
+        [0, 1]], relative to its own maximum."""
         return level_to_own(self.play(pick_notes(self.hear(pitch, mel)), 0, mel.shape[1]))
 
 

@@ -1,7 +1,7 @@
 """What separates a recording from a render (report: future work, several pianos).
 
-`augment` works on mel power, so that a crop is augmented in a few milliseconds while the network trains; `record`, which
-is closer to what happens, on audio, once.
+`augment` works on mel power, so that a crop is augmented in a few milliseconds while the network trains; `record`,
+which is closer to what happens, on audio, once.
 """
 import functools
 import io
@@ -95,8 +95,8 @@ def rooms(number=hp.n_rooms, seed=hp.seed):
     try:
         import pyroomacoustics
     except ImportError:
-        raise ValueError("rooms are simulated by a package that is not installed; pip install pyroomacoustics, or leave "
-                         "--recorded out") from None
+        raise ValueError("rooms are simulated by a package that is not installed; pip install pyroomacoustics, or "
+                         "leave --recorded out") from None
     rng, responses = np.random.default_rng(seed), []
     for _ in range(number):
         size = rng.uniform((3.5, 3, 2.4), (30, 20, 12))
@@ -105,8 +105,9 @@ def rooms(number=hp.n_rooms, seed=hp.seed):
             absorption, _ = pyroomacoustics.inverse_sabine(seconds, size)
         except ValueError:  # no walls are that dull
             absorption = 0.4
-        room = pyroomacoustics.ShoeBox(size, fs=hp.sample_rate, materials=pyroomacoustics.Material(min(absorption, 0.95)),
-                                       max_order=10, ray_tracing=True, air_absorption=True)
+        walls = pyroomacoustics.Material(min(absorption, 0.95))
+        room = pyroomacoustics.ShoeBox(size, fs=hp.sample_rate, materials=walls, max_order=10, ray_tracing=True,
+                                       air_absorption=True)
         piano = np.append(rng.uniform(0.2, 0.8, 2) * size[:2], rng.uniform(0.7, 1.3))
         distance, direction = rng.uniform(0.6, 0.35 * size.max()), rng.uniform(0, 2 * np.pi)
         microphones = [np.clip((piano[0] + distance * np.cos(direction + side), piano[1] + distance * np.sin(
@@ -125,8 +126,8 @@ def rooms(number=hp.n_rooms, seed=hp.seed):
 
 
 def record(audio, rng, responses):
-    """Return a render [shape=(n,)] as a recording of it might sound: room, equaliser, compression, noise, a narrow band,
-    mp3, each sometimes. As long as it was, not late, largest sample `hp.peak`."""
+    """Return a render [shape=(n,)] as a recording of it might sound: room, equaliser, compression, noise, a narrow
+    band, mp3, each sometimes. As long as it was, not late, largest sample `hp.peak`."""
     size = audio.size
     if responses and rng.random() < 0.65:
         audio = fftconvolve(audio, responses[rng.integers(len(responses))])[:size]

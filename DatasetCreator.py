@@ -73,7 +73,8 @@ def pitch_filters():
 
     Each is as wide as its distance to its neighbours, or a bin of the transform where that is more, and sums to one.
     """
-    numbers = np.arange(-2, hp.n_pitches + 1) / hp.pitch_bands_per_key + hp.lowest_key  # with the neighbours of the ends
+    # with the neighbours of the ends
+    numbers = np.arange(-2, hp.n_pitches + 1) / hp.pitch_bands_per_key + hp.lowest_key
     below, centre, above = (440 * 2 ** ((numbers[i:i + hp.n_pitches, None] - 69) / 12) for i in range(3))
     step = hp.sample_rate / hp.pitch_n_fft
     hertz = np.arange(hp.pitch_n_fft // 2 + 1) * step
@@ -117,8 +118,8 @@ def spectrogram(audio):
 
 
 def pitch_spectrogram(audio):
-    """`pitch_power` of a clip as `log_mel`, relative to its own maximum [shape=(n_pitches, ceil(t / 2))], for the t frames
-    of its `spectrogram`."""
+    """`pitch_power` of a clip as `log_mel`, relative to its own maximum [shape=(n_pitches, ceil(t / 2))], for the t
+    frames of its `spectrogram`."""
     frames = max(len(audio) // hp.hop_length, 1)
     power = pitch_power(audio)[:, :-(-frames // 2)]
     return log_mel(power, power.max())
@@ -298,8 +299,8 @@ def has_notes(names, data=hp.data):
     """Whether each of the pieces has its notes, data/notes/<piece>.mid. Raises ValueError if only some of them have."""
     without = [name for name in names if not (Path(data) / "notes" / f"{name}.mid").exists()]
     if without and len(without) < len(names):
-        raise ValueError(f"{Path(data) / 'notes'} lacks {', '.join(without[:10])}; put their MIDI files there, or remove "
-                         "the folder to train without notes")
+        raise ValueError(f"{Path(data) / 'notes'} lacks {', '.join(without[:10])}; put their MIDI files there, or "
+                         "remove the folder to train without notes")
     return not without
 
 

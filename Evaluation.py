@@ -78,7 +78,8 @@ def onset_f1(output, onsets, tolerance=0.05):
 
 
 def note_scores(true, heard, tolerance=0.05):
-    """Precision, recall and F1 of the onsets of `heard` notes, and the mean distance of their velocities from the true ones.
+    """Precision, recall and F1 of the onsets of `heard` notes, and the mean distance of their velocities from the true
+    ones.
 
     Both [shape=(n, 4)]: onset and end in seconds, MIDI key, velocity. A note is found if one of its key begins within
     `tolerance` seconds, the nearest, each counting once.

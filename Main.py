@@ -151,9 +151,9 @@ def resynthesise(audio, models, inversion=hp.inversion):
     """Turn a recording into the electric piano, chunk by chunk, so that memory does not grow with its length.
 
     The networks and the inversion see `hp.context_frames` beyond each side of a chunk, more than they look around, the
-    chunks fade into each other, and the reference of the dB scale is that of the whole recording: there is no seam. Notes
-    are those of the whole recording too, so that one may be held across chunks. The report's inversion starts from random
-    phase, so that its chunks would not fit: it takes the recording whole.
+    chunks fade into each other, and the reference of the dB scale is that of the whole recording: there is no seam.
+    Notes are those of the whole recording too, so that one may be held across chunks. The report's inversion starts
+    from random phase, so that its chunks would not fit: it takes the recording whole.
 
     Parameters
     ----------

@@ -71,7 +71,7 @@ def write_outputs(weights, names, data=hp.data, device="cpu"):
 
 
 def as_loud(output, target):
-    """Bring a spectrogram in [0, 1] to the mean power of another: what notes give has a level of its own, and that of the
-    audio is set at the very end."""
+    """Bring a spectrogram in [0, 1] to the mean power of another: what notes give has a level of its own, and that of
+    the audio is set at the very end."""
     powers = [np.mean(10 ** (Util.to_db(image) / 10)) for image in (output, target)]
     return np.where(output > 0, Util.to_unit(Util.to_db(output) + 10 * np.log10(powers[1] / powers[0])), 0)

@@ -38,8 +38,8 @@ def mel_frequencies(number, fmin=hp.fmin, fmax=hp.fmax):
 def split(names, seed=hp.seed, share=hp.validation_share):
     """Split piece names into (training, validation), the same for the same names and seed, in any order.
 
-    A single piece serves as both; otherwise each side gets at least one. The takes of a piece, "piece~1" and so on, stay
-    with it.
+    A single piece serves as both; otherwise each side gets at least one. The takes of a piece, "piece~1" and so on,
+    stay with it.
     """
     shuffled = sorted({name.partition("~")[0] for name in names})
     random.Random(seed).shuffle(shuffled)

@@ -1,8 +1,8 @@
 """Score the shipped weights on the piano trained on and on one that they never heard: results/goals.md.
 
 `python benchmarks/goals.py FOLDER` renders the MIDI files in FOLDER on the piano of the default pair, and on a piano
-left out of training, dry, in a room, and as a recording: takes (`MIDI2Audio.alter`) in a hall, from two microphones, with
-noise, as mp3 of 96 kbit/s. It scores what the system makes of them: the audio, and the notes that it hears.
+left out of training, dry, in a room, and as a recording: takes (`MIDI2Audio.alter`) in a hall, from two microphones,
+with noise, as mp3 of 96 kbit/s. It scores what the system makes of them: the audio, and the notes that it hears.
 """
 import argparse
 import contextlib
@@ -93,7 +93,8 @@ def record(folder):
 
 def score_notes(folder, midi_files, model):
     """Return the means of `Evaluation.note_scores`, over the pieces of a folder."""
-    return np.mean([Evaluation.note_scores(Util.read_notes(midi_files[name]), Main.listen(Main.read_recording(piano), model))
+    return np.mean([Evaluation.note_scores(Util.read_notes(midi_files[name]),
+                                           Main.listen(Main.read_recording(piano), model))
                     for name, (piano, _) in DatasetCreator.pairs(folder).items()], axis=0)
 
 
@@ -132,8 +133,8 @@ def main(arguments=None):
     midi_files = Util.pieces(options.midi, MIDI2Audio.midi_endings)
     figures = "log-mel L1 in dB / spectral convergence" + ("" if options.no_notes else " / note-onset F1")
     lines = [f"Mean over {len(midi_files)} pieces: {figures}.", "",
-             "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece | notes heard: "
-             "precision / recall / F1, velocity off by | spectrogram from the true notes |", "|---" * 9 + "|"]
+             "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece | notes "
+             "heard: precision / recall / F1, velocity off by | spectrogram from the true notes |", "|---" * 9 + "|"]
     for case, preset in cases.items():
         take = case == "like a recording"
         midi_folder = altered(options.midi) if take else options.midi

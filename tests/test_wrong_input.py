@@ -221,7 +221,7 @@ corruptions = {
 def test_a_corrupt_midi_file_is_named_and_the_good_ones_are_rendered(complaint, good, corruption):
     bad = good / "MIDI" / "bad.mid"
     bad.write_bytes(corruptions[corruption]((good / "MIDI" / "good.mid").read_bytes()))
-    message = complaint(MIDI2Audio.main, "--data", good, may_write=("good.wav", "excerpt.wav", "preset.txt"))
+    message = complaint(MIDI2Audio.main, "--data", good, may_write=("good.wav", "excerpt.wav", "preset.txt", "notes/good.mid"))
     assert message.count(str(bad)) == 1 and "good.mid" not in message
     assert {path.relative_to(good).as_posix() for path in good.rglob("*.wav")} == {
         "piano/good.wav", "synth/good.wav", "test/piano/excerpt.wav", "test/synth/excerpt.wav"}
