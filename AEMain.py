@@ -71,8 +71,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
 
     @torch.inference_mode()
     def validate(self, dataset):
-        """Return the mean over all frames of whole clips of the L1 loss of the spectrogram, as of the report's form, or,
-        if only one half is trained, of that half's loss."""
+        """Return the mean L1 loss of the spectrogram over all frames of whole clips, as of the report's form, or, if only
+        one half is trained, that half's loss."""
         self.network.eval()
         losses, frames = zip(*((self.judge(clip), clip["target"].shape[1]) for clip in dataset))
         return float(np.average(losses, weights=frames))

@@ -359,13 +359,9 @@ def keys_and_pedal(midi_path):
 
 
 def write_takes(midi_folder, number):
-<<<<<<< HEAD
-    """Write `number` takes of every piece beside it, <piece>~1.mid and so on, see `alter`, and an `exercise`, <piece>~0.mid,
-    always the same. What is there already, and newer than its piece, is kept; a damaged file has none.
-=======
     """Write `number` takes of every piece beside it, <piece>~1.mid and so on, see `alter`, and an `exercise`,
-    <piece>~0.mid, always the same. What is there already, and newer than its piece, is kept.
->>>>>>> points
+    <piece>~0.mid, always the same. What is there already, and newer than its piece, is kept; a damaged file has none.
+    """
     """
     pieces = {name: path for name, path in Util.pieces(midi_folder, midi_endings).items() if "~" not in path.stem}
     for name, path in tqdm(pieces.items(), desc="takes", unit="piece"):
