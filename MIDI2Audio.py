@@ -362,7 +362,6 @@ def write_takes(midi_folder, number):
     """Write `number` takes of every piece beside it, <piece>~1.mid and so on, see `alter`, and an `exercise`,
     <piece>~0.mid, always the same. What is there already, and newer than its piece, is kept; a damaged file has none.
     """
-    """
     pieces = {name: path for name, path in Util.pieces(midi_folder, midi_endings).items() if "~" not in path.stem}
     for name, path in tqdm(pieces.items(), desc="takes", unit="piece"):
         with contextlib.suppress(ValueError):  # of a damaged file the rendering tells
