@@ -76,6 +76,22 @@ def numbered(folder, name):
     return sorted(found, key=lambda found: int(found[len(name) + 1:]))
 
 
+def modified(paths):
+    """Map each path that is there to when it was last written."""
+    times = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            times[path] = path.stat().st_mtime_ns
+    return times
+
+
+def remove(times):
+    """Remove what `modified` has found, but for what another process has removed or written anew since."""
+    for path, time in times.items():
+        if modified([path]).get(path) == time:
+            path.unlink(missing_ok=True)
+
+
 def newer(path, *sources):
     """True if `path` exists and is not older than any of `sources`."""
     return path.exists() and all(path.stat().st_mtime >= source.stat().st_mtime for source in sources)
@@ -109,9 +125,17 @@ def replacing(path):
 
 
 def save_text(path, text):
-    """Write `text` to `path`."""
+    """Write `text` to `path`, in UTF-8 on every system."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path):
+    """Return the text of a file that `save_text` wrote. Raises ValueError if it is damaged."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text in UTF-8; restore or remove it") from None
 
 
 def save_bytes(path, write):
@@ -128,6 +152,19 @@ def save_bytes(path, write):
 def save_array(path, array):
     """Write a numpy array to `path` (.npy)."""
     save_bytes(path, lambda file: np.save(file, array))
+
+
+def load_array(path, dtype, mmap_mode=None):
+    """Read the array of two axes that `save_array` wrote. Raises ValueError if it is damaged, or of another type."""
+    try:
+        array = np.load(path, mmap_mode)
+        if array.dtype != dtype or array.ndim != 2:
+            raise ValueError("it holds something else")
+    except OSError:
+        raise
+    except Exception:  # numpy raises a dozen kinds for a header that is none
+        raise ValueError(f"{path} is damaged; remove it, and the same command makes it anew") from None
+    return array
 
 
 def read_audio(path):
@@ -148,7 +185,7 @@ def read_audio(path):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is empty, not audio, or holds no samples or infinite ones.
+        If it is empty, not audio, holds no samples or infinite ones, or claims a rate that no recording has.
     """
     path = Path(path)
     if not path.is_file():
@@ -165,14 +202,25 @@ def read_audio(path):
     audio = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if not audio.size:
         raise ValueError(f"{path} has no samples; record or export it again")
-    if not np.isfinite(audio).all():
-        raise ValueError(f"{path} holds samples that are not finite; export it again")
+    if not 1000 <= rate <= 1_000_000:  # a few seconds would become hours, or nothing
+        raise ValueError(f"{path} claims a rate of {rate} Hz; export it again")
     length = max(round(audio.size * hp.sample_rate / rate), 1)
-    if rate != hp.sample_rate:
+    if rate != hp.sample_rate and np.isfinite(audio).all():
         import librosa  # slow to import, and renders of ours need no resampling
 
         audio = librosa.util.fix_length(librosa.resample(audio, orig_sr=rate, target_sr=hp.sample_rate), size=length)
+    if not np.isfinite(audio).all():
+        raise ValueError(f"{path} holds samples that are not finite; export it again")
     return audio
+
+
+def normalised(audio):
+    """Return audio with its largest sample from 1/2 to 1, and the exponent of 2 by which it has been divided.
+
+    Powers of samples at 1e30 or 1e-30 are beyond single precision. All others keep their bits but for the exponent.
+    """
+    _, exponent = np.frexp(max(audio.max(initial=0), -audio.min(initial=0)))
+    return np.ldexp(audio, -exponent), int(exponent)
 
 
 def read_notes(path, limit_s=hp.limit_s):
@@ -227,7 +275,7 @@ def read_notes(path, limit_s=hp.limit_s):
                 if message.value < 64:
                     for key in [key for key in sounding if key[0] == message.channel and not held[key]]:
                         end(key, now)
-    except (EOFError, OSError, ValueError, LookupError, TypeError, mido.KeySignatureError) as error:
+    except (EOFError, OSError, ValueError, LookupError, TypeError, OverflowError, mido.KeySignatureError) as error:
         raise ValueError(f"{path} is not a MIDI file, or is damaged ({error or 'it ends too early'}); "
                          "replace or remove it") from None
     for key in list(sounding):
@@ -329,7 +377,7 @@ def shard(text):
 def choose_device(name="auto"):
     """Return the `torch.device` called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU.
 
-    Raises ValueError if `name` is none of torch's devices or this machine lacks it.
+    Raises ValueError if `name` is none of torch's devices, or this machine lacks it or cannot use it.
     """
     import torch
 
@@ -342,9 +390,10 @@ def choose_device(name="auto"):
         raise ValueError(f"device '{name}' is not available here; choose from "
                          f"{', '.join(k for k in present if present[k])}")
     try:
-        return torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"'{name}' is no device of torch; write cuda, mps or cpu") from None
+        return torch.empty(1, device=name).device  # cuda:99 is a name too, and found out only when it is used
+    except RuntimeError as error:
+        raise ValueError(f"device '{name}' cannot be used ({first_line(error)}); choose another, cuda, mps or "
+                         "cpu") from None
 
 
 def training_flags(description, name, epochs, batch_size, learning_rate):
@@ -365,7 +414,8 @@ def training_flags(description, name, epochs, batch_size, learning_rate):
     parser.add_argument("--start", type=Path, help="weights to start from, such as the shipped ones")
     parser.add_argument("--model", type=model_name, default="own",
                         help=f"the weights go to <data>/models/<model>/{name}.torch")
-    parser.add_argument("--overwrite", action="store_true", help="discard a finished model of that name")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="train a finished model of that name anew, or an interrupted one of other settings")
     parser.add_argument("--report", action="store_true",
                         help="the report's network and training in place of the defaults named here")
     parser.add_argument("--tensorboard", action="store_true",
@@ -412,12 +462,28 @@ def positive(text):
     return number
 
 
+def first_line(error):
+    """What an error says first: those of CUDA say a page."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def run(main):
-    """Call `main()`; what the user can mend ends in one sentence on stderr and status 1, Ctrl-C in status 130."""
+    """Call `main()`; what the user can mend ends in one sentence on stderr and status 1, Ctrl-C in status 130, and a
+    reader of the output that goes away (`| head`) quietly in 141, as of the signal SIGPIPE."""
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
+        sys.exit(141)
     except (ValueError, OSError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except (MemoryError, RuntimeError) as error:
+        # torch's errors for a device without memory, or that fails; named, as not all scripts import torch
+        if not {"MemoryError", "OutOfMemoryError", "AcceleratorError"} & {kind.__name__ for kind in type(error).mro()}:
+            raise
+        sys.exit(f"{Path(sys.argv[0]).name}: the device failed ({first_line(error)}); choose another --device, or, in "
+                 "training, a smaller --batch-size")
     except KeyboardInterrupt as interrupt:
         print(f"{Path(sys.argv[0]).name}: {interrupt or 'stopped'}", file=sys.stderr)
         sys.exit(130)
