@@ -14,7 +14,7 @@ from tqdm import tqdm
 import DatasetCreator
 import Hyperparameters as hp
 import Util
-from AEModel import Model, NoteModel, level_to_own, pick_notes
+from AEModel import Model, NoteModel, digest, level_to_own, pick_notes
 from Autoencoder import Autoencoder
 from UNet import UNet
 
@@ -34,17 +34,28 @@ def find_weights(model=None):
     return own
 
 
-@functools.cache
 def load_models(ae, unet, device="auto"):
-    """Return the two trained models; each pair of weights is read once.
+    """Return the two trained models; each pair of weights is read once, and again when its files have changed.
 
-    Raises as `AEModel.load_weights`, and ValueError if the two were trained for different instruments.
+    Raises as `AEModel.load_weights`, and ValueError if the two were trained for different instruments, or the U-Net
+    behind another autoencoder.
     """
+    statuses = [Path(path).stat() for path in (ae, unet) if Path(path).exists()]
+    return read_models(ae, unet, device, *((now.st_mtime_ns, now.st_ctime_ns, now.st_size) for now in statuses))
+
+
+@functools.lru_cache(maxsize=4)
+def read_models(ae, unet, device, *stamps):
+    """As `load_models`, of files that have not changed since the same `stamps`."""
     device = Util.choose_device(device)
     models = Model.load(Autoencoder, ae, device), Model.load(UNet, unet, device)
     pairs = [model.pair for model in models]
     if all(pairs) and pairs[0] != pairs[1]:
         raise ValueError(f"{ae} was trained for {pairs[0]} and {unet} for {pairs[1]}; take two of the same pair")
+    digests = models[1].autoencoder, models[1].autoencoder and digest(models[0].network.state_dict())
+    if digests[0] != digests[1]:
+        raise ValueError(f"{unet} was trained behind an autoencoder with the weights {digests[0]}, and {ae} has "
+                         f"{digests[1]}; train the U-Net anew with UNetMain.py --overwrite, or restore the autoencoder")
     return models
 
 
@@ -128,6 +139,7 @@ def listen(audio, model):
 
     `audio` [shape=(n,), float32]: mono at `hp.sample_rate`, not silent. `model`: a NoteModel.
     """
+    audio, _ = Util.normalised(audio)
     frames = n_frames(audio)
     parts = chunks(frames)
     loudest = max(DatasetCreator.mel_power(spectrum(audio, *part)).max() for part in parts)
@@ -169,6 +181,7 @@ def resynthesise(audio, models, inversion=hp.inversion):
     (np.ndarray [shape=(n,), float32], list of np.ndarray [shape=(n_mels, t), in [0, 1]])
         The audio, as loud as the recording, and the spectrograms of the first chunk: input, then each model's output.
     """
+    audio, exponent = Util.normalised(audio)
     frames = n_frames(audio)
     parts = chunks(frames, 1 if inversion == "report" else 0)
     half, rise = hp.fade_frames // 2, np.linspace(0, 1, hp.fade_frames * hp.hop_length, dtype=np.float32)
@@ -183,7 +196,7 @@ def resynthesise(audio, models, inversion=hp.inversion):
             stages.append(played[:, before:after].astype(np.float32))
         for model in models[len(stages) - 1:]:
             stages.append(model.generate(*stages[::-1]))
-        chunk = DatasetCreator.invert(DatasetCreator.mel_from_log(stages[-1]), guide, inversion)
+        chunk = DatasetCreator.invert(DatasetCreator.mel_from_log(stages[-1]), guide, inversion, models[-1].device)
         start, end = max(first - half, 0) * hp.hop_length, min(last + half, frames) * hp.hop_length
         part = chunk[start - before * hp.hop_length:end - before * hp.hop_length]
         if first > 0:
@@ -192,15 +205,16 @@ def resynthesise(audio, models, inversion=hp.inversion):
             part[-rise.size:] *= rise[::-1]
         output[start:start + part.size] += part
         pictures = pictures or [stage[:, :last] for stage in stages]
-    return at_level_of(audio, output[:audio.size]), pictures
+    return at_level_of(audio, output[:audio.size], exponent), pictures
 
 
-def at_level_of(recording, audio):
-    """Scale `audio` to the RMS level of `recording`, or as far as its largest sample stays within `hp.peak`."""
+def at_level_of(recording, audio, exponent=0):
+    """Scale `audio` to the RMS level of `recording` times 2 to the `exponent`, or as far as its largest sample stays
+    within `hp.peak`."""
     peak = max(audio.max(), -audio.min())
     if peak == 0:
         return audio
-    louder = np.linalg.norm(recording) / np.linalg.norm(audio)
+    louder = np.ldexp(float(np.linalg.norm(recording) / np.linalg.norm(audio)), exponent)
     audio *= np.float32(min(louder, hp.peak / peak))
     return audio
 
@@ -253,7 +267,8 @@ def main(arguments=None):
             errors.append(str(error))
             continue
         Util.write_audio(path, audio)
-        picture = path.with_suffix(".png")
+        # not cover.png beside a cover.wav: there is many a cover.png that is none of ours
+        picture = path.with_name(f"{path.stem.removesuffix('_epiano')}_epiano.png")
         Util.save_figure(picture, Util.plot_spectrograms(dict(zip(stage_names, pictures)), recording.name))
         print(f"{path} and its picture {picture}: {audio.size / hp.sample_rate:.1f} s in "
               f"{time.monotonic() - started:.1f} s")
