@@ -47,11 +47,14 @@ figure_names = {
 
 
 def load_json(path):
-    """Read a JSON file of results/. Raises FileNotFoundError if it is missing."""
+    """Read a JSON file of results/. Raises FileNotFoundError if it is missing, ValueError if it is damaged."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; python results/make.py makes the scores, and AEMain.py and "
                                 "UNetMain.py the losses (data/models/<model>)")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(Util.read_text(path))
+    except json.JSONDecodeError:
+        raise ValueError(f"{path} is no JSON, or is damaged; restore or remove it") from None
 
 
 def render_sounds(midi_folder, folder=results):
@@ -148,7 +151,7 @@ def save_page(folder=results):
     <a href="figures/{name}.png"><img src="figures/{name}.png" alt="{title}" loading="lazy"></a>
     <figcaption>Figure {number}. {title}</figcaption>
   </figure>''' for number, (name, title) in enumerate(figure_names.items(), 1))
-    Util.save_text(folder / "index.html", string.Template((folder / "template.html").read_text()).substitute(
+    Util.save_text(folder / "index.html", string.Template(Util.read_text(folder / "template.html")).substitute(
         sounds="".join(sound_html(name, sound_scores[name]) for name in sounds), figures=figures,
         pieces=len(scores) - 1,
         columns="".join(f"<th scope=\"col\">{name}</th>" for name in Evaluation.metrics.values()), rows=rows,
