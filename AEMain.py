@@ -26,10 +26,14 @@ class NoteTrainer(Training.Trainer, NoteModel):
     def __init__(self, network, learning_rate, device, parts=("encoder", "decoder"), **how):
         super().__init__(network, None, learning_rate, device, **how)
         self.parts = parts
-        rates = {"encoder": 1, "decoder": hp.decoder_rate}
-        self.optimiser = torch.optim.Adam(
-            [{"params": list(getattr(network, part).parameters()), "scale": rates[part]} for part in parts],
-            learning_rate)
+        # No momentum and a short memory for the decoder's: a key that is rarely played is moved when it is played only,
+        # and no further than others.
+        rare = dict(scale=hp.decoder_rate, betas=(0.0, 0.9))
+        groups = [{"params": list(network.encoder.parameters())}] if "encoder" in parts else []
+        if "decoder" in parts:
+            *levels, release = network.decoder.parameters()
+            groups += [{"params": levels, **rare}, {"params": [release], **rare, "scale": hp.release_rate}]
+        self.optimiser = torch.optim.Adam(groups, learning_rate)
 
     def loss_of(self, batch):
         batch = {name: value.to(self.device) for name, value in batch.items()}

@@ -255,7 +255,8 @@ def build(data=hp.data, shard=(0, 1)):
         folder, notes = Path(data) / "generated" / name, Path(data) / "notes" / f"{name}.mid"
         store(found[source, name], [folder / f"{side}.npy" for side in (source, "synth")])
         if notes.exists():
-            store_notes(found[source, name][0], notes, folder / f"{source}_pitch.npy", folder / "notes.npy")
+            store_notes(found[source, name][0], notes, folder / f"{source}.npy", folder / f"{source}_pitch.npy",
+                        folder / "notes.npy")
     return sorted({name for _, name in found})
 
 
@@ -296,11 +297,13 @@ def store(recordings, outputs):
             Util.save_array(output, image.astype(np.float16))
 
 
-def store_notes(recording, midi_path, pitch, notes):
-    """Write the pitch spectrogram of a recording and the notes of its MIDI file, where missing or older than these."""
-    if not Util.newer(pitch, recording):
+def store_notes(recording, midi_path, mel, pitch, notes):
+    """Write the pitch spectrogram of a recording, as long as that in `mel`, and the notes of its MIDI file, where missing
+    or older than these."""
+    if not Util.newer(pitch, mel):
         clip = Util.read_audio(recording)[:hp.limit_s * hp.sample_rate]
-        Util.save_array(pitch, pitch_spectrogram(clip).astype(np.float16))
+        frames = Util.load_array(mel, np.float16, mmap_mode="r").shape[1]
+        Util.save_array(pitch, pitch_spectrogram(clip)[:, :-(-frames // 2)].astype(np.float16))
     if not Util.newer(notes, midi_path):
         Util.save_array(notes, Util.read_notes(midi_path))
 

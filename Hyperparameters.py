@@ -52,6 +52,7 @@ onset_frames = 2.5          # over which the label of an onset falls to nothing,
 onset_threshold = 0.35      # how sure of an onset the encoder has to be
 sounding_threshold = 0.5
 decoder_rate = 600          # times the learning rate: the decoder's weights are decibels
+release_rate = 30           # the same for those in decibels a frame
 decoder_crops = 4           # of each batch, that the decoder learns from
 decoder_frames = 256        # that the decoder works on at once
 ae_report = dict(network="report", channels=(64, 128, 256), batch_size=1, crop_frames=0, schedule="constant",

@@ -364,15 +364,16 @@ def keys_and_pedal(midi_path):
 
 def write_takes(midi_folder, number):
     """Write `number` takes of every piece beside it, <piece>~1.mid and so on, see `alter`, and an `exercise`,
-    <piece>~0.mid, always the same. What is there already, and newer than its piece, is kept.
+    <piece>~0.mid, always the same. What is there already, and newer than its piece, is kept; a damaged file has none.
     """
     pieces = {name: path for name, path in Util.pieces(midi_folder, midi_endings).items() if "~" not in path.stem}
     for name, path in tqdm(pieces.items(), desc="takes", unit="piece"):
-        for i in range(number + 1):
-            take, rng = path.with_name(f"{path.stem}~{i}.mid"), random.Random(f"{name} {i}")
-            if not Util.newer(take, path):
-                with Util.replacing(take) as temporary:
-                    (alter(path, rng) if i else exercise(rng)).save(temporary)
+        with contextlib.suppress(ValueError):  # of a damaged file the rendering tells
+            for i in reversed(range(number + 1)):
+                take, rng = path.with_name(f"{path.stem}~{i}.mid"), random.Random(f"{name} {i}")
+                if not Util.newer(take, path):
+                    with Util.replacing(take) as temporary:
+                        (alter(path, rng) if i else exercise(rng)).save(temporary)
 
 
 def keep_notes(midi_folder, output_folder, shard=(0, 1)):
@@ -430,7 +431,7 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     def render(name):
         output = output_folder / f"{name}.wav"
         try:
-            if solo_piano and not is_solo_piano(midi_files[name]):
+            if solo_piano and not is_solo_piano(midi_files.get(name.partition("~")[0], midi_files[name])):
                 tqdm.write(f"warning: {midi_files[name]} is not for piano alone; left out", file=sys.stderr)
             elif overwrite or not Util.newer(output, midi_files[name]):
                 rng = random.Random(f"{output_folder.name} {name}")

@@ -1,0 +1,650 @@
+"""The autoencoder of notes: its labels lie where the audio has them, its decoder sums what it should, and it trains, stops,
+goes on and plays like the report's."""
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+
+import mido
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import AEMain
+import Augmentation
+import DatasetCreator
+import Hyperparameters as hp
+import Main
+import MIDI2Audio
+import UNetMain
+import Util
+from AEDataset import NoteDataset, note_labels
+from AEModel import Model, NoteModel, level_to_own, pick_notes
+from Autoencoder import Autoencoder, NoteAutoencoder, NoteDecoder, NoteEncoder, mel_bands, pitch_bands
+from UNet import UNet
+
+rate = hp.sample_rate / hp.hop_length  # frames a second
+small = dict(first=6, channels=6, blocks=1, narrow=2, width=12)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Sums in another order differ in the last bit, so the number of threads must not vary."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def decoder():
+    """A decoder whose weights are all different."""
+    torch.manual_seed(0)
+    decoder = NoteDecoder()
+    with torch.no_grad():
+        decoder.level.add_(4 * torch.randn(decoder.level.shape) - decoder.knots.clamp(min=0)[None, :, None] / 20)
+        decoder.loudness.add_(5 * torch.randn(decoder.loudness.shape))
+        decoder.slope.add_(5 * torch.randn(decoder.slope.shape))
+        decoder.release.add_(torch.rand(decoder.release.shape))
+    return decoder
+
+
+@pytest.fixture
+def model(decoder):
+    """A small autoencoder of notes, not trained, with that decoder."""
+    torch.manual_seed(1)
+    network = NoteAutoencoder(**small)
+    network.decoder = decoder
+    return NoteModel(network)
+
+
+def some_notes(number=40, seconds=6.0, seed=0):
+    """Notes [shape=(number, 4)] of which those of one key begin at least 0.1 s apart."""
+    rng, notes = np.random.default_rng(seed), []
+    while len(notes) < number:
+        onset, key = rng.uniform(0, seconds), rng.integers(hp.lowest_key, hp.lowest_key + hp.n_keys)
+        if all(other[2] != key or abs(other[0] - onset) > 0.1 for other in notes):
+            notes.append((onset, onset + rng.uniform(0.05, 2), key, rng.integers(1, 128)))
+    notes = np.array(sorted(notes), np.float32)
+    for i, (onset, _, key, _) in enumerate(notes):  # which ends the one before it
+        before = notes[:i][notes[:i, 2] == key]
+        notes[:i, 1][notes[:i, 2] == key] = np.minimum(before[:, 1], onset)
+    return notes
+
+
+# the decoder
+
+def direct_sum(decoder, notes, first, frames):
+    """What the decoder is to compute, band by band and note by note, without torch."""
+    knots, level, loudness, slope, release = (
+        part.detach().double().numpy()
+        for part in (decoder.knots, decoder.level, decoder.loudness, decoder.slope, decoder.release))
+    power = np.zeros((hp.n_mels, frames))
+    for onset, end, key, velocity in notes.astype(np.float64):
+        key, velocity = int(key) - hp.lowest_key, max(velocity / 127, 0.02)
+        for frame in range(frames):
+            since, over = first + frame - onset * rate, max(first + frame - end * rate, 0)
+            if since < knots[0]:
+                continue
+            for band in range(hp.n_mels):
+                decibels = np.interp(since, knots, level[key, :, band])
+                decibels += loudness[key, 0, band] * (np.log10(velocity) + 0.22) + slope[key, 0, band] * (velocity - 0.6)
+                power[band, frame] += 10 ** ((decibels - max(release[key, band], 0) * over) / 10)
+    return 10 * np.log10(np.maximum(power, 1e-12))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("first, frames", ((0, 20), (57, 9), (300, 3), (900, 3)))
+def test_the_decoder_is_a_direct_sum_of_powers(decoder, first, frames):
+    notes = np.array([(0.0, 0.3, 60, 90), (0.113, 0.5, 60, 20), (0.15, 10.4, 21, 127), (0.2, 0.9, 108, 1), (0.62, 0.7, 64, 64),
+                      (3.46, 3.6, 50, 80)], np.float32)
+    ours = decoder(torch.from_numpy(notes), first, frames).numpy()
+    direct = direct_sum(decoder, notes, first, frames)
+    loud = direct > -110
+    assert loud.mean() > 0.5
+    np.testing.assert_allclose(ours[loud], direct[loud], atol=0.02)
+    assert (ours[~loud] < -100).all()
+
+
+@torch.inference_mode()
+def test_without_notes_the_decoder_is_silent_and_other_keys_count_for_nothing(decoder):
+    nothing = torch.zeros(0, 4)
+    assert (decoder(nothing, 0, 7) == NoteDecoder.silence).all() and decoder(nothing, 0, 7).shape == (hp.n_mels, 7)
+    assert (decoder(torch.tensor([[0.1, 1, 0, 0], [0.1, 1, 20, 90], [0.1, 1, 109, 90]]), 0, 7) == NoteDecoder.silence).all()
+    notes = torch.from_numpy(some_notes())
+    padded = torch.cat([notes, torch.zeros(9, 4)])
+    assert torch.equal(decoder(padded, 100, 20), decoder(notes, 100, 20))
+
+
+@torch.inference_mode()
+def test_parts_of_a_piece_are_those_of_the_whole(model, monkeypatch):
+    notes = some_notes(60)
+    notes[0, 1] = 9  # held all the way
+    whole = model.network.decoder(torch.from_numpy(notes), 0, 700).numpy()
+    for size in 7, 256:
+        monkeypatch.setattr(hp, "decoder_frames", size)
+        played = np.concatenate([model.play(notes, first, frames) for first, frames in ((0, 301), (301, 1), (302, 398))], 1)
+        audible = whole > whole.max() - hp.top_db
+        np.testing.assert_allclose(played[audible], whole[audible], atol=0.01)
+
+
+@torch.inference_mode()
+def test_an_onset_may_lie_between_two_frames(decoder):
+    first, between, last = (decoder(torch.tensor([[(43 + share) / rate, 2, 60, 80]]), 43, 15) for share in (0, 0.5, 1))
+    torch.testing.assert_close(first[:, :-1], last[:, 1:], atol=0.02, rtol=0)
+    torch.testing.assert_close(between, (first + last) / 2, atol=0.02, rtol=0)
+
+
+def test_gradients_reach_the_weights_of_the_keys_that_sound_and_no_others(decoder):
+    notes = torch.tensor([[0.1, 0.3, 60, 90], [0.2, 2.0, 64, 50]])
+    decoder(notes, 0, 40).sum().backward()
+    struck = torch.zeros(hp.n_keys, dtype=torch.bool)
+    struck[[60 - hp.lowest_key, 64 - hp.lowest_key]] = True
+    for name in "level", "loudness", "slope":
+        reached = getattr(decoder, name).grad.flatten(1).abs().sum(1) > 0
+        assert torch.equal(reached, struck), name
+    released = decoder.release.grad.abs().sum(1) > 0  # the second is still down
+    assert released.nonzero().flatten().tolist() == [60 - hp.lowest_key]
+    times = decoder.level.grad[60 - hp.lowest_key].abs().sum(1) > 0
+    assert times[0] and times[decoder.knots <= 40 - 0.1 * rate].all() and not times[decoder.knots > 42 - 0.1 * rate].any()
+
+
+def test_gradients_of_the_decoder_are_those_of_finite_differences(decoder):
+    decoder, notes = decoder.double(), torch.tensor([[0.1, 0.2, 60, 90], [0.12, 0.5, 60, 50]], dtype=torch.double)
+    decoder(notes, 5, 30).sum().backward()
+    key = 60 - hp.lowest_key
+    for parameter, place in ((decoder.level, (key, 8, 3)), (decoder.loudness, (key, 0, 100)), (decoder.slope, (key, 0, 7)),
+                             (decoder.release, (key, 50))):
+        sums = []
+        for step in 1e-4, -2e-4:
+            with torch.no_grad():
+                parameter[place] += step
+                sums.append(decoder(notes, 5, 30).sum().item())
+        assert parameter.grad[place].item() == pytest.approx((sums[0] - sums[1]) / 2e-4, rel=1e-3)
+
+
+# the encoder
+
+@pytest.mark.parametrize("frames", (1, 2, 3, 8, 37))
+def test_any_number_of_frames(model, frames):
+    rng = np.random.default_rng(0)
+    pitch = rng.random((hp.n_pitches, -(-frames // 2)), np.float32)
+    mel = rng.random((hp.n_mels, frames), np.float32)
+    heard = model.hear(pitch, mel)
+    assert heard.shape == (3, frames, hp.n_keys) and (0 <= heard).all() and (heard <= 1).all()
+    assert model.generate(pitch, mel).shape == (hp.n_mels, frames)
+    assert note_labels(some_notes(), 100, frames).shape == heard.shape
+    model.network.train()
+    images = torch.from_numpy(pitch)[None].repeat(2, 1, 1), torch.from_numpy(mel)[None].repeat(2, 1, 1)
+    assert model.network(*images).shape == (2, 3, frames, hp.n_keys)
+
+
+def test_gradients_reach_every_weight_of_the_encoder():
+    torch.manual_seed(0)
+    encoder = NoteEncoder(**small)
+    encoder(torch.rand(2, hp.n_pitches, 10), torch.rand(2, hp.n_mels, 20)).square().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_losses_teach_encoder_and_decoder_apart(takes):
+    names = DatasetCreator.build(takes)
+    batch = torch.utils.data.default_collate([NoteDataset(names, takes)[0, 40, 64, 1]])
+    reached = {}
+    for name, weights in ("labels", "encoder"), ("target", "decoder"):
+        torch.manual_seed(0)
+        trainer = AEMain.NoteTrainer(NoteAutoencoder(**small), 1e-3, torch.device("cpu"))
+        trainer.network.train()
+        changed = {**batch, name: batch[name] * 0.5}
+        gradients = []
+        for part in batch, changed:
+            trainer.network.zero_grad()
+            trainer.loss_of(part)[0].backward()
+            gradients.append({key: value.grad.clone() for key, value in trainer.network.named_parameters()})
+        reached[weights] = {key.split(".")[0] for key in gradients[0] if not torch.equal(*(g[key] for g in gradients))}
+    assert reached == {"encoder": {"encoder"}, "decoder": {"decoder"}}
+
+
+def test_the_pitch_spectrogram_of_a_tone_is_loudest_in_its_keys_band():
+    time, step = np.arange(2 * hp.pitch_n_fft) / hp.sample_rate, hp.sample_rate / hp.pitch_n_fft
+    bands = pitch_bands((1,))[:, 1].numpy()
+    for key, band in enumerate(bands):
+        hertz = 440 * 2 ** ((key + hp.lowest_key - 69) / 12)
+        image = DatasetCreator.pitch_spectrogram(np.sin(2 * np.pi * hertz * time).astype(np.float32))
+        assert image.shape == (hp.n_pitches, -(-(time.size // hp.hop_length) // 2)) and image.max() == 1
+        loudest = image[:, image.shape[1] // 2].argmax()
+        found = 440 * 2 ** (((loudest - 1) / hp.pitch_bands_per_key + hp.lowest_key - 69) / 12)
+        assert loudest == band or hertz < 125 and abs(found - hertz) < step  # a bin of the transform is wider down there
+
+
+def test_the_bands_of_a_key_are_those_of_its_partials():
+    partials = (1, 2, 4)
+    share, filters = mel_bands(partials).numpy(), DatasetCreator.mel_filters()
+    hertz = np.fft.rfftfreq(hp.n_fft, 1 / hp.sample_rate)
+    centre = Util.mel_frequencies(hp.n_mels + 2)[1:-1]
+    for key in 24, 50, 87:
+        for i, partial in enumerate(partials):
+            frequency = 440 * 2 ** ((key + hp.lowest_key - 69) / 12) * partial
+            if frequency > hp.fmax:
+                assert not share[:, key, i].any()
+                continue
+            assert share[:, key, i] @ centre == pytest.approx(frequency, rel=1e-3)
+            heard = filters[:, np.abs(hertz - frequency).argmin()]
+            assert heard[share[:, key, i] > 0.4].all()
+    assert pitch_bands(partials).max() == hp.n_pitches and pitch_bands((0.5,))[0].tolist() == [hp.n_pitches] * 3
+
+
+# notes of a MIDI file
+
+def pedal(*steps):
+    return [mido.Message("control_change", control=64, value=value, time=time) for time, value in steps]
+
+
+@pytest.mark.parametrize("notes, requests, read", (
+    ([(0, 60, 0.5, 1.0)], [], [(0.5, 1.0, 60, 90)]),
+    ([(0, 60, 0.5, 1.0)], pedal((0.7, 127), (2.0, 0)), [(0.5, 2.0, 60, 90)]),          # the pedal holds it
+    ([(0, 60, 0.5, 3.0)], pedal((0.7, 127), (2.0, 0)), [(0.5, 3.0, 60, 90)]),          # so does the key
+    ([(0, 60, 0.5, 1.0)], pedal((0.7, 63), (2.0, 0)), [(0.5, 1.0, 60, 90)]),           # hardly down
+    ([(0, 60, 0.5, 1.0)], pedal((1.2, 127), (2.0, 0)), [(0.5, 1.0, 60, 90)]),          # too late
+    ([(0, 60, 0.5, 1.0)], pedal((0.7, 127)), [(0.5, 4.0, 60, 90)]),                    # never up again
+    ([(0, 60, 0.5, 1.0), (0, 60, 1.5, 1.8)], pedal((0.0, 127), (3.0, 0)), [(0.5, 1.5, 60, 90), (1.5, 3.0, 60, 90)]),
+    ([(0, 60, 0.5, 1.0), (1, 64, 0.5, 1.0)], pedal((0.0, 127), (3.0, 0)), [(0.5, 1.0, 64, 90), (0.5, 3.0, 60, 90)]),
+    ([(9, 36, 0.5, 1.0), (0, 60, 1.0, 1.5)], [], [(1.0, 1.5, 60, 90)]),                # percussion
+    ([(0, 60, 3.5, 7.0), (0, 64, 4.5, 5.0)], [], [(3.5, 4.0, 60, 90)]),                # cut at the limit of 4 s
+    ([(0, 60, 4.5, 5.0)], [], []),
+))
+def test_notes_are_read_from_midi(tmp_path, midi, notes, requests, read):
+    found = Util.read_notes(midi(tmp_path / "piece.mid", notes, requests), limit_s=4)
+    assert found.dtype == np.float32 and found.shape == (len(read), 4)
+    np.testing.assert_allclose(found, np.array(read).reshape(-1, 4), atol=1e-3)
+
+
+def test_what_is_no_midi_is_named(tmp_path):
+    tmp_path.joinpath("broken.mid").write_bytes(b"MThd\0\0\0\6\0\1\0\1\0`MTrk\0\0\0\x20\0\x90")
+    with pytest.raises(ValueError, match="broken.mid is not a MIDI file, or is damaged"):
+        Util.read_notes(tmp_path / "broken.mid")
+    with pytest.raises(FileNotFoundError, match="none.mid: no such file; give"):
+        Util.read_notes(tmp_path / "none.mid")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_notes_are_picked_where_their_labels_put_them(seed):
+    notes = some_notes(200, 20, seed)
+    picked = pick_notes(note_labels(notes, 0, 2000))
+    for true, found in zip(*(part[np.lexsort((part[:, 0], part[:, 2]))] for part in (notes, picked)), strict=True):
+        assert found[2] == true[2] and abs(found[3] - true[3]) < 0.01
+        assert abs(found[0] - true[0]) < 0.005
+        assert abs(found[1] - max(true[1], true[0] + 2 / rate)) < 1.01 / rate
+
+
+def test_nothing_heard_is_no_notes():
+    assert pick_notes(np.zeros((3, 50, hp.n_keys), np.float32)).shape == (0, 4)
+    assert not level_to_own(np.full((hp.n_mels, 5), NoteDecoder.silence)).any()
+
+
+def test_a_crop_has_the_labels_of_its_place():
+    notes = some_notes()
+    whole = note_labels(notes, 0, 600)
+    for first, frames in ((0, 50), (101, 77), (590, 10)):
+        np.testing.assert_allclose(note_labels(notes, first, frames), whole[:, first:first + frames], atol=1e-4)
+
+
+# takes
+
+def sounding(file):
+    """(seconds, message) of a MIDI file."""
+    now, found = 0.0, []
+    for message in file:
+        now += message.time
+        found.append((now, message))
+    return found
+
+
+@pytest.mark.parametrize("make", (functools.partial(MIDI2Audio.alter, hp.data / "MIDI_test" / "mozart_rondo_alla_turca.mid"),
+                                  MIDI2Audio.exercise), ids=("take", "exercise"))
+def test_takes_are_by_their_seed_and_playable(tmp_path, make):
+    written = []
+    for seed in range(12):
+        files = [make(random.Random(seed)) for _ in range(2)]
+        for i, file in enumerate(files):
+            file.save(tmp_path / f"{i}.mid")
+        written.append(tmp_path.joinpath("0.mid").read_bytes())
+        assert written[-1] == tmp_path.joinpath("1.mid").read_bytes()
+        struck = [(time, message) for time, message in sounding(files[0]) if message.type == "note_on" and message.velocity]
+        assert len(struck) > 10
+        for time, message in struck:
+            assert 0 <= time < hp.limit_s + 0.1
+            assert hp.lowest_key <= message.note < hp.lowest_key + hp.n_keys and 6 <= message.velocity <= 127
+        assert max(length for length, _ in sounding(files[0])) < 3 * hp.limit_s
+    assert len(set(written)) == 12
+
+
+def test_exercises_know_all_keys():
+    keys = {message.note for seed in range(60) for _, message in sounding(MIDI2Audio.exercise(random.Random(seed)))
+            if message.type == "note_on"}
+    assert keys == set(range(hp.lowest_key, hp.lowest_key + hp.n_keys))
+
+
+def test_a_take_of_a_piece_whose_pedal_begins_after_it(tmp_path, midi):
+    path = midi(tmp_path / "piece.mid", [(0, 60, 0.0, 0.5), (0, 64, 0.6, 1.0)], pedal((0.8, 127), (1.5, 0)))
+    for seed in range(20):
+        assert len(sounding(MIDI2Audio.alter(path, random.Random(seed)))) > 2
+
+
+@pytest.fixture(scope="module")
+def responses():
+    """Two rooms by hand: the direct sound, then noise that dies away."""
+    rng = np.random.default_rng(0)
+    tail = np.exp(-np.arange(8000) / 1500)[None] * rng.standard_normal((2, 8000)) * 0.03
+    tail[:, :6] = 0
+    tail[:, 5] = 1
+    return [response.astype(np.float32) for response in tail]
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory, instruments, midi, responses):
+    """A data folder with the takes, recorded, of two short pieces on two pianos; exercises of four seconds."""
+    data = tmp_path_factory.mktemp("takes")
+    for name, keys in ("one", (43, 60, 67, 72, 88)), ("two", (36, 55, 64, 69, 100)):
+        notes = [(0, key, 0.317 + 0.4531 * i, 0.6 + 0.4531 * i) for i, key in enumerate(keys)]
+        midi(data / "MIDI" / f"{name}.mid", notes, pedal((0.0, 0), (1.9, 127), (2.2, 0)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MIDI2Audio, "exercise", functools.partial(MIDI2Audio.exercise, limit_s=4))
+        patch.setattr(Augmentation, "rooms", lambda: responses)
+        patch.setattr(hp, "recorded_share", 1)
+        MIDI2Audio.main(["--data", str(data), "--takes", "1", "--recorded", "--source", "FluidR3_GM.sf2:0:0",
+                         "FluidR3_GM.sf2:0:1"])
+    return data
+
+
+@pytest.fixture
+def takes(rendered, tmp_path):
+    """A copy of `rendered` that a test may train on and spoil."""
+    return shutil.copytree(rendered, tmp_path / "takes")
+
+
+def test_what_takes_leave(rendered, instruments, tmp_path):
+    names = {"one", "one~0", "one~1", "two", "two~0", "two~1"}
+    for folder, ending in ("MIDI", "mid"), ("notes", "mid"), ("piano", "wav"), ("synth", "wav"):
+        assert {path.name for path in (rendered / folder).iterdir()} - {"preset.txt"} == {f"{name}.{ending}" for name in names}
+    assert not (rendered / "piano_2").exists()
+    assert "FluidR3_GM.sf2:0:1" in (rendered / "piano" / "preset.txt").read_text()
+    assert (rendered / "piano" / "preset.txt").read_text().endswith(", recorded\n")
+    for name in names:
+        piano, synth = (Util.read_audio(rendered / side / f"{name}.wav") for side in ("piano", "synth"))
+        assert piano.size == synth.size and np.abs(piano).max() > 0.9
+    for side, preset in zip(("piano", "synth"), instruments):  # a piece is as without takes
+        MIDI2Audio.synthesise_midi_to_audio(rendered / "MIDI" / "one.mid", tmp_path / "one.wav", *preset)
+        assert tmp_path.joinpath("one.wav").read_bytes() == (rendered / side / "one.wav").read_bytes()
+
+
+def test_what_is_there_is_kept(rendered, monkeypatch):
+    times = {path: path.stat().st_mtime_ns for path in rendered.rglob("*.*")}
+    monkeypatch.setattr(Augmentation, "rooms", lambda: [])
+    MIDI2Audio.main(["--data", str(rendered), "--takes", "1", "--recorded", "--source", "FluidR3_GM.sf2:0:0",
+                     "FluidR3_GM.sf2:0:1"])
+    assert {path: path.stat().st_mtime_ns for path in times if path.name != "preset.txt"} == {
+        path: time for path, time in times.items() if path.name != "preset.txt"}
+
+
+def test_a_damaged_file_has_no_takes_and_stops_no_others(tmp_path, midi):
+    midi(tmp_path / "fine.mid"), tmp_path.joinpath("damaged.mid").write_bytes(b"MThd")
+    MIDI2Audio.write_takes(tmp_path, 1)
+    assert {path.name for path in tmp_path.iterdir()} == {"damaged.mid", "fine.mid", "fine~0.mid", "fine~1.mid"}
+
+
+def test_takes_of_what_is_not_for_piano_alone_are_left_out_with_it(tmp_path, midi, instruments, capsys):
+    midi(tmp_path / "MIDI" / "strings.mid", requests=[mido.Message("program_change", program=48, time=0)])
+    midi(tmp_path / "MIDI" / "strings~1.mid"), midi(tmp_path / "MIDI" / "piano.mid")
+    MIDI2Audio.synthesise_folder(tmp_path / "MIDI", tmp_path / "piano", instruments[0], solo_piano=True)
+    assert [path.name for path in (tmp_path / "piano").glob("*.wav")] == ["piano.wav"]
+    assert capsys.readouterr().err.count("is not for piano alone") == 2
+
+
+@pytest.mark.parametrize("side", ("piano", "synth"))
+def test_labels_lie_where_the_audio_has_the_notes(takes, side):
+    DatasetCreator.build(takes)
+    for name in "one", "two":
+        folder = takes / "generated" / name
+        notes, image = np.load(folder / "notes.npy"), np.load(folder / f"{side}.npy").astype(np.float32)
+        rise, late = np.maximum(np.diff(image, axis=1), 0).sum(axis=0), []
+        assert len(notes) == 5
+        for onset in notes[:, 0] * rate:
+            near = np.arange(int(onset) - 8, int(onset) + 9)
+            late.append(near[rise[near].argmax()] + 0.5 - onset)
+        # a window begins to see an onset before its centre does
+        assert np.abs(np.array(late) + 0.5).max() < 1 and abs(np.mean(late) + 0.5) < 0.5
+
+
+def test_notes_and_pitches_of_a_data_set(takes):
+    names = DatasetCreator.build(takes)
+    assert DatasetCreator.has_notes(names, takes)
+    dataset = NoteDataset(names, takes)
+    for piece, name in enumerate(names):
+        whole = dataset[piece]
+        frames = whole["mel"].shape[1]
+        shapes = {"pitch": (hp.n_pitches, -(-frames // 2)), "mel": (hp.n_mels, frames), "target": (hp.n_mels, frames),
+                  "labels": (3, frames, hp.n_keys), "notes": (NoteDataset.most_notes, 4)}
+        assert {part: tuple(whole[part].shape) for part in shapes} == shapes and whole["first"] == 0
+        for start in 0, 41, frames - 20:
+            crop, first = dataset[piece, start, 60, 3], start - start % 2
+            assert crop["first"] == first
+            for part, axis, step in ("pitch", 1, 2), ("mel", 1, 1), ("target", 1, 1), ("labels", 1, 1):
+                length = min(60, frames - first) // step
+                torch.testing.assert_close(crop[part].narrow(axis, 0, length),
+                                           whole[part].narrow(axis, first // step, length), atol=1e-4, rtol=0)
+
+
+def test_a_recording_a_little_longer_than_its_partner(takes):
+    """Its pitch spectrogram is as long as its mel spectrogram."""
+    for folder in "piano", "synth":
+        path = takes / folder / "one.wav"
+        audio = Util.read_audio(path)
+        size = audio.size // (2 * hp.hop_length) * 2 * hp.hop_length  # an even number of frames
+        Util.write_audio(path, audio[:size + 10 * (folder == "piano") - 20 * (folder == "synth")])
+    DatasetCreator.build(takes)
+    shapes = [np.load(takes / "generated" / "one" / f"{name}.npy").shape[1] for name in ("piano", "piano_pitch")]
+    assert shapes[1] == -(-shapes[0] // 2)
+
+
+def test_notes_are_for_all_pieces_or_for_none(takes):
+    (takes / "notes" / "two.mid").unlink()
+    with pytest.raises(ValueError, match="notes lacks two; put their MIDI files there"):
+        AEMain.train(takes)
+    shutil.rmtree(takes / "notes")
+    with pytest.raises(ValueError, match="notes holds no notes; put the pieces' MIDI files there, or give --network report"):
+        AEMain.train(takes, network="notes")
+
+
+# as if recorded
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_recording_is_as_long_not_late_and_by_its_seed(responses, seed):
+    audio = Util.read_audio(hp.demo)[:4 * hp.sample_rate]
+    first, again, other = (Augmentation.record(audio, np.random.default_rng(number), responses)
+                           for number in (seed, seed, seed + 100))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == audio.shape and first.dtype == np.float32 and np.isfinite(first).all()
+    assert not np.array_equal(first, other) and np.abs(first).max() < 1.2
+    assert abs(late(audio, first)) <= 0.005
+
+
+def late(audio, recorded, most=0.1):
+    """Seconds by which a recording is behind, from the cross-correlation."""
+    size = 2 * audio.size
+    correlation = np.fft.irfft(np.fft.rfft(audio, size).conj() * np.fft.rfft(recorded, size))
+    lags = np.arange(-round(most * hp.sample_rate), round(most * hp.sample_rate))
+    return lags[np.abs(correlation[lags]).argmax()] / hp.sample_rate
+
+
+@pytest.mark.parametrize("compression", (0.3, 0.4, 0.5, 0.6))
+def test_mp3_comes_back_as_long_and_on_time(compression):
+    audio = Util.read_audio(hp.demo)[:3 * hp.sample_rate + 77]
+    coded = Augmentation.mp3(audio, compression)
+    assert coded.shape == audio.shape and abs(late(audio, coded)) < 1 / hp.sample_rate
+    assert 0 < np.abs(coded - audio).max() < 0.2
+
+
+def test_rooms_begin_with_the_direct_sound_and_are_by_their_seed():
+    first, again, other = (Augmentation.rooms.__wrapped__(2, seed) for seed in (5, 5, 6))
+    audio = Util.read_audio(hp.demo)[:2 * hp.sample_rate]
+    for response, same, another in zip(first, again, other):
+        np.testing.assert_array_equal(response, same)
+        assert not np.array_equal(response, another)
+        assert np.linalg.norm(response) == pytest.approx(1, rel=1e-3) and response.size <= 2.5 * hp.sample_rate
+        assert np.abs(response[:40]).max() > 0.3 * np.abs(response).max()
+        wet = np.convolve(audio, response[:2000])[:audio.size]
+        assert abs(late(audio, wet)) < 0.01
+    assert not np.array_equal(first[0][:100], first[1][:100])
+
+
+# training
+
+brief = ["--epochs", "2", "--batch-size", "2", "--crop-frames", "64", "--device", "cpu"]
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Have AEMain.py train a small network."""
+    monkeypatch.setattr(AEMain, "NoteAutoencoder", functools.partial(NoteAutoencoder, **small))
+
+
+def state(path):
+    return torch.load(path, weights_only=True)
+
+
+def test_both_trainings_and_playing_one_after_the_other(takes, narrow, tmp_path, monkeypatch, capsys):
+    AEMain.main([*brief, "--network", "notes", "--augmented", "--data", str(takes)])
+    own = takes / "models" / "own"
+    recorded = json.loads((own / "ae_losses.json").read_text())
+    assert recorded["settings"]["network"] == "notes" and len(recorded["training"]) == 2
+    assert recorded["training"][1] < recorded["training"][0]
+    assert {name.partition("~")[0] for name in recorded["training_pieces"]}.isdisjoint(
+        name.partition("~")[0] for name in recorded["validation_pieces"])
+    assert isinstance(Model.load(Autoencoder, own / "ae.torch"), NoteModel)
+    UNetMain.main([*brief, "--wf", "3", "--data", str(takes)])
+    unet = json.loads((own / "unet_losses.json").read_text())
+    assert unet["training_pieces"] == recorded["training_pieces"]
+    assert unet["validation_pieces"] == recorded["validation_pieces"]
+    outputs = {path.stem for path in (takes / "ae_output").glob("*.npy")}
+    assert outputs == {"one", "one~0", "one~1", "two", "two~0", "two~1"}
+    monkeypatch.chdir(tmp_path)
+    Main.main([str(takes / "piano" / "one.wav"), "--ae", str(own / "ae.torch"), "--unet", str(own / "unet.torch")])
+    played, recording = (soundfile.read(path)[0] for path in (tmp_path / "one_epiano.wav", takes / "piano" / "one.wav"))
+    assert played.size == recording.size and np.isfinite(played).all()
+    assert (tmp_path / "one_epiano.png").exists()
+    assert "next: python UNetMain.py" in capsys.readouterr().out
+
+
+def test_the_report_is_trained_on_the_same_data(takes):
+    AEMain.main([*brief, "--network", "report", "--channels", "8", "16", "16", "--data", str(takes)])
+    assert not isinstance(Model.load(Autoencoder, takes / "models" / "own" / "ae.torch"), NoteModel)
+    assert json.loads((takes / "models" / "own" / "ae_losses.json").read_text())["settings"]["network"] == "report"
+
+
+def test_a_training_of_notes_goes_on_as_if_it_had_not_been_stopped(takes, narrow, monkeypatch):
+    AEMain.main([*brief, "--data", str(takes), "--model", "whole"])
+
+    class Interrupting(NoteDataset):
+        reads = 0
+
+        def __getitem__(self, key):
+            Interrupting.reads += 1
+            if Interrupting.reads in (5, 9):
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__getitem__(key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AEMain, "NoteDataset", Interrupting)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                AEMain.main([*brief, "--data", str(takes)])
+    AEMain.main([*brief, "--data", str(takes)])
+    one, other = (state(takes / "models" / name / "ae.torch") for name in ("whole", "own"))
+    assert one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+@pytest.mark.parametrize("half", (False, True), ids=("single", "half precision"))
+def test_form_and_weights_come_back(tmp_path, model, half):
+    torch.manual_seed(3)
+    network = NoteAutoencoder(**{**small, "blocks": 2, "narrow": 3})
+    network.decoder = model.network.decoder
+    saved = {key: value.half() if half and value.is_floating_point() else value for key, value in network.state_dict().items()}
+    torch.save(saved, tmp_path / "ae.torch")
+    loaded = Model.load(Autoencoder, tmp_path / "ae.torch")
+    assert isinstance(loaded, NoteModel) and loaded.network.state_dict().keys() == saved.keys()
+    for key, value in loaded.network.state_dict().items():
+        assert torch.equal(value, saved[key].float() if value.is_floating_point() else saved[key])
+    rng = np.random.default_rng(0)
+    images = rng.random((hp.n_pitches, 10), np.float32), rng.random((hp.n_mels, 20), np.float32)
+    tolerance = 0.02 if half else 0
+    np.testing.assert_allclose(loaded.hear(*images), NoteModel(network).hear(*images), atol=tolerance)
+    notes = some_notes()
+    np.testing.assert_allclose(loaded.play(notes, 0, 50), model.play(notes, 0, 50), atol=5 * tolerance)
+
+
+def test_weights_of_half_an_autoencoder_are_refused(tmp_path, model):
+    torch.save({key: value for key, value in model.network.state_dict().items() if "decoder" not in key}, tmp_path / "ae.torch")
+    with pytest.raises(ValueError, match="ae.torch does not hold the weights of an autoencoder; train it again"):
+        Model.load(Autoencoder, tmp_path / "ae.torch")
+
+
+# long recordings
+
+@pytest.fixture
+def long(responses):
+    """Twelve seconds of the demo, in a room."""
+    audio = Util.read_audio(hp.demo)[:12 * hp.sample_rate]
+    return np.convolve(audio, responses[0][:3000])[:audio.size].astype(np.float32)
+
+
+def test_a_long_recording_is_heard_as_a_whole(long, model, monkeypatch):
+    monkeypatch.setattr(hp, "bfloat16", False)
+    monkeypatch.setattr(Main, "pick_notes", lambda heard: heard)
+    parts = []
+    for size in 5000, 264:
+        monkeypatch.setattr(hp, "chunk_frames", size)
+        parts.append(Main.listen(long, model))
+    assert len(Main.chunks(Main.n_frames(long))) == 4
+    np.testing.assert_allclose(*parts, atol=2e-3)  # they are kept in half precision
+    assert parts[0].std() > 0.01
+
+
+def test_a_long_recording_is_played_without_seams_though_a_note_is_held_across(long, model, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(hp, "bfloat16", False)
+    notes = some_notes(60, 11)
+    notes = np.concatenate([notes, [[0.5, 11.5, 45, 100]]]).astype(np.float32)
+    monkeypatch.setattr(Main, "listen", lambda audio, model: notes)
+    monkeypatch.setattr(hp, "context_frames", 96)
+    models, played = (model, Model(UNet(wf=2))), []
+    for size in 5000, 264:
+        monkeypatch.setattr(hp, "chunk_frames", size)
+        images = []
+        monkeypatch.setattr(DatasetCreator, "invert", lambda mel, guide, inversion, invert=DatasetCreator.griffin_lim: (
+            images.append(mel), invert(np.sqrt(DatasetCreator.power_from_mel(mel, np.abs(guide) ** 2)), guide, 2))[1])
+        audio, pictures = Main.resynthesise(long, models[:1])
+        assert audio.shape == long.shape and np.isfinite(audio).all() and len(pictures) == 2
+        played.append((audio, Main.resynthesise(long, models)[0], pictures[1]))
+    (whole, whole_unet, image), (parts, parts_unet, first) = played
+    np.testing.assert_allclose(image[:, :first.shape[1]], first, atol=2e-3)
+    for one, other in (whole, parts), (whole_unet, parts_unet):
+        assert np.abs(one - other).max() < 0.05 * np.abs(one).max()
+
+
+def test_a_note_held_across_a_boundary_sounds_on_both_sides(decoder, model):
+    notes = np.array([[0.5, 8.0, 60, 100]], np.float32)
+    image = Main.play_notes(notes, model, 700).astype(np.float32)
+    power = DatasetCreator.mel_from_log(image).sum(axis=0)
+    for boundary in 256, 512:
+        assert power[boundary] == pytest.approx(power[boundary - 1], rel=0.3) and power[boundary] > 0
+
+
+def test_a_recording_without_notes_comes_out_silent_and_as_long(model, monkeypatch):
+    noise = np.random.default_rng(0).normal(0, 0.01, hp.sample_rate).astype(np.float32)
+    monkeypatch.setattr(Main, "listen", lambda audio, model: np.zeros((0, 4), np.float32))
+    audio, _ = Main.resynthesise(noise, [model])
+    assert audio.shape == noise.shape and not audio.any()
