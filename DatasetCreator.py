@@ -298,8 +298,8 @@ def store(recordings, outputs):
 
 
 def store_notes(recording, midi_path, mel, pitch, notes):
-    """Write the pitch spectrogram of a recording, as long as that in `mel`, and the notes of its MIDI file, where missing
-    or older than these."""
+    """Write the pitch spectrogram of a recording, as long as that in `mel`, and the notes of its MIDI file, where
+    missing or older than these."""
     if not Util.newer(pitch, mel):
         clip = Util.read_audio(recording)[:hp.limit_s * hp.sample_rate]
         frames = Util.load_array(mel, np.float16, mmap_mode="r").shape[1]
