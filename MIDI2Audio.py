@@ -376,13 +376,13 @@ def write_takes(midi_folder, number):
                         (alter(path, rng) if i else exercise(rng)).save(temporary)
 
 
-def keep_notes(midi_folder, output_folder, shard=(0, 1)):
-    """Write the part of every MIDI file that is rendered to `output_folder`/<piece>.mid, whence training has its notes.
-    """
+def keep_notes(midi_folder, audio_folder, output_folder, shard=(0, 1)):
+    """Write the part of every MIDI file that has been rendered to `audio_folder`/<piece>.wav to
+    `output_folder`/<piece>.mid, whence training has its notes."""
     for name, path in sorted(Util.pieces(midi_folder, midi_endings).items())[shard[0]::shard[1]]:
         output = Path(output_folder) / f"{name}.mid"
-        if not Util.newer(output, path):
-            with contextlib.suppress(ValueError), Util.replacing(output) as temporary:  # it was not rendered either
+        if Path(audio_folder, f"{name}.wav").exists() and not Util.newer(output, path):
+            with contextlib.suppress(ValueError), Util.replacing(output) as temporary:  # the file has changed since
                 trim(path)[0].save(temporary)
 
 
@@ -473,16 +473,18 @@ def synthesise_all(mode, data=hp.data, presets=None, detune=0, takes=0, recorded
         write_takes(Path(data) / "MIDI", takes)
         how.update(take_presets=presets, recorded=recorded and mode == "piano")
         presets = presets[:1]
-    if mode == "piano":
-        keep_notes(Path(data) / "MIDI", Path(data) / "notes", how.get("shard", (0, 1)))
     folders = [mode, *(f"{mode}_{number}" for number in range(2, len(presets) + 1))]
     left = [str(Path(data) / name) for name in Util.numbered(data, "piano") if mode == "piano" and name not in folders]
     if left:
         tqdm.write(f"warning: there are pianos of an earlier render in {', '.join(left)}; "
                    "remove them or they are trained on too", file=sys.stderr)
-    for folder, preset in zip(folders, presets):
-        synthesise_folder(Path(data) / "MIDI", Path(data) / folder, preset,
-                          detune=detune if takes or folder != mode else 0, **how)
+    try:
+        for folder, preset in zip(folders, presets):
+            synthesise_folder(Path(data) / "MIDI", Path(data) / folder, preset,
+                              detune=detune if takes or folder != mode else 0, **how)
+    finally:  # also where some could not be rendered
+        if mode == "piano":
+            keep_notes(Path(data) / "MIDI", Path(data) / mode, Path(data) / "notes", how.get("shard", (0, 1)))
 
 
 def cents(text):

@@ -333,12 +333,12 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
              "losses": {"loss": loss_name, "training": [], "validation": []}}
     note = {**settings["trained_for"], **{key: settings[key] for key in ("autoencoder",) if key in settings}}
     if checkpoint.exists():
-        saved, differing = load_checkpoint(checkpoint, settings, model)
+        found, differing = load_checkpoint(checkpoint, settings, model)
         if differing and not overwrite:  # else what the first step saves takes its place
             raise ValueError(f"{checkpoint} was started with other settings ({', '.join(differing)}); "
                              "give the same ones, or add --overwrite to start anew")
         if not differing:
-            state = saved
+            state = found
             if rank == 0:
                 print(f"going on from epoch {state['epoch'] + 1}, batch {state['batch']}")
     losses, lengths = state["losses"], [target.shape[-1] for target in training_set.targets]

@@ -375,7 +375,7 @@ def test_a_preset_that_the_soundfont_lacks_is_named(render, midi, tmp_path, bank
     assert not (tmp_path / "render.wav").exists()
 
 
-@pytest.mark.parametrize("content", (b"text", b"RIFF\x10\0\0\0sfbk"))
+@pytest.mark.parametrize("content", (b"text", b"RIFF\4\0\0\0sfbk"))
 def test_a_file_that_is_no_soundfont_is_named(render, midi, tmp_path, content):
     (tmp_path / "bad.sf2").write_bytes(content)
     with pytest.raises(ValueError, match="bad.sf2 is not a SoundFont"):

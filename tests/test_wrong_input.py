@@ -221,7 +221,8 @@ def test_without_fluidsynth_the_command_that_installs_it_is_given(complaint, goo
 
 @pytest.mark.parametrize("option", ("--source", "--target"))
 def test_a_soundfont_that_is_missing_is_named(complaint, good, option):
-    message = complaint(MIDI2Audio.main, "--data", good, option, "nosuch.sf2:0:0", may_write=(".wav", "preset.txt"))
+    message = complaint(MIDI2Audio.main, "--data", good, option, "nosuch.sf2:0:0",
+                        may_write=(".wav", "preset.txt", "good.mid"))
     assert "nosuch.sf2" in message and "apt-get install fluid-soundfont-gm" in message
 
 
