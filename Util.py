@@ -390,7 +390,10 @@ def choose_device(name="auto"):
         raise ValueError(f"device '{name}' is not available here; choose from "
                          f"{', '.join(k for k in present if present[k])}")
     try:
-        return torch.empty(1, device=name).device  # cuda:99 is a name too, and found out only when it is used
+        device = torch.device(name)
+        if device.index is not None:  # cuda:99 is a name too, and found out only when it is used
+            torch.empty(1, device=device)
+        return device
     except RuntimeError as error:
         raise ValueError(f"device '{name}' cannot be used ({first_line(error)}); choose another, cuda, mps or "
                          "cpu") from None
