@@ -73,8 +73,7 @@ def pitch_filters():
 
     Each is as wide as its distance to its neighbours, or a bin of the transform where that is more, and sums to one.
     """
-    # with the neighbours of the ends
-    numbers = np.arange(-2, hp.n_pitches + 1) / hp.pitch_bands_per_key + hp.lowest_key
+    numbers = np.arange(-2, hp.n_pitches + 1) / hp.pitch_bands_per_key + hp.lowest_key  # and both neighbours
     below, centre, above = (440 * 2 ** ((numbers[i:i + hp.n_pitches, None] - 69) / 12) for i in range(3))
     step = hp.sample_rate / hp.pitch_n_fft
     hertz = np.arange(hp.pitch_n_fft // 2 + 1) * step

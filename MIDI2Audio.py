@@ -300,17 +300,16 @@ def alter(midi_path, rng, limit_s=hp.limit_s):
     events = [(time, 0, mido.Message("control_change", control=sustain, value=value)) for time, value in pedal]
     for onset, end, key, velocity in notes:
         begin = max(onset + apart * rng.gauss(0, 1), 0)
-        strength = scale * (velocity / 127) ** bend + uneven * rng.gauss(0, 1)
-        velocity = min(max(round(127 * strength), 6), 127)
-        events += [(begin, 2, mido.Message("note_on", note=key + shift, velocity=velocity)),
+        strength = round(127 * (scale * (velocity / 127) ** bend + uneven * rng.gauss(0, 1)))
+        events += [(begin, 2, mido.Message("note_on", note=key + shift, velocity=min(max(strength, 6), 127))),
                    (begin + max((end - onset) * longer, 0.03), 1, mido.Message("note_off", note=key + shift))]
     return one_track(events)
 
 
 def exercise(rng, limit_s=hp.limit_s):
     """Return half a minute that no piece is: all keys, at all velocities, alone and together, short and held, now and
-    then with the pedal. So that the keys that pieces leave alone are learnt too. `rng` is a `random.Random`; returns
-    as `alter`."""
+    then with the pedal. So that the keys that pieces leave alone are learnt too. `rng` is a `random.Random`; returns as
+    `alter`."""
     events, now, centre = [], 0.1, rng.uniform(hp.lowest_key, hp.lowest_key + hp.n_keys)
     pause, pedalled = rng.uniform(0.1, 0.6), rng.random() < 0.3
     free = dict.fromkeys(range(hp.lowest_key, hp.lowest_key + hp.n_keys), 0.0)
@@ -325,8 +324,8 @@ def exercise(rng, limit_s=hp.limit_s):
             if free.get(key, limit_s) < now:
                 length = math.exp(rng.uniform(-3, 1.2))
                 free[key] = now + length + 0.02
-                begin, velocity = now + rng.uniform(0, 0.02), rng.randint(8, 127)
-                events += [(begin, 2, mido.Message("note_on", note=key, velocity=velocity)),
+                struck = now + rng.uniform(0, 0.02)
+                events += [(struck, 2, mido.Message("note_on", note=key, velocity=rng.randint(8, 127))),
                            (now + 0.02 + length, 1, mido.Message("note_off", note=key))]
         now += pause * math.exp(rng.gauss(0, 0.6))
     return one_track(events)
@@ -437,8 +436,8 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
                 rng = random.Random(f"{output_folder.name} {name}")
                 take, cents = "~" in name, rng.uniform(-detune, detune)
                 chosen = rng.choice(take_presets) if take and take_presets else preset
-                off = cents if take or not take_presets else 0
-                synthesise_midi_to_audio(midi_files[name], output, *chosen, detune=off)
+                synthesise_midi_to_audio(midi_files[name], output, *chosen,
+                                         detune=cents if take or not take_presets else 0)
                 if take and recorded and rng.random() < hp.recorded_share:
                     Util.write_audio(output, Augmentation.record(
                         Util.read_audio(output), np.random.default_rng(rng.getrandbits(64)), rooms))
@@ -461,8 +460,8 @@ def synthesise_all(mode, data=hp.data, presets=None, detune=0, takes=0, recorded
     `presets` are (SoundFont, bank, program), by default `hp.piano_preset` or `hp.synth_preset`. Several pianos for one
     synth go into data/piano, data/piano_2, data/piano_3 and so on, all but the first tuned off by up to `detune` cents.
     What an earlier call has left in more of these folders stays, with a warning. With `takes` of every piece there is
-    one folder: the pieces are rendered on the first piano, and the takes on one of all of them each, as if `recorded`
-    or not. The notes of what is rendered are kept in data/notes.
+    one folder: the pieces are rendered on the first piano, the takes on one of all of them each, as if `recorded` or
+    not. The notes of what is rendered are kept in data/notes.
     The rest, and what is raised, is as for `synthesise_folder`; ValueError for another `mode`.
     """
     defaults = {"piano": hp.piano_preset, "synth": hp.synth_preset}
@@ -513,10 +512,8 @@ def main(arguments=None):
     parser.add_argument("--detune", type=cents, default=0,
                         help="tune all sources but the first off by up to so many cents")
     parser.add_argument("--takes", type=Util.natural, default=0, metavar="N",
-                        help="add N takes of every piece, each played differently, and an exercise, on one of the "
-                        "sources")
-    parser.add_argument("--recorded", action="store_true",
-                        help="takes sound as if recorded in rooms (needs pyroomacoustics)")
+                        help="add N takes of every piece, played differently, and an exercise, on one of the sources")
+    parser.add_argument("--recorded", action="store_true", help="takes sound as if recorded in rooms")
     parser.add_argument("--list", metavar="FILE.sf2", help="list the presets of a SoundFont, and do nothing else")
     parser.add_argument("--shard", type=Util.shard, default=(0, 1), metavar="I/N",
                         help="do every N-th piece from the I-th on, from 0")
@@ -530,8 +527,8 @@ def main(arguments=None):
         return
     sources, target = [parse_preset(text) for text in options.source], parse_preset(options.target)
     how = dict(overwrite=options.overwrite, shard=options.shard, solo_piano=options.solo_piano)
-    work = [lambda: synthesise_all("piano", options.data, sources, options.detune, options.takes, options.recorded,
-                                   **how),
+    takes = dict(takes=options.takes, recorded=options.recorded)
+    work = [lambda: synthesise_all("piano", options.data, sources, options.detune, **takes, **how),
             lambda: synthesise_all("synth", options.data, [target], takes=options.takes, **how)]
     if (options.data / "MIDI_test").exists():
         work.append(lambda: create_test_set(options.data, sources[0], target, options.overwrite))

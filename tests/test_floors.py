@@ -15,7 +15,7 @@ floors = (
     ("Training", "Main"),
     ("AEMain", "UNetMain", "Evaluation"),
     ("benchmarks/benchmark", "benchmarks/goals", "benchmarks/experiments", "results/make"),
-    ("benchmarks/cost", "benchmarks/training"),
+    ("benchmarks/cost", "benchmarks/training", "benchmarks/peers"),
 )
 picture = """\
 Hyperparameters:
@@ -32,7 +32,7 @@ Training:               AEModel Hyperparameters Util
 AEMain:                 AEDataset AEModel Autoencoder DatasetCreator Hyperparameters Training Util
 UNetMain:               AEDataset AEModel Autoencoder DatasetCreator Hyperparameters Training UNet UNetDataset Util
 Main:                   AEModel Autoencoder DatasetCreator Hyperparameters UNet Util
-Evaluation:             DatasetCreator Hyperparameters MIDI2Audio Main Util
+Evaluation:             AEModel DatasetCreator Hyperparameters MIDI2Audio Main Util
 SoundFonts/salamander:  Hyperparameters Util
 results/make:           DatasetCreator Evaluation Hyperparameters MIDI2Audio Main Util
 """
