@@ -156,25 +156,31 @@ def griffin_lim(magnitude, phase, iterations=None):
 
     Parameters
     ----------
-    magnitude : np.ndarray [shape=(1 + n_fft / 2, t)]
-    phase : np.ndarray [shape=(1 + n_fft / 2, t), complex]
+    magnitude : np.ndarray [shape=(1 + n_fft / 2, t) or (1 + channels, 1 + n_fft / 2, t)]
+        Of several, the first is that of the mean of all others, which are kept to it.
+    phase : np.ndarray [shape as magnitude, complex]
         Only its angle counts.
 
     Returns
     -------
-    np.ndarray [shape=((t - 1) * hop_length,)], float32
+    np.ndarray [shape=((t - 1) * hop_length,) or (1 + channels, (t - 1) * hop_length)], float32
     """
+    def rebuild(spectrum):
+        audio = torch.istft(spectrum, **frame, length=size)
+        if audio.ndim > 1:
+            audio[1:] += audio[0] - audio[1:].mean(dim=0)
+        return audio
+
     iterations = hp.griffin_lim_iterations if iterations is None else iterations
     window = torch.hann_window(hp.n_fft)
     frame = dict(n_fft=hp.n_fft, hop_length=hp.hop_length, window=window)
     magnitude, estimate = torch.from_numpy(magnitude), torch.from_numpy(np.where(phase == 0, 1, phase))
-    size, previous = (magnitude.shape[1] - 1) * hp.hop_length, 0
+    size, previous = (magnitude.shape[-1] - 1) * hp.hop_length, 0
     for _ in range(iterations):
-        audio = torch.istft(magnitude * estimate.sgn(), **frame, length=size)
-        rebuilt = torch.stft(audio, **frame, pad_mode="constant", return_complex=True)
+        rebuilt = torch.stft(rebuild(magnitude * estimate.sgn()), **frame, pad_mode="constant", return_complex=True)
         estimate = rebuilt - hp.griffin_lim_momentum / (1 + hp.griffin_lim_momentum) * previous
         previous = rebuilt
-    return torch.istft(magnitude * estimate.sgn(), **frame, length=size).numpy()
+    return rebuild(magnitude * estimate.sgn()).numpy()
 
 
 def invert(mel, guide, inversion=hp.inversion):
