@@ -308,6 +308,21 @@ def save_page(path, name, versions, notes=None):
                                         "<p>A piano recording, and the same performance on an electric piano.</p>"))
 
 
+def versions_of(recording, models, inversion=hp.inversion, stereo=False):
+    """Return what `save_page` shows of a recording: its name, name -> audio of the versions, and the notes, None if the
+    autoencoder knows none. Raises as `read_recording`."""
+    audio = read_recording(recording, stereo)
+    notes = heard_notes(audio, models)
+    played = {"Autoencoder": resynthesise(audio, models[:1], inversion, notes)[0],
+              "Electric piano": resynthesise(audio, models, inversion, notes)[0]}
+    return Path(recording).stem, {"Recording": audio, **played}, notes
+
+
+def heard_notes(audio, models):
+    """Return the notes of a recording [shape=(n,) or (n, channels)], or None if the autoencoder knows none."""
+    return listen(audio if audio.ndim == 1 else audio.mean(axis=1), models[0]) if isinstance(models[0], NoteModel) else None
+
+
 def play_on(preset, midi_path, path, audio):
     """Render the notes of a MIDI file on a preset of a SoundFont to `path`, as long and as loud as the recording `audio`;
     return what was written [shape=(n,)]. Raises as `MIDI2Audio.synthesise_midi_to_audio`."""
@@ -374,9 +389,7 @@ def convert(recording, path, models, options):
     """Play a recording, and write to `path` and beside it what the command line asks for. Return what to say of it."""
     started = time.monotonic()
     audio = read_recording(recording, options.stereo)
-    notes = None
-    if isinstance(models[0], NoteModel):
-        notes = listen(audio if audio.ndim == 1 else audio.mean(axis=1), models[0])
+    notes = heard_notes(audio, models)
     output, pictures = resynthesise(audio, models, options.inversion, notes)
     Util.write_audio(path, output)
     Util.save_stages(path.with_suffix(".png"), dict(zip(stage_names, pictures)), recording.name)

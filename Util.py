@@ -482,7 +482,7 @@ def piece_html(title, versions, remark="", notes=None):
         name, aside, images = html.escape(name), html.escape(aside), ""
         for first, last, start, seconds in parts:
             over = "" if notes is None or number > 1 else notes_svg(
-                notes, start, seconds, 1, lambda key: band_of(440 * 2 ** ((key - 69) / 12)))
+                notes, start, seconds, 100, lambda key: 100 * band_of(440 * 2 ** ((key - 69) / 12)))
             images += tile_html(seconds, f'<img src="{tile_image(spectrogram[:, first:last])}" alt="">{over}')
         lanes += f'''
       <div class="lane" role="group" aria-label="{name}">
@@ -502,8 +502,7 @@ def piece_html(title, versions, remark="", notes=None):
       </div>'''
     return f'''
 <section class="piece" data-seconds="{len(versions[0][2]) / hp.sample_rate:.4f}" aria-label="{html.escape(title) or "Player"}">
-  {f"<h2>{html.escape(title)}</h2>" if title else ""}
-  <p>{remark}</p>
+  {f"<h2>{html.escape(title)}</h2>" if title else ""}{f"<p>{remark}</p>" if remark else ""}
   <div class="scroll" tabindex="-1">
     <div class="strip">{lanes}
     </div>
