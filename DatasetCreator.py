@@ -158,8 +158,9 @@ def griffin_lim(magnitude, phase, iterations=None, device="cpu"):
 
     Parameters
     ----------
-    magnitude : np.ndarray [shape=(1 + n_fft / 2, t)]
-    phase : np.ndarray [shape=(1 + n_fft / 2, t), complex]
+    magnitude : np.ndarray [shape=(1 + n_fft / 2, t) or (1 + channels, 1 + n_fft / 2, t)]
+        Of several, the first is that of the mean of all others, which are kept to it.
+    phase : np.ndarray [shape as magnitude, complex]
         Only its angle counts.
     iterations : int, optional
         By default `hp.griffin_lim_iterations`.
@@ -168,20 +169,30 @@ def griffin_lim(magnitude, phase, iterations=None, device="cpu"):
 
     Returns
     -------
-    np.ndarray [shape=((t - 1) * hop_length,)], float32
+    np.ndarray [shape=((t - 1) * hop_length,) or (1 + channels, (t - 1) * hop_length)], float32
     """
+    def rebuild(spectrum):
+        audio = torch.istft(spectrum, **frame, length=size)
+        if audio.ndim > 1:
+            audio[1:] += audio[0] - audio[1:].mean(dim=0)
+        return audio
+
     iterations = hp.griffin_lim_iterations if iterations is None else iterations
     window = torch.hann_window(hp.n_fft).to(device)
     frame = dict(n_fft=hp.n_fft, hop_length=hp.hop_length, window=window)
     phase = np.where(np.abs(phase) > 1e-30, phase, 1)  # smaller ones have none that torch could tell
     magnitude, estimate = (torch.from_numpy(array).to(device) for array in (magnitude, phase))
-    size, previous = (magnitude.shape[1] - 1) * hp.hop_length, 0
+    size, previous = (magnitude.shape[-1] - 1) * hp.hop_length, 0
     for _ in range(iterations):
-        audio = torch.istft(magnitude * estimate.sgn(), **frame, length=size)
-        rebuilt = torch.stft(audio, **frame, pad_mode="constant", return_complex=True)
+        rebuilt = torch.stft(rebuild(magnitude * estimate.sgn()), **frame, pad_mode="constant", return_complex=True)
         estimate = rebuilt - hp.griffin_lim_momentum / (1 + hp.griffin_lim_momentum) * previous
         previous = rebuilt
-    return torch.istft(magnitude * estimate.sgn(), **frame, length=size).cpu().numpy()
+    return rebuild(magnitude * estimate.sgn()).cpu().numpy()
+
+
+def inversion_device(device):
+    """The device itself, but for Apple's MPS, which lacks complex numbers in some versions of torch, the processor."""
+    return "cpu" if torch.device(device).type == "mps" else device
 
 
 def invert(mel, guide, inversion=hp.inversion, device="cpu"):
@@ -198,8 +209,7 @@ def invert(mel, guide, inversion=hp.inversion, device="cpu"):
         "kl": `power_from_mel`, then `griffin_lim`, both from `guide`. "report": librosa's non-negative least squares
         and its Griffin-Lim with 32 iterations from random phase, without a guide, as in the report.
     device : torch.device or str
-        Where "kl" is computed, but for Apple's MPS, which lacks complex numbers in some versions of torch: then on the
-        processor, as librosa's is always.
+        Where "kl" is computed, see `inversion_device`; "report" is computed on the processor.
 
     Returns
     -------
@@ -218,7 +228,7 @@ def invert(mel, guide, inversion=hp.inversion, device="cpu"):
         return librosa.griffinlim(magnitude, n_iter=32, hop_length=hp.hop_length, random_state=hp.seed)
     if inversion != "kl":
         raise ValueError(f"inversion is 'kl' or 'report', not '{inversion}'")
-    device = "cpu" if torch.device(device).type == "mps" else device
+    device = inversion_device(device)
     power = power_from_mel(mel, np.abs(guide) ** 2, device)
     return griffin_lim(np.sqrt(power), guide, device=device)
 
