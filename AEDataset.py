@@ -13,7 +13,8 @@ from Augmentation import augment
 class AEDataset(torch.utils.data.Dataset):
     """The pairs data/generated/<piece>/{piano,synth}.npy of the given pieces, in half precision.
 
-    The files are mapped into memory, each opened once: the system keeps of them what fits, and reads the rest again.
+    A file is mapped into memory while an item is taken from it: the system keeps of all what fits, reads the rest
+    again, and has few files open at once.
 
     An item is (source, target), two tensors [shape=(1, n_mels, t), in [0, 1]]. The key is the number of the piece, or
     (number, first frame, frames, seed) for a crop; a crop that passes the end of its piece is filled up with silence.
@@ -32,20 +33,20 @@ class AEDataset(torch.utils.data.Dataset):
     FileNotFoundError
         If a spectrogram is missing.
     ValueError
-        If those of a piece differ in shape.
+        If those of a piece differ in shape, or one is damaged.
     """
 
     def __init__(self, names, data=hp.data, sources=("piano",), augmented=False):
         self.names, self.augmented = list(names), augmented
         self.sources = [self.load(name, Path(data), sources) for name in self.names]
-        self.targets = [map_spectrogram(Path(data) / "generated" / name / "synth.npy") for name in self.names]
+        self.targets = [Stored(Path(data) / "generated" / name / "synth.npy") for name in self.names]
         for name, clips, target in zip(self.names, self.sources, self.targets):
             if any(clip.shape != target.shape for clip in clips):
                 raise ValueError(f"the spectrograms of '{name}' differ in shape; remove "
                                  f"{Path(data) / 'generated' / name} and build them again")
 
     def load(self, name, data, sources):
-        return [map_spectrogram(data / "generated" / name / f"{source}.npy") for source in sources]
+        return [Stored(data / "generated" / name / f"{source}.npy") for source in sources]
 
     def __len__(self):
         return len(self.targets)
@@ -60,16 +61,34 @@ class AEDataset(torch.utils.data.Dataset):
         if self.augmented and rng.random() < hp.augmented_share:
             before = min(start, hp.context_frames)  # for the reverberation of what came before the crop
             power = DatasetCreator.mel_from_log(clip[:, start - before:start + frames].float().numpy())
-            maxima = DatasetCreator.mel_from_log(clip.amax(dim=1).float().numpy())
+            maxima = DatasetCreator.mel_from_log(clip[:].amax(dim=1).float().numpy())
             source = torch.from_numpy(DatasetCreator.log_mel(augment(power, maxima, rng), 1)[:, before:]).float()
         return tuple(torch.nn.functional.pad(part[None], (0, frames - part.shape[-1])) for part in (source, target))
 
 
+class Stored:
+    """A stored spectrogram [shape=(n_mels, t)]: indexed, it gives that part as a float16 tensor. Raises as
+    `map_spectrogram`."""
+
+    def __init__(self, path):
+        self.path, self.shape = path, map_spectrogram(path).shape
+
+    def __getitem__(self, part):
+        image = map_spectrogram(self.path)[part]
+        if not image.isfinite().all():
+            raise ValueError(f"{self.path} is damaged; remove it, and the same command makes it anew")
+        return image
+
+
 def map_spectrogram(path):
-    """Map a stored spectrogram into memory, as a float16 tensor [shape=(n_mels, t)]."""
+    """Map a stored spectrogram into memory, as a float16 tensor [shape=(n_mels, t)]; the file is open while the tensor
+    is there.
+
+    Raises FileNotFoundError if it is missing, ValueError if it is damaged.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such spectrogram; run MIDI2Audio.py and AEMain.py first")
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # "c", as "r" makes torch warn; nothing writes to it
+    return torch.from_numpy(Util.load_array(path, np.float16, mmap_mode="c"))  # as "r" makes torch warn
 
 
 class NoteDataset(AEDataset):
@@ -85,9 +104,8 @@ class NoteDataset(AEDataset):
 
     def load(self, name, data, sources):
         folder = data / "generated" / name
-        self.notes = getattr(self, "notes", []) + [np.load(folder / "notes.npy")]
-        self.pitches = getattr(self, "pitches", []) + [[map_spectrogram(folder / f"{source}_pitch.npy")
-                                                        for source in sources]]
+        self.notes = getattr(self, "notes", []) + [Util.load_array(folder / "notes.npy", np.float32)]
+        self.pitches = getattr(self, "pitches", []) + [[Stored(folder / f"{source}_pitch.npy") for source in sources]]
         return super().load(name, data, sources)
 
     def __getitem__(self, key):

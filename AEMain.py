@@ -23,8 +23,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
     onsets; the decoder by the L1 distance from the target's spectrogram. `parts` are the halves to train, "encoder", "decoder" or both.
     """
 
-    def __init__(self, network, learning_rate, device, parts=("encoder", "decoder")):
-        super().__init__(network, None, learning_rate, device)
+    def __init__(self, network, learning_rate, device, parts=("encoder", "decoder"), **how):
+        super().__init__(network, None, learning_rate, device, **how)
         self.parts = parts
         # No momentum and a short memory for the decoder's: a key that is rarely played is moved when it is played only,
         # and no further than others.
@@ -49,7 +49,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
 
     def misheard(self, batch):
         """Loss of the encoder."""
-        with autocast(self.device):
+        with autocast(self.device, self.bfloat16):
             logits = self.network(batch["pitch"], batch["mel"])
         labels = batch["labels"]
         entropy = torch.nn.functional.binary_cross_entropy_with_logits(
@@ -72,8 +72,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
 
     @torch.inference_mode()
     def validate(self, dataset):
-        """Return the mean L1 loss of the spectrogram over all frames of whole clips, as of the report's form, or, if only
-        one half is trained, that half's loss."""
+        """Return the mean over all frames of whole clips of the L1 loss of the spectrogram, as of the report's form,
+        or, if only one half is trained, of that half's loss."""
         self.network.eval()
         losses, frames = zip(*((self.judge(clip), clip["target"].shape[1]) for clip in dataset))
         return float(np.average(losses, weights=frames))
@@ -91,12 +91,13 @@ class NoteTrainer(Training.Trainer, NoteModel):
 def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
           learning_rate=hp.ae_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
           augmented=False, validation_source=None, start=None, network=None, part=None, channels=hp.ae_channels,
-          device="auto", overwrite=False, tensorboard=False):
+          gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16, device="auto", overwrite=False, tensorboard=False):
     """Train data/models/<model>/ae.torch on the pairs below `data`, from the weights in `start` if there are any.
 
     `network` is "notes", for which each piece needs its notes, data/notes/<piece>.mid, or "report", the report's form,
     of which `channels` are the width; None is "notes" where there are notes. Of one of notes, `part` "encoder" or
     "decoder" trains that half alone: another target needs another decoder, another source another encoder.
+    `gradient_norm` and `bfloat16`: see `Training.Trainer`.
 
     Raises as `DatasetCreator.build`, `Training.start_from` and `Training.fit`.
     """
@@ -112,17 +113,20 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     kind = NoteDataset if network == "notes" else AEDataset
     training, validation = datasets(names, data, seed, augmented, validation_source, kind)
     torch.manual_seed(seed)
+    how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16)
     if network == "notes":
         parts = (part,) if part else ("encoder", "decoder")
-        trainer = NoteTrainer(NoteAutoencoder(), learning_rate, device, parts)
+        trainer = NoteTrainer(NoteAutoencoder(), learning_rate, device, parts, **how)
     else:
-        trainer = Training.Trainer(Autoencoder(channels=channels), torch.nn.functional.l1_loss, learning_rate, device)
+        trainer = Training.Trainer(Autoencoder(channels=channels), torch.nn.functional.l1_loss, learning_rate, device,
+                                   **how)
     if start:
         Training.start_from(trainer.network, start)
     settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
         seed=seed, augmented=augmented, validation_source=validation_source, start=start and str(start),
-        network=network, part=part, channels=list(channels), pieces=names, trained_for=DatasetCreator.trained_for(data))
+        network=network, part=part, channels=list(channels), **how, pieces=names,
+        trained_for=DatasetCreator.trained_for(data))
     loss_name = ("L1 loss" if network == "report" else f"loss of the {part}" if part else
                  "loss of notes and spectrogram (validation: L1)")
     Training.fit(trainer, training, validation,
@@ -141,9 +145,9 @@ def main(arguments=None):
     train(**options)
     data, seed, source = options["data"], options["seed"], options["validation_source"]
     Training.finish("UNetMain.py", *(["--data", data] if data != hp.data else []), "--model", options["model"],
-           *(["--seed", seed] if seed != hp.seed else []),  # else the split is another
-           *["--augmented"] * options["augmented"], *["--report"] * report,
-           *(["--validation-source", source] if source else []))
+                    *(["--seed", seed] if seed != hp.seed else []),  # else the split is another
+                    *["--augmented"] * options["augmented"], *["--report"] * report,
+                    *(["--validation-source", source] if source else []))
 
 
 if __name__ == "__main__":

@@ -90,13 +90,14 @@ def rooms(number=hp.n_rooms, seed=hp.seed):
 
     From a living room to a hall, from close to far, with the image source method and ray tracing of pyroomacoustics
     (Scheibler et al. 2018, https://arxiv.org/abs/1710.04196). Returns a list of np.ndarray [shape=(n,)] at
-    `hp.sample_rate`. Raises ValueError if the package, which nothing else needs, is missing.
+    `hp.sample_rate`, the same for a seed. Raises ValueError if the package, which nothing else needs, is missing.
     """
     try:
         import pyroomacoustics
     except ImportError:
         raise ValueError("rooms are simulated by a package that is not installed; pip install pyroomacoustics, or "
                          "leave --recorded out") from None
+    pyroomacoustics.random.seed(seed)
     rng, responses = np.random.default_rng(seed), []
     for _ in range(number):
         size = rng.uniform((3.5, 3, 2.4), (30, 20, 12))

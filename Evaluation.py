@@ -1,7 +1,8 @@
 """How good is it? Scores the system on recordings with their true e-piano renders (report: evaluation).
 
 `python Evaluation.py` scores data/test and writes results/evaluation.md, .json and .png; `python Evaluation.py FOLDER`
-scores FOLDER/piano against FOLDER/synth, or renders the MIDI files in FOLDER first.
+scores FOLDER/piano against FOLDER/synth, or real recordings beside their MIDI files, of which it renders the e-piano,
+or MIDI files, of which it renders both.
 
 Log-mel L1 is the mean distance of two log-mel spectrograms in dB. Spectral convergence is here the distance of two
 magnitude spectrograms each brought to unit norm, from 0, the same up to a gain, to sqrt(2); elsewhere it is often the
@@ -9,6 +10,7 @@ distance over the norm of the truth alone, which a gain changes.
 """
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import librosa
@@ -20,9 +22,12 @@ import Hyperparameters as hp
 import Main
 import MIDI2Audio
 import Util
+from AEModel import NoteModel
 
 versions = ("unchanged", "autoencoder", "final", "ceiling")
 metrics = {"log_mel_l1": "log-mel L1, dB", "convergence": "spectral convergence", "onset_f1": "onset F1"}
+note_metrics = {"precision": "precision", "recall": "recall", "f1": "F1", "velocity": "velocity off by"}
+most_late_s = 5  # seconds by which a recording may begin earlier or later than its MIDI file
 
 
 def log_mel_l1(output, truth):
@@ -78,8 +83,7 @@ def onset_f1(output, onsets, tolerance=0.05):
 
 
 def note_scores(true, heard, tolerance=0.05):
-    """Precision, recall and F1 of the onsets of `heard` notes, and the mean distance of their velocities from the true
-    ones.
+    """Precision, recall and F1 of the onsets of `heard` notes, and the mean distance of their velocities from the true.
 
     Both [shape=(n, 4)]: onset and end in seconds, MIDI key, velocity. A note is found if one of its key begins within
     `tolerance` seconds, the nearest, each counting once.
@@ -129,7 +133,8 @@ def evaluate(folder, midi_folder, models, inversion=hp.inversion):
     """Score every piece of `folder`/piano against `folder`/synth, cut or filled up with silence to 30 s.
 
     Returns piece -> version -> metric -> figure, with the mean as a last piece. `onset_f1` is there if `midi_folder`
-    holds the piece. Raises as `DatasetCreator.pairs`.
+    holds the piece, and then, of an autoencoder of notes, beside the versions, "notes heard" (`note_scores`). Raises as
+    `DatasetCreator.pairs`.
     """
     midi_files = Util.pieces(midi_folder, MIDI2Audio.midi_endings) if midi_folder and midi_folder.is_dir() else {}
     scores = {}
@@ -137,10 +142,17 @@ def evaluate(folder, midi_folder, models, inversion=hp.inversion):
         recording, truth = (librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate)
                             for path in recordings)
         scores[name] = score(play(recording, truth, models, inversion), truth, midi_files.get(name))
-    scores["mean"] = {version: {metric: float(np.mean([piece[version][metric] for piece in scores.values()]))
-                                for metric in metrics if all(metric in piece[version] for piece in scores.values())}
-                      for version in versions}
-    return scores
+        if name in midi_files and isinstance(models[0], NoteModel):
+            scores[name]["notes heard"] = dict(zip(note_metrics, note_scores(
+                Util.read_notes(midi_files[name], hp.limit_s), Main.listen(recording, models[0]))))
+    return {**scores, "mean": mean(list(scores.values()))}
+
+
+def mean(pieces):
+    """The mean of each figure that all pieces have: see `evaluate`."""
+    groups = [group for group in pieces[0] if all(group in piece for piece in pieces)]
+    return {group: {metric: float(np.mean([piece[group][metric] for piece in pieces])) for metric in pieces[0][group]
+                    if all(metric in piece[group] for piece in pieces)} for group in groups}
 
 
 def gap_closed(piece):
@@ -150,13 +162,18 @@ def gap_closed(piece):
 
 
 def table(scores):
-    """The scores as Markdown: a row a piece, a column a metric and version, the timbre gap closed at the end."""
+    """The scores as Markdown: a row a piece, a column a metric and version, the notes heard if they are known, the
+    timbre gap closed."""
     present = [metric for metric in metrics if any(metric in piece["final"] for piece in scores.values())]
-    lines = ["| piece | " + " | ".join(f"{metrics[metric]}: {version}" if version == versions[0] else version
-                                       for metric in present for version in versions) + " | timbre gap closed |"]
-    lines.append("|---" * (len(present) * len(versions) + 2) + "|")
+    heads = [f"{metrics[metric]}: {version}" if version == versions[0] else version for metric in present
+             for version in versions]
+    heard = note_metrics if any("notes heard" in piece for piece in scores.values()) else {}
+    heads += [f"notes heard: {name}" if name == "precision" else name for name in heard.values()]
+    lines = [f"| piece | {' | '.join(heads)} | timbre gap closed |", "|---" * (len(heads) + 2) + "|"]
     for name, piece in scores.items():
         cells = [f"{piece[version].get(metric, float('nan')):.2f}" for metric in present for version in versions]
+        cells += [f"{piece.get('notes heard', {}).get(metric, float('nan')):.{1 if metric == 'velocity' else 3}f}"
+                  for metric in heard]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {100 * gap_closed(piece):.0f} % |")
     return "\n".join(lines) + "\n"
 
@@ -194,6 +211,53 @@ def render(midi_folder, data=hp.data, piano=hp.piano_preset):
     return folder
 
 
+def recorded(folder, data=hp.data):
+    """Prepare real recordings that lie beside their MIDI files, as in MAESTRO: x.wav or x.mp3 beside x.midi or x.mid,
+    in `folder` or below it. MIDI files without a recording are ignored.
+
+    Returns a folder with piano/, the recordings; synth/, the e-piano rendered from the MIDI files; and MIDI/, what of
+    these is rendered. A recording that begins up to `most_late_s` earlier or later than its MIDI file, by more than a
+    frame, is shifted, with a warning.
+
+    Raises FileNotFoundError if there are no recordings or no MIDI files, ValueError naming the recordings without one,
+    and as `MIDI2Audio.synthesise_folder` and `Main.read_recording`.
+    """
+    found = Util.pieces(folder, DatasetCreator.audio_endings)
+    midi_files = Util.pieces(folder, MIDI2Audio.midi_endings)
+    alone = [str(path) for name, path in found.items() if name not in midi_files]
+    if alone:
+        raise ValueError(f"no MIDI file of the same name lies beside {', '.join(alone)}; put it there, or take the "
+                         "recording away")
+    place = Path(data) / "evaluation" / "_".join([*folder.resolve().parts[1:], "recorded"])
+    for path in place.glob("*/*.*"):
+        if path.suffix in (".wav", ".mid") and path.stem not in found:  # its recording is gone
+            path.unlink()
+    for name in found:
+        midi = place / "MIDI" / f"{name}.mid"
+        if not Util.newer(midi, midi_files[name]):
+            trimmed, _ = MIDI2Audio.trim(midi_files[name])
+            with Util.replacing(midi) as temporary:
+                trimmed.save(temporary)
+    MIDI2Audio.synthesise_folder(place / "MIDI", place / "synth", hp.synth_preset)
+    for name, path in found.items():
+        recording, truth = place / "piano" / f"{name}.wav", place / "synth" / f"{name}.wav"
+        if not Util.newer(recording, path, truth):
+            Util.write_audio(recording, aligned(path, Util.read_audio(truth)))
+    return place
+
+
+def aligned(path, truth):
+    """Read the first `hp.limit_s` of a recording [shape=(n,)], shifted so that its onsets are those of `truth`."""
+    size, recording = hp.limit_s * hp.sample_rate, Main.read_recording(path)
+    images = (DatasetCreator.spectrogram(librosa.util.fix_length(audio, size=size)) for audio in (recording, truth))
+    early = DatasetCreator.offset(*images, round(most_late_s * hp.sample_rate / hp.hop_length))
+    if abs(early) > 1:
+        seconds = -early * hp.hop_length / hp.sample_rate
+        tqdm.write(f"warning: {path} comes {seconds:+.3f} s after its MIDI file; shifted", file=sys.stderr)
+        recording = np.pad(recording[max(-early, 0) * hp.hop_length:], (max(early, 0) * hp.hop_length, 0))
+    return recording[:size]
+
+
 def save_scores(path, scores):
     """Write scores to `path`.md and, to four places, .json."""
     rounded = {name: {version: {metric: round(figure, 4) for metric, figure in figures.items()}
@@ -208,7 +272,9 @@ def score_folder(options):
     if folder == hp.data / "test" and not folder.joinpath("piano").exists():
         MIDI2Audio.create_test_set()
     elif folder.is_dir() and not folder.joinpath("piano").exists():
-        folder, midi_folder = render(folder, hp.data), options.midi or folder
+        recordings = any(path.suffix.lower() in DatasetCreator.audio_endings for path in folder.rglob("*"))
+        midi_folder, folder = folder, (recorded if recordings else render)(folder, hp.data)
+        midi_folder = options.midi or (folder / "MIDI" if recordings else midi_folder)
     weights = Main.weights(options.model, options.ae, options.unet)
     shipped = weights == Main.find_weights("shipped")
     if not shipped:
@@ -220,8 +286,8 @@ def score_folder(options):
         raise ValueError(f"{folder} holds {pairs[0]}, and the weights were trained for {pairs[1]}; render it again or "
                          "choose other weights")
     scores = evaluate(folder, midi_folder, models, options.inversion)
-    output = options.output or (hp.root / "results" if shipped and folder == hp.data / "test"
-                                else Path()) / "evaluation"
+    name = "evaluation" if options.inversion == hp.inversion else f"evaluation_{options.inversion}"
+    output = options.output or (hp.root / "results" if shipped and folder == hp.data / "test" else Path()) / name
     save_scores(output, scores)
     Util.save_figure(output.with_suffix(".png"), plot(scores))
     print(table({"mean": scores["mean"]})
@@ -232,7 +298,8 @@ def score_folder(options):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Score the system against the true e-piano.")
     parser.add_argument("folder", nargs="?", type=Path, default=hp.data / "test",
-                        help="with piano/ and synth/, or with MIDI files to render (default: data/test)")
+                        help="with piano/ and synth/, or recordings beside their MIDI files, or MIDI files to render "
+                        "(default: data/test)")
     parser.add_argument("--midi", type=Path, help="MIDI files of the pieces, for the onsets (default: data/MIDI_test)")
     parser.add_argument("--model", help="as for Main.py")
     parser.add_argument("--ae", type=Path, help="as for Main.py")
@@ -241,7 +308,8 @@ def main(arguments=None):
     parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion, help="as for Main.py")
     parser.add_argument("-o", "--output", type=Path,
                         help="name of the .md, .json and .png to write (default: evaluation in the "
-                        "working folder; for data/test and the shipped weights results/evaluation)")
+                        "working folder; for data/test and the shipped weights results/evaluation; with another "
+                        "inversion evaluation_<inversion>)")
     score_folder(parser.parse_args(arguments))
 
 

@@ -38,10 +38,15 @@ pitch_wheel_cents = 200  # the range of the pitch wheel that General MIDI starts
 def find_soundfont(name):
     """Return the path of a SoundFont: `name` itself, or a file of that name in SoundFonts/ or a system folder.
 
-    Raises FileNotFoundError if it is nowhere.
+    Raises FileNotFoundError if it is nowhere, ValueError if it is shorter than it says, as after half a download.
     """
     for path in (Path(name), hp.soundfonts / name, *(folder / name for folder in hp.system_soundfonts)):
         if path.is_file():
+            with open(path, "rb") as file:
+                header, size = file.read(8), path.stat().st_size
+            if header[:4] == b"RIFF" and size < 8 + int.from_bytes(header[4:], "little"):
+                raise ValueError(f"{path} is cut short, {size} of {8 + int.from_bytes(header[4:], 'little')} bytes; "
+                                 "download it again")
             return path
     raise FileNotFoundError(f"SoundFont {name} is neither in {hp.soundfonts.name}/ nor in the system's folders; put it "
                             "into SoundFonts/ or install one, for instance: apt-get install fluid-soundfont-gm")
@@ -70,7 +75,7 @@ def list_presets(soundfont):
             yield name, start + size
             file.seek(start + size + size % 2)
 
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, contextlib.suppress(struct.error):  # as of a list that is cut off
         header = file.read(12)
         if header[:4] != b"RIFF" or header[8:] != b"sfbk":
             raise ValueError(f"{path} is not a SoundFont; replace it")
@@ -78,10 +83,9 @@ def list_presets(soundfont):
             if name == b"LIST" and file.read(4) == b"pdta":
                 for name, end in chunks(file, end):
                     if name == b"phdr":
-                        # the last ends the list
-                        *presets, _ = struct.iter_unpack("<20sHH14x", file.read(end - file.tell()))
+                        presets = list(struct.iter_unpack("<20sHH14x", file.read(end - file.tell())))
                         return dict(sorted(((bank, program), text.split(b"\0")[0].decode("latin-1").strip())
-                                           for text, program, bank in presets))
+                                           for text, program, bank in presets[:-1]))  # the last ends the list
     raise ValueError(f"{path} holds no presets; replace it")
 
 
@@ -140,7 +144,7 @@ def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0, detune=0):
             events.append((now, message))
     except FileNotFoundError:
         raise FileNotFoundError(f"{midi_path}: no such file; give the path of a MIDI file") from None
-    except (EOFError, OSError, ValueError, LookupError, TypeError, mido.KeySignatureError) as error:
+    except (EOFError, OSError, ValueError, LookupError, TypeError, OverflowError, mido.KeySignatureError) as error:
         raise ValueError(f"{midi_path} is not a MIDI file, or is damaged ({error or 'it ends too early'}); "
                          "replace or remove it") from None
     if source.type == 2:
@@ -296,17 +300,16 @@ def alter(midi_path, rng, limit_s=hp.limit_s):
     events = [(time, 0, mido.Message("control_change", control=sustain, value=value)) for time, value in pedal]
     for onset, end, key, velocity in notes:
         begin = max(onset + apart * rng.gauss(0, 1), 0)
-        strength = scale * (velocity / 127) ** bend + uneven * rng.gauss(0, 1)
-        velocity = min(max(round(127 * strength), 6), 127)
-        events += [(begin, 2, mido.Message("note_on", note=key + shift, velocity=velocity)),
+        strength = round(127 * (scale * (velocity / 127) ** bend + uneven * rng.gauss(0, 1)))
+        events += [(begin, 2, mido.Message("note_on", note=key + shift, velocity=min(max(strength, 6), 127))),
                    (begin + max((end - onset) * longer, 0.03), 1, mido.Message("note_off", note=key + shift))]
     return one_track(events)
 
 
 def exercise(rng, limit_s=hp.limit_s):
     """Return half a minute that no piece is: all keys, at all velocities, alone and together, short and held, now and
-    then with the pedal. So that the keys that pieces leave alone are learnt too. `rng` is a `random.Random`; returns
-    as `alter`."""
+    then with the pedal. So that the keys that pieces leave alone are learnt too. `rng` is a `random.Random`; returns as
+    `alter`."""
     events, now, centre = [], 0.1, rng.uniform(hp.lowest_key, hp.lowest_key + hp.n_keys)
     pause, pedalled = rng.uniform(0.1, 0.6), rng.random() < 0.3
     free = dict.fromkeys(range(hp.lowest_key, hp.lowest_key + hp.n_keys), 0.0)
@@ -321,8 +324,8 @@ def exercise(rng, limit_s=hp.limit_s):
             if free.get(key, limit_s) < now:
                 length = math.exp(rng.uniform(-3, 1.2))
                 free[key] = now + length + 0.02
-                begin, velocity = now + rng.uniform(0, 0.02), rng.randint(8, 127)
-                events += [(begin, 2, mido.Message("note_on", note=key, velocity=velocity)),
+                struck = now + rng.uniform(0, 0.02)
+                events += [(struck, 2, mido.Message("note_on", note=key, velocity=rng.randint(8, 127))),
                            (now + 0.02 + length, 1, mido.Message("note_off", note=key))]
         now += pause * math.exp(rng.gauss(0, 0.6))
     return one_track(events)
@@ -372,13 +375,13 @@ def write_takes(midi_folder, number):
                         (alter(path, rng) if i else exercise(rng)).save(temporary)
 
 
-def keep_notes(midi_folder, output_folder, shard=(0, 1)):
-    """Write the part of every MIDI file that is rendered to `output_folder`/<piece>.mid, whence training has its notes.
-    """
+def keep_notes(midi_folder, audio_folder, output_folder, shard=(0, 1)):
+    """Write the part of every MIDI file that has been rendered to `audio_folder`/<piece>.wav to
+    `output_folder`/<piece>.mid, whence training has its notes."""
     for name, path in sorted(Util.pieces(midi_folder, midi_endings).items())[shard[0]::shard[1]]:
         output = Path(output_folder) / f"{name}.mid"
-        if not Util.newer(output, path):
-            with contextlib.suppress(ValueError), Util.replacing(output) as temporary:  # it was not rendered either
+        if Path(audio_folder, f"{name}.wav").exists() and not Util.newer(output, path):
+            with contextlib.suppress(ValueError), Util.replacing(output) as temporary:  # the file has changed since
                 trim(path)[0].save(temporary)
 
 
@@ -408,19 +411,20 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     text = (preset_text(preset) + "".join(f", {preset_text(other)}" for other in take_presets)
             + (f", off by up to {detune:g} cents" if detune else "") + ", recorded" * recorded + "\n")
     rooms = Augmentation.rooms() if recorded else []
-    others = list(output_folder.glob("*.wav"))  # before the note is looked for, which another shard writes first
+    # before the note is looked for, which another shard writes first
+    others = Util.modified(output_folder.glob("*.wav"))
     if others and not note.exists():
         raise ValueError(f"{output_folder} holds recordings that were not rendered here; move them, or choose another "
                          "--data")
-    if others and note.read_text() == text:
-        others = []
+    former = " ".join(Util.read_text(note).split()) if others else ""
+    if others and former == text.strip():
+        others = {}
     if others and not overwrite:
-        raise ValueError(f"{output_folder} holds renders of {note.read_text().strip()}, not of {text.strip()}; "
+        raise ValueError(f"{output_folder} holds renders of {former}, not of {text.strip()}; "
                          "add --overwrite to replace them")
     if others:
         check_preset(preset)  # before anything is lost
-    for path in others:  # so that an interruption leaves no mixture
-        path.unlink()
+    Util.remove(others)  # so that an interruption leaves no mixture; what another shard has rendered since stays
     Util.save_text(note, text)
 
     def render(name):
@@ -432,8 +436,8 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
                 rng = random.Random(f"{output_folder.name} {name}")
                 take, cents = "~" in name, rng.uniform(-detune, detune)
                 chosen = rng.choice(take_presets) if take and take_presets else preset
-                off = cents if take or not take_presets else 0
-                synthesise_midi_to_audio(midi_files[name], output, *chosen, detune=off)
+                synthesise_midi_to_audio(midi_files[name], output, *chosen,
+                                         detune=cents if take or not take_presets else 0)
                 if take and recorded and rng.random() < hp.recorded_share:
                     Util.write_audio(output, Augmentation.record(
                         Util.read_audio(output), np.random.default_rng(rng.getrandbits(64)), rooms))
@@ -456,8 +460,8 @@ def synthesise_all(mode, data=hp.data, presets=None, detune=0, takes=0, recorded
     `presets` are (SoundFont, bank, program), by default `hp.piano_preset` or `hp.synth_preset`. Several pianos for one
     synth go into data/piano, data/piano_2, data/piano_3 and so on, all but the first tuned off by up to `detune` cents.
     What an earlier call has left in more of these folders stays, with a warning. With `takes` of every piece there is
-    one folder: the pieces are rendered on the first piano, and the takes on one of all of them each, as if `recorded`
-    or not. The notes of what is rendered are kept in data/notes.
+    one folder: the pieces are rendered on the first piano, the takes on one of all of them each, as if `recorded` or
+    not. The notes of what is rendered are kept in data/notes.
     The rest, and what is raised, is as for `synthesise_folder`; ValueError for another `mode`.
     """
     defaults = {"piano": hp.piano_preset, "synth": hp.synth_preset}
@@ -468,16 +472,18 @@ def synthesise_all(mode, data=hp.data, presets=None, detune=0, takes=0, recorded
         write_takes(Path(data) / "MIDI", takes)
         how.update(take_presets=presets, recorded=recorded and mode == "piano")
         presets = presets[:1]
-    if mode == "piano":
-        keep_notes(Path(data) / "MIDI", Path(data) / "notes", how.get("shard", (0, 1)))
     folders = [mode, *(f"{mode}_{number}" for number in range(2, len(presets) + 1))]
     left = [str(Path(data) / name) for name in Util.numbered(data, "piano") if mode == "piano" and name not in folders]
     if left:
         tqdm.write(f"warning: there are pianos of an earlier render in {', '.join(left)}; "
                    "remove them or they are trained on too", file=sys.stderr)
-    for folder, preset in zip(folders, presets):
-        synthesise_folder(Path(data) / "MIDI", Path(data) / folder, preset,
-                          detune=detune if takes or folder != mode else 0, **how)
+    try:
+        for folder, preset in zip(folders, presets):
+            synthesise_folder(Path(data) / "MIDI", Path(data) / folder, preset,
+                              detune=detune if takes or folder != mode else 0, **how)
+    finally:  # also where some could not be rendered
+        if mode == "piano":
+            keep_notes(Path(data) / "MIDI", Path(data) / mode, Path(data) / "notes", how.get("shard", (0, 1)))
 
 
 def cents(text):
@@ -506,10 +512,8 @@ def main(arguments=None):
     parser.add_argument("--detune", type=cents, default=0,
                         help="tune all sources but the first off by up to so many cents")
     parser.add_argument("--takes", type=Util.natural, default=0, metavar="N",
-                        help="add N takes of every piece, each played differently, and an exercise, on one of the "
-                        "sources")
-    parser.add_argument("--recorded", action="store_true",
-                        help="takes sound as if recorded in rooms (needs pyroomacoustics)")
+                        help="add N takes of every piece, played differently, and an exercise, on one of the sources")
+    parser.add_argument("--recorded", action="store_true", help="takes sound as if recorded in rooms")
     parser.add_argument("--list", metavar="FILE.sf2", help="list the presets of a SoundFont, and do nothing else")
     parser.add_argument("--shard", type=Util.shard, default=(0, 1), metavar="I/N",
                         help="do every N-th piece from the I-th on, from 0")
@@ -523,8 +527,8 @@ def main(arguments=None):
         return
     sources, target = [parse_preset(text) for text in options.source], parse_preset(options.target)
     how = dict(overwrite=options.overwrite, shard=options.shard, solo_piano=options.solo_piano)
-    work = [lambda: synthesise_all("piano", options.data, sources, options.detune, options.takes, options.recorded,
-                                   **how),
+    takes = dict(takes=options.takes, recorded=options.recorded)
+    work = [lambda: synthesise_all("piano", options.data, sources, options.detune, **takes, **how),
             lambda: synthesise_all("synth", options.data, [target], takes=options.takes, **how)]
     if (options.data / "MIDI_test").exists():
         work.append(lambda: create_test_set(options.data, sources[0], target, options.overwrite))

@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import random
+import shutil
 import sys
 import tempfile
 import warnings
@@ -71,8 +72,11 @@ def note_f1(audio, midi_path):
 
 def altered(midi_folder):
     """Write a take of every piece, the same each time, and return the folder."""
-    folder = hp.data / "evaluation" / "takes"
-    for name, path in Util.pieces(midi_folder, MIDI2Audio.midi_endings).items():
+    folder, pieces = hp.data / "evaluation" / "takes", Util.pieces(midi_folder, MIDI2Audio.midi_endings)
+    for path in folder.glob("*.mid"):
+        if path.stem not in pieces:  # of another folder
+            path.unlink()
+    for name, path in pieces.items():
         if not Util.newer(folder / f"{name}.mid", path):
             with Util.replacing(folder / f"{name}.mid") as temporary:
                 MIDI2Audio.alter(path, random.Random(name)).save(temporary)
@@ -82,6 +86,7 @@ def altered(midi_folder):
 def record(folder):
     """Return a folder like one of `Evaluation.render`, with its pianos as if recorded in halls."""
     recorded, responses = folder.with_name(folder.name + "_recorded"), Augmentation.rooms(*halls)
+    shutil.rmtree(recorded, ignore_errors=True)
     for i, (name, (piano, synth)) in enumerate(DatasetCreator.pairs(folder).items()):
         rng, dry = np.random.default_rng(i), Util.read_audio(piano)
         wet = fftconvolve(dry, responses[i % len(responses)])[:dry.size]
@@ -91,11 +96,20 @@ def record(folder):
     return recorded
 
 
+def prepare(case, midi_folder):
+    """Return the folder with the recordings of a case, like one of `Evaluation.render`, and each piece's MIDI file."""
+    take = case == "like a recording"
+    midi_folder = altered(midi_folder) if take else midi_folder
+    folder = Evaluation.render(midi_folder, piano=cases[case])
+    return record(folder) if take else folder, Util.pieces(midi_folder, MIDI2Audio.midi_endings)
+
+
 def score_notes(folder, midi_files, model):
     """Return the means of `Evaluation.note_scores`, over the pieces of a folder."""
-    return np.mean([Evaluation.note_scores(Util.read_notes(midi_files[name]),
-                                           Main.listen(Main.read_recording(piano), model))
-                    for name, (piano, _) in DatasetCreator.pairs(folder).items()], axis=0)
+    heard = {name: Main.listen(Main.read_recording(piano), model)
+             for name, (piano, _) in DatasetCreator.pairs(folder).items()}
+    return np.mean([Evaluation.note_scores(Util.read_notes(midi_files[name]), notes) for name, notes in heard.items()],
+                   axis=0)
 
 
 def score_decoder(folder, midi_files, model):
@@ -135,12 +149,8 @@ def main(arguments=None):
     lines = [f"Mean over {len(midi_files)} pieces: {figures}.", "",
              "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece | notes "
              "heard: precision / recall / F1, velocity off by | spectrogram from the true notes |", "|---" * 9 + "|"]
-    for case, preset in cases.items():
-        take = case == "like a recording"
-        midi_folder = altered(options.midi) if take else options.midi
-        midi_files = Util.pieces(midi_folder, MIDI2Audio.midi_endings)
-        folder = Evaluation.render(midi_folder, piano=preset)
-        folder = record(folder) if take else folder
+    for case in cases:
+        folder, midi_files = prepare(case, options.midi)
         scores = score(folder, midi_files, models, not options.no_notes)
         gain, final = scores[:, 1, 0] - scores[:, 2, 0], scores[:, 2, 0]
         cells = [" / ".join(f"{figure:.2f}" for figure in version) for version in scores.mean(axis=0)]

@@ -4,7 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 
+import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
 import Main
@@ -30,7 +33,6 @@ def test_a_gain_is_no_error(truth, gain):
 
 
 def test_silence_is_as_far_from_the_truth_as_its_bands_lie_above_the_floor(truth):
-    import DatasetCreator
     spectrogram = DatasetCreator.mel_power(DatasetCreator.stft(truth))
     above_floor = 80 + np.maximum(10 * np.log10(np.maximum(spectrogram / spectrogram.max(), 1e-12)), -80)
     assert Evaluation.log_mel_l1(np.zeros_like(truth), truth) == pytest.approx(above_floor.mean(), rel=1e-3)
@@ -38,7 +40,6 @@ def test_silence_is_as_far_from_the_truth_as_its_bands_lie_above_the_floor(truth
 
 
 def test_a_shift_by_whole_frames_is_the_distance_of_frames_so_far_apart(truth):
-    import DatasetCreator
     silence = np.zeros(20 * hp.hop_length, np.float32)
     padded = np.concatenate([silence, truth, silence])
     spectrogram = DatasetCreator.spectrogram(padded)
@@ -106,11 +107,86 @@ def test_evaluation_writes_the_same_table_twice(tmp_path, capsys):
         written.append([tmp_path.joinpath(f"scores{ending}").read_bytes() for ending in (".md", ".json", ".png")])
     assert written[0] == written[1]
     scores = json.loads(written[0][1])
-    assert set(scores) == {"satie_gymnopedie_1", "mean"} and set(scores["mean"]) == set(Evaluation.versions)
+    assert set(scores) == {"satie_gymnopedie_1", "mean"}
+    assert set(scores["mean"]) - {"notes heard"} == set(Evaluation.versions)
     piece = scores["satie_gymnopedie_1"]
     assert piece["ceiling"]["log_mel_l1"] < piece["final"]["log_mel_l1"] < piece["unchanged"]["log_mel_l1"]
     assert 0 < Evaluation.gap_closed(piece) < 1
     assert "| satie_gymnopedie_1 |" in written[0][0].decode()
+
+
+def test_the_scores_of_another_inversion_do_not_take_the_place_of_the_first(tmp_path, monkeypatch):
+    figures = {version: {"log_mel_l1": level} for level, version in enumerate(Evaluation.versions)}
+    monkeypatch.setattr(Evaluation, "evaluate", lambda *_: {"mean": figures})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set" / "piano").mkdir(parents=True)
+    for flags in [], ["--inversion", "report"]:
+        Evaluation.main(["set", "--model", "shipped", *flags])
+    assert {path.name for path in tmp_path.glob("evaluation*")} == {
+        f"evaluation{label}.{ending}" for label in ("", "_report") for ending in ("md", "json", "png")}
+
+
+@pytest.fixture
+def recordings(tmp_path, instruments, midi, monkeypatch):
+    """A folder like MAESTRO's: stand-ins for three recordings below it, the second late, the third early and an mp3."""
+    monkeypatch.setattr(hp, "data", tmp_path / "data")
+    monkeypatch.setattr(hp, "limit_s", 4)
+    folder = tmp_path / "maestro"
+    for i, (name, ending) in enumerate((("2004/one", "wav"), ("2008/two", "wav"), ("three", "mp3"))):
+        keys = np.random.default_rng(i).integers(36, 90, 12)
+        path = midi(folder / f"{name}.{'mid' if i else 'midi'}",
+                    [(0, int(key), 0.9 + 0.4 * j + 0.05 * (j % 3), 1.3 + 0.4 * j) for j, key in enumerate(keys)])
+        MIDI2Audio.synthesise_midi_to_audio(path, tmp_path / "render.wav", *instruments[0])
+        audio = Util.read_audio(tmp_path / "render.wav")
+        shift = (0, 8000, -12000)[i]
+        audio = np.pad(audio, (max(shift, 0), 0))[max(-shift, 0):]
+        soundfile.write(folder / f"{name}.{ending}", np.stack([audio, audio], 1) * 0.5, hp.sample_rate)
+    midi(folder / "2008" / "not_recorded.midi")
+    folder.joinpath("maestro-v3.0.0.csv").write_text("split")
+    return folder
+
+
+def test_recordings_beside_their_midi_files_are_aligned_and_scored(recordings, tmp_path, weights, monkeypatch, capsys):
+    from Autoencoder import NoteAutoencoder
+
+    note_weights = tmp_path / "notes.torch"
+    torch.save(NoteAutoencoder(first=6, channels=6, blocks=1, narrow=2, width=12).state_dict(), note_weights)
+    for ae in weights[0], note_weights:
+        Evaluation.main([str(recordings), "--ae", str(ae), "--unet", str(weights[1]), "-o", str(tmp_path / "scores")])
+        scores = json.loads(tmp_path.joinpath("scores.json").read_text())
+        assert set(scores) == {"2004__one", "2008__two", "three", "mean"}
+        for piece in scores.values():
+            assert set(piece["final"]) == {"log_mel_l1", "convergence", "onset_f1"}
+            assert ("notes heard" in piece) == (ae == note_weights)
+        text = tmp_path.joinpath("scores.md").read_text()
+        assert "nan" not in text and ("notes heard: precision" in text) == (ae == note_weights)
+    said = capsys.readouterr().err
+    assert "one.wav" not in said and "two.wav comes +0.37" in said and "three.mp3 comes -0.5" in said
+    assert said.count("warning") == 2  # the second time all is there
+    [place] = (tmp_path / "data" / "evaluation").iterdir()
+    for name in "2004__one", "2008__two", "three":
+        pair = [DatasetCreator.spectrogram(Util.read_audio(place / side / f"{name}.wav")[:3 * hp.sample_rate])
+                for side in ("piano", "synth")]
+        assert abs(DatasetCreator.offset(*pair)) <= 1
+        assert place.joinpath("MIDI", f"{name}.mid").exists()
+
+
+def test_a_recording_without_its_midi_file_is_named(recordings, tmp_path):
+    (recordings / "2008" / "two.mid").unlink()
+    with pytest.raises(ValueError, match="no MIDI file of the same name lies beside .*two.wav; put it there"):
+        Evaluation.recorded(recordings, tmp_path)
+    for path in recordings.rglob("*.mid*"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="maestro holds no .mid or .midi files; put some there"):
+        Evaluation.recorded(recordings, tmp_path)
+
+
+def test_notes_found_too_many_and_missing():
+    true = np.array([(0, 1, 60, 80), (1, 2, 60, 90), (1, 2, 64, 40), (3, 4, 70, 70)], float)
+    heard = true[:3] + [[0.03, 0, 0, 0], [-0.04, 0, 0, 10], [0.07, 0, 0, 0]]
+    assert Evaluation.note_scores(true, heard) == pytest.approx((2 / 3, 2 / 4, 4 / 7, 5))
+    assert Evaluation.note_scores(true, np.concatenate([true, true])) == pytest.approx((0.5, 1, 2 / 3, 0))
+    assert Evaluation.note_scores(true, true[:0]) == (0, 0, 0, 0)
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ import nbformat
 import numpy as np
 import pytest
 import soundfile
+import torch
 from nbclient import NotebookClient
 
 import Hyperparameters as hp
+from Autoencoder import NoteAutoencoder
 
 names = sorted(path.name for path in (hp.root / "notebooks").glob("*.ipynb"))
 
@@ -41,6 +43,20 @@ def test_notebook_takes_the_readers_file_and_runs_from_the_root(tmp_path):
     cell.source = re.sub("^recording = .*", f"recording = {str(tmp_path / 'own.ogg')!r}", cell.source)
     run(notebook, hp.root)
     assert cell.outputs[0].text.startswith("2.0 s")
+
+
+def test_the_notebook_of_the_autoencoder_shows_and_plays_notes_too(tmp_path):
+    torch.manual_seed(0)
+    network = NoteAutoencoder(first=6, channels=6, blocks=1, narrow=2, width=12)
+    network.encoder.head.bias.data[:4] = 0  # it hears something, if not what is there
+    torch.save(network.state_dict(), tmp_path / "notes.torch")
+    notebook = nbformat.read(hp.root / "notebooks" / "AEMain_Notebook.ipynb", 4)
+    [cell] = [cell for cell in notebook.cells if cell.source.startswith("weights = ")]
+    cell.source = re.sub("^weights = .*", f"weights = {str(tmp_path / 'notes.torch')!r}", cell.source)
+    run(notebook, hp.root)
+    assert cell.outputs[0].text.startswith("its latent is notes")
+    assert len(shown(notebook, "image/jpeg")) == 5
+    assert sum("<audio" in text for text in shown(notebook, "text/html")) == 3
 
 
 @pytest.mark.parametrize("name", names)

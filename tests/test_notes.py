@@ -1,5 +1,5 @@
-"""The autoencoder of notes: its labels lie where the audio has them, its decoder sums what it should, and it trains, stops,
-goes on and plays like the report's."""
+"""The autoencoder of notes: its labels lie where the audio has them, its decoder sums what it should, and it trains,
+stops, goes on and plays like the report's."""
 import functools
 import json
 import os
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from scipy.signal import fftconvolve
 
 import AEMain
 import Augmentation
@@ -91,7 +92,8 @@ def direct_sum(decoder, notes, first, frames):
                 continue
             for band in range(hp.n_mels):
                 decibels = np.interp(since, knots, level[key, :, band])
-                decibels += loudness[key, 0, band] * (np.log10(velocity) + 0.22) + slope[key, 0, band] * (velocity - 0.6)
+                decibels += loudness[key, 0, band] * (np.log10(velocity) + 0.22)
+                decibels += slope[key, 0, band] * (velocity - 0.6)
                 power[band, frame] += 10 ** ((decibels - max(release[key, band], 0) * over) / 10)
     return 10 * np.log10(np.maximum(power, 1e-12))
 
@@ -99,8 +101,8 @@ def direct_sum(decoder, notes, first, frames):
 @torch.inference_mode()
 @pytest.mark.parametrize("first, frames", ((0, 20), (57, 9), (300, 3), (900, 3)))
 def test_the_decoder_is_a_direct_sum_of_powers(decoder, first, frames):
-    notes = np.array([(0.0, 0.3, 60, 90), (0.113, 0.5, 60, 20), (0.15, 10.4, 21, 127), (0.2, 0.9, 108, 1), (0.62, 0.7, 64, 64),
-                      (3.46, 3.6, 50, 80)], np.float32)
+    notes = np.array([(0.0, 0.3, 60, 90), (0.113, 0.5, 60, 20), (0.15, 10.4, 21, 127), (0.2, 0.9, 108, 1),
+                      (0.62, 0.7, 64, 64), (3.46, 3.6, 50, 80)], np.float32)
     ours = decoder(torch.from_numpy(notes), first, frames).numpy()
     direct = direct_sum(decoder, notes, first, frames)
     loud = direct > -110
@@ -113,7 +115,8 @@ def test_the_decoder_is_a_direct_sum_of_powers(decoder, first, frames):
 def test_without_notes_the_decoder_is_silent_and_other_keys_count_for_nothing(decoder):
     nothing = torch.zeros(0, 4)
     assert (decoder(nothing, 0, 7) == NoteDecoder.silence).all() and decoder(nothing, 0, 7).shape == (hp.n_mels, 7)
-    assert (decoder(torch.tensor([[0.1, 1, 0, 0], [0.1, 1, 20, 90], [0.1, 1, 109, 90]]), 0, 7) == NoteDecoder.silence).all()
+    others = torch.tensor([[0.1, 1, 0, 0], [0.1, 1, 20, 90], [0.1, 1, 109, 90]])
+    assert (decoder(others, 0, 7) == NoteDecoder.silence).all()
     notes = torch.from_numpy(some_notes())
     padded = torch.cat([notes, torch.zeros(9, 4)])
     assert torch.equal(decoder(padded, 100, 20), decoder(notes, 100, 20))
@@ -126,8 +129,9 @@ def test_parts_of_a_piece_are_those_of_the_whole(model, monkeypatch):
     whole = model.network.decoder(torch.from_numpy(notes), 0, 700).numpy()
     for size in 7, 256:
         monkeypatch.setattr(hp, "decoder_frames", size)
-        played = np.concatenate([model.play(notes, first, frames) for first, frames in ((0, 301), (301, 1), (302, 398))], 1)
-        audible = whole > whole.max() - hp.top_db
+        parts = (0, 301), (301, 1), (302, 398)
+        played = np.concatenate([model.play(notes, first, frames) for first, frames in parts], 1)
+        audible = whole > whole.max() - 60  # what has died away is left out
         np.testing.assert_allclose(played[audible], whole[audible], atol=0.01)
 
 
@@ -149,15 +153,16 @@ def test_gradients_reach_the_weights_of_the_keys_that_sound_and_no_others(decode
     released = decoder.release.grad.abs().sum(1) > 0  # the second is still down
     assert released.nonzero().flatten().tolist() == [60 - hp.lowest_key]
     times = decoder.level.grad[60 - hp.lowest_key].abs().sum(1) > 0
-    assert times[0] and times[decoder.knots <= 40 - 0.1 * rate].all() and not times[decoder.knots > 42 - 0.1 * rate].any()
+    last = 40 - 0.1 * rate
+    assert times[0] and times[decoder.knots <= last].all() and not times[decoder.knots > last + 2].any()
 
 
 def test_gradients_of_the_decoder_are_those_of_finite_differences(decoder):
     decoder, notes = decoder.double(), torch.tensor([[0.1, 0.2, 60, 90], [0.12, 0.5, 60, 50]], dtype=torch.double)
     decoder(notes, 5, 30).sum().backward()
     key = 60 - hp.lowest_key
-    for parameter, place in ((decoder.level, (key, 8, 3)), (decoder.loudness, (key, 0, 100)), (decoder.slope, (key, 0, 7)),
-                             (decoder.release, (key, 50))):
+    for parameter, place in ((decoder.level, (key, 8, 3)), (decoder.loudness, (key, 0, 100)),
+                             (decoder.slope, (key, 0, 7)), (decoder.release, (key, 50))):
         sums = []
         for step in 1e-4, -2e-4:
             with torch.no_grad():
@@ -217,7 +222,7 @@ def test_the_pitch_spectrogram_of_a_tone_is_loudest_in_its_keys_band():
         assert image.shape == (hp.n_pitches, -(-(time.size // hp.hop_length) // 2)) and image.max() == 1
         loudest = image[:, image.shape[1] // 2].argmax()
         found = 440 * 2 ** (((loudest - 1) / hp.pitch_bands_per_key + hp.lowest_key - 69) / 12)
-        assert loudest == band or hertz < 125 and abs(found - hertz) < step  # a bin of the transform is wider down there
+        assert loudest == band or hertz < 125 and abs(found - hertz) < step  # where a bin is wider than a band
 
 
 def test_the_bands_of_a_key_are_those_of_its_partials():
@@ -303,27 +308,28 @@ def sounding(file):
     return found
 
 
-@pytest.mark.parametrize("make", (functools.partial(MIDI2Audio.alter, hp.data / "MIDI_test" / "mozart_rondo_alla_turca.mid"),
-                                  MIDI2Audio.exercise), ids=("take", "exercise"))
+@pytest.mark.parametrize("make", (
+    functools.partial(MIDI2Audio.alter, hp.data / "MIDI_test" / "mozart_rondo_alla_turca.mid"), MIDI2Audio.exercise),
+                         ids=("take", "exercise"))
 def test_takes_are_by_their_seed_and_playable(tmp_path, make):
     written = []
-    for seed in range(12):
+    for seed in range(8):
         files = [make(random.Random(seed)) for _ in range(2)]
         for i, file in enumerate(files):
             file.save(tmp_path / f"{i}.mid")
         written.append(tmp_path.joinpath("0.mid").read_bytes())
         assert written[-1] == tmp_path.joinpath("1.mid").read_bytes()
-        struck = [(time, message) for time, message in sounding(files[0]) if message.type == "note_on" and message.velocity]
+        struck = [(time, message) for time, message in sounding(files[0]) if message.type == "note_on"]
         assert len(struck) > 10
         for time, message in struck:
             assert 0 <= time < hp.limit_s + 0.1
             assert hp.lowest_key <= message.note < hp.lowest_key + hp.n_keys and 6 <= message.velocity <= 127
         assert max(length for length, _ in sounding(files[0])) < 3 * hp.limit_s
-    assert len(set(written)) == 12
+    assert len(set(written)) == 8
 
 
 def test_exercises_know_all_keys():
-    keys = {message.note for seed in range(60) for _, message in sounding(MIDI2Audio.exercise(random.Random(seed)))
+    keys = {message.note for seed in range(25) for _, message in sounding(MIDI2Audio.exercise(random.Random(seed)))
             if message.type == "note_on"}
     assert keys == set(range(hp.lowest_key, hp.lowest_key + hp.n_keys))
 
@@ -369,7 +375,8 @@ def takes(rendered, tmp_path):
 def test_what_takes_leave(rendered, instruments, tmp_path):
     names = {"one", "one~0", "one~1", "two", "two~0", "two~1"}
     for folder, ending in ("MIDI", "mid"), ("notes", "mid"), ("piano", "wav"), ("synth", "wav"):
-        assert {path.name for path in (rendered / folder).iterdir()} - {"preset.txt"} == {f"{name}.{ending}" for name in names}
+        found = {path.name for path in (rendered / folder).iterdir()} - {"preset.txt"}
+        assert found == {f"{name}.{ending}" for name in names}
     assert not (rendered / "piano_2").exists()
     assert "FluidR3_GM.sf2:0:1" in (rendered / "piano" / "preset.txt").read_text()
     assert (rendered / "piano" / "preset.txt").read_text().endswith(", recorded\n")
@@ -455,7 +462,7 @@ def test_notes_are_for_all_pieces_or_for_none(takes):
     with pytest.raises(ValueError, match="notes lacks two; put their MIDI files there"):
         AEMain.train(takes)
     shutil.rmtree(takes / "notes")
-    with pytest.raises(ValueError, match="notes holds no notes; put the pieces' MIDI files there, or give --network report"):
+    with pytest.raises(ValueError, match="notes holds no notes; put the pieces' MIDI files there, or give --network"):
         AEMain.train(takes, network="notes")
 
 
@@ -489,16 +496,15 @@ def test_mp3_comes_back_as_long_and_on_time(compression):
 
 
 def test_rooms_begin_with_the_direct_sound_and_are_by_their_seed():
-    first, again, other = (Augmentation.rooms.__wrapped__(2, seed) for seed in (5, 5, 6))
+    [first], [again], [other] = (Augmentation.rooms.__wrapped__(1, seed) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first[:100], other[:100])
     audio = Util.read_audio(hp.demo)[:2 * hp.sample_rate]
-    for response, same, another in zip(first, again, other):
-        np.testing.assert_array_equal(response, same)
-        assert not np.array_equal(response, another)
+    for response in first, other:
         assert np.linalg.norm(response) == pytest.approx(1, rel=1e-3) and response.size <= 2.5 * hp.sample_rate
         assert np.abs(response[:40]).max() > 0.3 * np.abs(response).max()
-        wet = np.convolve(audio, response[:2000])[:audio.size]
-        assert abs(late(audio, wet)) < 0.01
-    assert not np.array_equal(first[0][:100], first[1][:100])
+        wet = fftconvolve(audio, response)[:audio.size]
+        assert abs(DatasetCreator.offset(*map(DatasetCreator.spectrogram, (audio, wet)))) <= 1
 
 
 # training
@@ -572,7 +578,8 @@ def test_form_and_weights_come_back(tmp_path, model, half):
     torch.manual_seed(3)
     network = NoteAutoencoder(**{**small, "blocks": 2, "narrow": 3})
     network.decoder = model.network.decoder
-    saved = {key: value.half() if half and value.is_floating_point() else value for key, value in network.state_dict().items()}
+    saved = {key: value.half() if half and value.is_floating_point() else value
+             for key, value in network.state_dict().items()}
     torch.save(saved, tmp_path / "ae.torch")
     loaded = Model.load(Autoencoder, tmp_path / "ae.torch")
     assert isinstance(loaded, NoteModel) and loaded.network.state_dict().keys() == saved.keys()
@@ -587,7 +594,8 @@ def test_form_and_weights_come_back(tmp_path, model, half):
 
 
 def test_weights_of_half_an_autoencoder_are_refused(tmp_path, model):
-    torch.save({key: value for key, value in model.network.state_dict().items() if "decoder" not in key}, tmp_path / "ae.torch")
+    torch.save({key: value for key, value in model.network.state_dict().items() if "decoder" not in key},
+               tmp_path / "ae.torch")
     with pytest.raises(ValueError, match="ae.torch does not hold the weights of an autoencoder; train it again"):
         Model.load(Autoencoder, tmp_path / "ae.torch")
 
@@ -620,11 +628,13 @@ def test_a_long_recording_is_played_without_seams_though_a_note_is_held_across(l
     notes = np.concatenate([notes, [[0.5, 11.5, 45, 100]]]).astype(np.float32)
     monkeypatch.setattr(Main, "listen", lambda audio, model: notes)
     monkeypatch.setattr(hp, "context_frames", 96)
-    models, played = (model, Model(UNet(wf=2))), []
+    unet = UNet(wf=2)
+    unet.last.bias.data[:] = 0.5  # else what it draws, not trained, is black
+    models, played = (model, Model(unet)), []
     for size in 5000, 264:
         monkeypatch.setattr(hp, "chunk_frames", size)
         images = []
-        monkeypatch.setattr(DatasetCreator, "invert", lambda mel, guide, inversion, invert=DatasetCreator.griffin_lim: (
+        monkeypatch.setattr(DatasetCreator, "invert", lambda mel, guide, *_, invert=DatasetCreator.griffin_lim: (
             images.append(mel), invert(np.sqrt(DatasetCreator.power_from_mel(mel, np.abs(guide) ** 2)), guide, 2))[1])
         audio, pictures = Main.resynthesise(long, models[:1])
         assert audio.shape == long.shape and np.isfinite(audio).all() and len(pictures) == 2
