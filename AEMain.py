@@ -20,7 +20,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
     """Encoder and decoder of a `NoteAutoencoder`, each taught apart by the true notes: see `Training.Trainer`.
 
     The encoder by cross entropy on onsets and sounding keys, and the L1 distance of the velocities' logarithms at the
-    onsets; the decoder by the L1 distance from the target's spectrogram. `parts` are the halves to train, "encoder", "decoder" or both.
+    onsets; the decoder by the L1 distance from the target's spectrogram. `parts` are the halves to train, "encoder",
+    "decoder" or both.
     """
 
     def __init__(self, network, learning_rate, device, parts=("encoder", "decoder"), **how):
