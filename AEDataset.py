@@ -13,7 +13,8 @@ from Augmentation import augment
 class AEDataset(torch.utils.data.Dataset):
     """The pairs data/generated/<piece>/{piano,synth}.npy of the given pieces, in half precision.
 
-    The files are mapped into memory, each opened once: the system keeps of them what fits, and reads the rest again.
+    A file is mapped into memory while an item is taken from it: the system keeps of all what fits, reads the rest
+    again, and has few files open at once.
 
     An item is (source, target), two tensors [shape=(1, n_mels, t), in [0, 1]]. The key is the number of the piece, or
     (number, first frame, frames, seed) for a crop; a crop that passes the end of its piece is filled up with silence.
@@ -32,20 +33,20 @@ class AEDataset(torch.utils.data.Dataset):
     FileNotFoundError
         If a spectrogram is missing.
     ValueError
-        If those of a piece differ in shape.
+        If those of a piece differ in shape, or one is damaged.
     """
 
     def __init__(self, names, data=hp.data, sources=("piano",), augmented=False):
         self.names, self.augmented = list(names), augmented
         self.sources = [self.load(name, Path(data), sources) for name in self.names]
-        self.targets = [map_spectrogram(Path(data) / "generated" / name / "synth.npy") for name in self.names]
+        self.targets = [Stored(Path(data) / "generated" / name / "synth.npy") for name in self.names]
         for name, clips, target in zip(self.names, self.sources, self.targets):
             if any(clip.shape != target.shape for clip in clips):
                 raise ValueError(f"the spectrograms of '{name}' differ in shape; remove "
                                  f"{Path(data) / 'generated' / name} and build them again")
 
     def load(self, name, data, sources):
-        return [map_spectrogram(data / "generated" / name / f"{source}.npy") for source in sources]
+        return [Stored(data / "generated" / name / f"{source}.npy") for source in sources]
 
     def __len__(self):
         return len(self.targets)
@@ -60,16 +61,34 @@ class AEDataset(torch.utils.data.Dataset):
         if self.augmented and rng.random() < hp.augmented_share:
             before = min(start, hp.context_frames)  # for the reverberation of what came before the crop
             power = DatasetCreator.mel_from_log(clip[:, start - before:start + frames].float().numpy())
-            maxima = DatasetCreator.mel_from_log(clip.amax(dim=1).float().numpy())
+            maxima = DatasetCreator.mel_from_log(clip[:].amax(dim=1).float().numpy())
             source = torch.from_numpy(DatasetCreator.log_mel(augment(power, maxima, rng), 1)[:, before:]).float()
         return tuple(torch.nn.functional.pad(part[None], (0, frames - part.shape[-1])) for part in (source, target))
 
 
+class Stored:
+    """A stored spectrogram [shape=(n_mels, t)]: indexed, it gives that part as a float16 tensor. Raises as
+    `map_spectrogram`."""
+
+    def __init__(self, path):
+        self.path, self.shape = path, map_spectrogram(path).shape
+
+    def __getitem__(self, part):
+        image = map_spectrogram(self.path)[part]
+        if not image.isfinite().all():
+            raise ValueError(f"{self.path} is damaged; remove it, and the same command makes it anew")
+        return image
+
+
 def map_spectrogram(path):
-    """Map a stored spectrogram into memory, as a float16 tensor [shape=(n_mels, t)]."""
+    """Map a stored spectrogram into memory, as a float16 tensor [shape=(n_mels, t)]; the file is open while the tensor
+    is there.
+
+    Raises FileNotFoundError if it is missing, ValueError if it is damaged.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such spectrogram; run MIDI2Audio.py and AEMain.py first")
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # "c", as "r" makes torch warn; nothing writes to it
+    return torch.from_numpy(Util.load_array(path, np.float16, mmap_mode="c"))  # as "r" makes torch warn
 
 
 class NoteDataset(AEDataset):
@@ -85,9 +104,8 @@ class NoteDataset(AEDataset):
 
     def load(self, name, data, sources):
         folder = data / "generated" / name
-        self.notes = getattr(self, "notes", []) + [np.load(folder / "notes.npy")]
-        self.pitches = getattr(self, "pitches", []) + [[map_spectrogram(folder / f"{source}_pitch.npy")
-                                                        for source in sources]]
+        self.notes = getattr(self, "notes", []) + [Util.load_array(folder / "notes.npy", np.float32)]
+        self.pitches = getattr(self, "pitches", []) + [[Stored(folder / f"{source}_pitch.npy") for source in sources]]
         return super().load(name, data, sources)
 
     def __getitem__(self, key):
@@ -103,8 +121,8 @@ class NoteDataset(AEDataset):
         pitch, mel, target = (torch.nn.functional.pad(image, (0, length - image.shape[1])) for image, length in (
             (pitch, -(-frames // 2)), (mel, frames), (target, frames)))
         rate, notes = hp.sample_rate / hp.hop_length, self.notes[piece]
-        sounding = notes[(notes[:, 0] * rate < start + frames + 4) & (notes[:, 1] * rate > start - 100)][:self.most_notes]
-        padded = np.zeros((self.most_notes, 4), np.float32)
+        sounding = notes[(notes[:, 0] * rate < start + frames + 4) & (notes[:, 1] * rate > start - 100)]
+        sounding, padded = sounding[:self.most_notes], np.zeros((self.most_notes, 4), np.float32)
         padded[:len(sounding)] = sounding
         return {"pitch": pitch, "mel": mel, "target": target, "first": start, "notes": torch.from_numpy(padded),
                 "labels": torch.from_numpy(note_labels(sounding, start, frames))}
@@ -112,15 +130,17 @@ class NoteDataset(AEDataset):
 
 def recoloured(pitch, mel, rng):
     """The two spectrograms as through an equaliser, the same for both, with another level, and a floor of noise."""
-    points = rng.normal(0, 4, 8) + rng.uniform(-9, 9) * np.linspace(-1, 1, 8) + rng.uniform(-10, 3)
+    points = np.linspace(0, 1, 41)  # broad curves and, as partials differ from piano to piano, narrow ones
+    points = (np.interp(points, np.linspace(0, 1, 8), rng.normal(0, 4, 8)) + rng.normal(0, 3, 41)
+              + rng.uniform(-9, 9) * (2 * points - 1) + rng.uniform(-10, 3))
     octaves = np.log2(np.maximum(Util.mel_frequencies(hp.n_mels + 2)[1:-1], 27.5) / 27.5)
     places = np.arange(hp.n_pitches) / 12 / hp.pitch_bands_per_key, octaves
     noise = rng.uniform(-80, -48) + rng.uniform(-8, 8, 2) if rng.random() < 0.5 else (-np.inf, -np.inf)
     images = []
     for image, place, floor in zip((pitch, mel), places, noise):
-        gain = np.interp(place / 8.7, np.linspace(0, 1, 8), points)[:, None]
+        gain = np.interp(place / 8.7, np.linspace(0, 1, 41), points)[:, None]
         decibels = np.where(image > 0, Util.to_db(image.numpy()) + gain, -hp.top_db)
-        decibels = np.maximum(decibels, floor + rng.normal(0, 5, image.shape))
+        decibels = np.maximum(decibels, floor + 5 * rng.standard_normal(image.shape, np.float32))
         images.append(torch.from_numpy(np.maximum(decibels / hp.top_db + 1, 0).astype(np.float32)))
     return images
 
@@ -128,21 +148,25 @@ def recoloured(pitch, mel, rng):
 def note_labels(notes, first, frames):
     """What a `NoteEncoder` is to say [shape=(3, frames, n_keys), float32] of notes [shape=(n, 4)] from a frame on.
 
-    Onset: 1 where a note begins, falling to 0 within `hp.onset_frames` on both sides, so that an onset between two frames
-    is between their values (Kong et al. 2021); sounding: 1 until its end; velocity, of 127, where the onset is not 0.
+    Onset: 1 where a note begins, falling to 0 within `hp.onset_frames` on both sides, so that an onset between two
+    frames is between their values (Kong et al. 2021); sounding: 1 until its end; velocity, of 127, where the onset is
+    not 0.
     """
+    key = notes[:, 2].astype(int) - hp.lowest_key
+    notes, key = notes[(key >= 0) & (key < hp.n_keys)], key[(key >= 0) & (key < hp.n_keys)]
+    onset, end = notes[:, :2].T.astype(float) * (hp.sample_rate / hp.hop_length) - first
     labels = np.zeros((3, frames, hp.n_keys), np.float32)
-    for onset, end, key, velocity in notes:
-        onset, end = (time * hp.sample_rate / hp.hop_length - first for time in (onset, end))
-        key = int(key) - hp.lowest_key
-        if not 0 <= key < hp.n_keys:
-            continue
-        labels[1, max(int(np.ceil(onset)), 0):max(int(np.ceil(max(end, onset + 2))), 0), key] = 1
-        near = np.arange(max(int(np.ceil(onset - hp.onset_frames)), 0), min(int(onset + hp.onset_frames) + 1, frames))
-        likely = 1 - np.abs(near - onset) / hp.onset_frames
-        nearer = likely > labels[0, near, key]
-        labels[0, near[nearer], key] = likely[nearer]
-        labels[2, near[nearer], key] = velocity / 127
+    changes = np.zeros((frames + 1, hp.n_keys), int)  # how many notes begin less how many end
+    for times, change in ((onset, 1), (np.maximum(end, onset + 2), -1)):
+        np.add.at(changes, (np.clip(np.ceil(times).astype(int), 0, frames), key), change)
+    labels[1] = changes[:-1].cumsum(axis=0) > 0
+    near = np.ceil(onset - hp.onset_frames)[:, None] + np.arange(int(2 * hp.onset_frames) + 1)
+    likely = 1 - np.abs(near - onset[:, None]) / hp.onset_frames
+    note, place = np.nonzero((likely > 0) & (near >= 0) & (near < frames))
+    order = np.argsort(likely[note, place], kind="stable")  # of two notes of one key the nearer is written last
+    note, place = note[order], place[order]
+    where = near[note, place].astype(int), key[note]
+    labels[0][where], labels[2][where] = likely[note, place], notes[note, 3] / 127
     return labels
 
 

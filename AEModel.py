@@ -1,4 +1,6 @@
 """The report's wrapper of a network, the autoencoder or the U-Net: load its weights, run it on a device, generate."""
+import hashlib
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,13 @@ import Util
 from Autoencoder import NoteAutoencoder, NoteDecoder
 
 
-def autocast(device):
-    """Mixed precision with bfloat16 where the processor computes with it and `hp.bfloat16` is set."""
+def autocast(device, wanted=True):
+    """Mixed precision with bfloat16, if `wanted` and `hp.bfloat16` is set, where the processor computes with it."""
     fast = {
-        "cuda": lambda: torch.cuda.is_bf16_supported(),
+        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
         "cpu": lambda: torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
     }.get(device.type)
-    return torch.autocast(device.type, torch.bfloat16, enabled=bool(hp.bfloat16 and fast and fast()))
+    return torch.autocast(device.type, torch.bfloat16, enabled=bool(wanted and hp.bfloat16 and fast and fast()))
 
 
 class Model:
@@ -29,16 +31,22 @@ class Model:
     device : torch.device
     pair : str, optional
         The instruments that it was trained for.
+    autoencoder : str, optional
+        Of a U-Net: the `digest` of the autoencoder behind which it was trained.
+    path : Path, optional
+        Where its weights are from.
     """
 
-    def __init__(self, network, device=torch.device("cpu"), pair=None):
+    bfloat16 = True  # whether it may run in mixed precision: see `autocast`
+
+    def __init__(self, network, device=torch.device("cpu"), pair=None, autoencoder=None, path=None):
         self.network = network.to(device, memory_format=torch.channels_last)
-        self.device, self.pair = device, pair
+        self.device, self.pair, self.autoencoder, self.path = device, pair, autoencoder, path
 
     @classmethod
     def load(cls, kind, path, device=torch.device("cpu")):
-        """Return the model of a `kind`, Autoencoder or UNet, whose form and weights are those of `path`; a `NoteModel` if
-        that is what they are of.
+        """Return the model of a `kind`, Autoencoder or UNet, whose form and weights are those of `path`; a `NoteModel`
+        if that is what they are of.
 
         Raises as `load_weights`, and ValueError if they are of another kind.
         """
@@ -46,10 +54,12 @@ class Model:
         try:
             network = kind.of_form(state)
             network.load_state_dict(state)
-        except (KeyError, ValueError, IndexError, RuntimeError):
+        except (KeyError, ValueError, IndexError, RuntimeError, TypeError, AttributeError):
             raise ValueError(f"{path} does not hold the weights of {kind.name}; "
                              "train it again or restore the file") from None
-        return (NoteModel if isinstance(network, NoteAutoencoder) else cls)(network, device, noted(state).get("pair"))
+        note = noted(state)
+        return (NoteModel if isinstance(network, NoteAutoencoder) else cls)(
+            network, device, note.get("pair"), note.get("autoencoder"), path)
 
     @torch.inference_mode()
     def generate(self, *spectrograms):
@@ -58,12 +68,19 @@ class Model:
         A network of several input channels takes as many, the one to improve first; what is left over is ignored.
         """
         source = torch.from_numpy(np.stack(spectrograms[:self.network.in_channels]))[None].float()
-        return self.run(self.move(source))[0, 0].cpu().numpy()
+        return self.checked(self.run(self.move(source))[0, 0].cpu().numpy())
+
+    def checked(self, output):
+        """Return what the network has made. Raises ValueError if that is not finite, as its weights are damaged."""
+        if not np.isfinite(output).all():
+            raise ValueError(f"{self.path or self.network.name} makes numbers that are not finite; train it again or "
+                             "restore the file")
+        return output
 
     def run(self, source):
         """Map a batch as `generate` does."""
         self.network.eval()
-        with autocast(self.device):
+        with autocast(self.device, self.bfloat16):
             return self.network(source).float().clip(0, 1)
 
     def move(self, batch):
@@ -82,12 +99,14 @@ def load_weights(path):
         raise FileNotFoundError(f"{path}: no such weights; train them with AEMain.py and UNetMain.py, or restore the "
                                 "file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
         for key, value in state.items():
             state[key] = value.float() if value.is_floating_point() else value
+            if not value.isfinite().all():
+                raise ValueError("a number that is none")
+        front_end = dict(noted(state).get("front_end") or DatasetCreator.front_end())
     except Exception:  # torch raises a dozen kinds for what is not a file of its own
         raise ValueError(f"{path} does not hold the weights of a network; train it again or restore the file") from None
-    front_end = noted(state).get("front_end", DatasetCreator.front_end())
     for name, value in DatasetCreator.front_end().items():
         if front_end.get(name) != value:
             raise ValueError(f"{path} was trained with {name} = {front_end.get(name)}, and Hyperparameters.py has "
@@ -95,13 +114,37 @@ def load_weights(path):
     return state
 
 
+def load_tensors(path):
+    """Read what `torch.save` wrote, if it is tensors, numbers and text, so that no code is run.
+
+    Raises whatever torch does for a damaged file, and ValueError if a checksum is wrong, at which torch does not look.
+    """
+    if zipfile.is_zipfile(path):  # older versions of torch wrote another form
+        with zipfile.ZipFile(path) as file:
+            if file.testzip():
+                raise ValueError(f"{path} is damaged")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def noted(state):
-    """What `snapshot` noted in a state_dict: "front_end" and "pair", or nothing if it is from elsewhere."""
+    """What `snapshot` noted in a state_dict: "front_end", "pair", of a U-Net "autoencoder", or nothing if it is from
+    elsewhere."""
     return getattr(state, "_metadata", {}).get("trained_for", {})
 
 
+def digest(state):
+    """Return 16 hexadecimal digits that differ for other weights, of a state_dict, and not if it is stored in half
+    precision."""
+    hashed = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu()
+        value = value.half() if value.is_floating_point() else value
+        hashed.update(key.encode() + value.contiguous().numpy().tobytes())
+    return hashed.hexdigest()[:16]
+
+
 def snapshot(network, trained_for):
-    """A copy of a network's state_dict in the processor's memory, with `DatasetCreator.trained_for` as its note."""
+    """A copy of a network's state_dict in the processor's memory, with a note: see `noted`."""
     state = network.state_dict()
     state._metadata["trained_for"] = trained_for  # beside the tensors: the file remains a plain state_dict
     for key in state:
@@ -127,9 +170,9 @@ class NoteModel(Model):
             Onset, sounding, velocity.
         """
         self.network.eval()
-        with autocast(self.device):
+        with autocast(self.device, self.bfloat16):
             logits = self.network(*(torch.from_numpy(image)[None].to(self.device) for image in (pitch, mel)))
-        return logits[0].float().sigmoid().cpu().numpy()
+        return self.checked(logits[0].float().sigmoid().cpu().numpy())
 
     @torch.inference_mode()
     def play(self, notes, first, frames):
@@ -137,12 +180,11 @@ class NoteModel(Model):
         notes = torch.from_numpy(notes).to(self.device)
         parts = [self.network.decoder(notes, start, min(hp.decoder_frames, first + frames - start))
                  for start in range(first, first + frames, hp.decoder_frames)]
-        return torch.cat(parts, 1).cpu().numpy()
-
+        return self.checked(torch.cat(parts, 1).cpu().numpy())
 
     def generate(self, pitch, mel):
-        """Map spectrograms as `hear` to the log-mel spectrogram of the target instrument [shape=(n_mels, t), in [0, 1]],
-        relative to its own maximum."""
+        """Map spectrograms as `hear` to the log-mel spectrogram of the target instrument [shape=(n_mels, t), in
+        [0, 1]], relative to its own maximum."""
         return level_to_own(self.play(pick_notes(self.hear(pitch, mel)), 0, mel.shape[1]))
 
 

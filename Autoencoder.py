@@ -110,8 +110,8 @@ class NoteEncoder(nn.Module):
 
     Convolutions over an image of time x keys, with the same weights for every key. What a key sees are the bands of its
     own partials, gathered from both spectrograms (harmonic stacking: Bittner et al. 2022, "A lightweight
-    instrument-agnostic model for polyphonic note transcription and multipitch estimation"), and later its neighbours. Half
-    way up, layers that span all keys look further back and ahead (dilated: van den Oord et al. 2016,
+    instrument-agnostic model for polyphonic note transcription and multipitch estimation"), and later its neighbours.
+    Half way up, layers that span all keys look further back and ahead (dilated: van den Oord et al. 2016,
     https://arxiv.org/abs/1609.03499), so that one key may know what the others do. A step is two frames of the mel
     spectrogram.
 
@@ -150,8 +150,8 @@ class NoteEncoder(nn.Module):
             self.head.bias[2:4] = -2
 
     def forward(self, pitch, mel):
-        """Map a pitch spectrogram [shape=(batch, n_pitches, ceil(t / 2))] and a mel spectrogram [shape=(batch, n_mels, t)],
-        both in [0, 1], to the logits of onset, sounding and velocity [shape=(batch, 3, t, n_keys)]."""
+        """Map a pitch spectrogram [shape=(batch, n_pitches, ceil(t / 2))] and a mel spectrogram [shape=(batch, n_mels,
+        t)], both in [0, 1], to the logits of onset, sounding and velocity [shape=(batch, 3, t, n_keys)]."""
         frames = mel.shape[2]
         pitch, mel = pitch.transpose(1, 2), nn.functional.pad(mel, (0, frames % 2)).transpose(1, 2)
         batch, steps, _ = pitch.shape
@@ -171,11 +171,12 @@ class NoteEncoder(nn.Module):
 
 
 class NoteDecoder(nn.Module):
-    """How it sounds: the log-mel spectrogram that each key makes on the target instrument, learnt, and summed over notes.
+    """How it sounds: the log-mel spectrogram that each key makes on the target instrument, learnt, and summed over
+    notes.
 
-    A key has a level in dB for each mel band and time since the onset, from `knots` with straight lines between them, so
-    that an onset may lie between two frames; two ways in which it grows with velocity; and a fall in dB a frame once key
-    and pedal are up. The powers of the notes add up.
+    A key has a level in dB for each mel band and time since the onset, from `knots` with straight lines between them,
+    so that an onset may lie between two frames; two ways in which it grows with velocity; and a fall in dB a frame
+    once key and pedal are up. The powers of the notes add up.
     """
 
     silence = -120.0  # dB of a frame without notes
@@ -196,8 +197,8 @@ class NoteDecoder(nn.Module):
     def forward(self, notes, first, frames):
         """Return the mel power in dB [shape=(n_mels, frames)] of a piece, from its frame `first` on.
 
-        `notes` [shape=(n, 4)]: onset and end in seconds, MIDI key, velocity from 1 to 127; keys that no piano has, such as
-        0, count for nothing. A silent frame has `silence`.
+        `notes` [shape=(n, 4)]: onset and end in seconds, MIDI key, velocity from 1 to 127; keys that no piano has, such
+        as 0, count for nothing. A silent frame has `silence`.
         """
         onset, end = notes[:, :2].T * (hp.sample_rate / hp.hop_length)
         key = notes[:, 2].long() - hp.lowest_key
@@ -213,7 +214,8 @@ class NoteDecoder(nn.Module):
         knot = torch.bucketize(within, self.knots, right=True).clamp(1, len(self.knots) - 1)
         share = (within - self.knots[knot - 1]) / (self.knots[knot] - self.knots[knot - 1])
         table, row = self.level.flatten(0, 1), key[:, None] * len(self.knots) + knot
-        level = torch.lerp(nn.functional.embedding(row - 1, table), nn.functional.embedding(row, table), share[..., None])
+        before, after = (nn.functional.embedding(index, table) for index in (row - 1, row))
+        level = torch.lerp(before, after, share[..., None])
         level = level + (self.loudness[key] * (torch.log10(velocity) + 0.22)[:, None, None]
                          + self.slope[key] * (velocity - 0.6)[:, None, None])
         level = level - self.release.clamp(min=0)[key][:, None] * (now - end[:, None]).clamp(min=0)[..., None]
@@ -236,9 +238,11 @@ class NoteAutoencoder(nn.Module):
 
     @classmethod
     def of_form(cls, state):
-        """Return a network, not trained, of the form that a state_dict has. Raises KeyError if it is of another kind."""
+        """Return a network, not trained, of the form that a state_dict has. Raises KeyError if it is of another kind.
+        """
         first, _, *_ = state["encoder.stem.weight"].shape
-        return cls(first=first, channels=len(state["encoder.time.0.weight"]), narrow=len(state["encoder.squeeze.weight"]),
+        return cls(first=first, channels=len(state["encoder.time.0.weight"]),
+                   narrow=len(state["encoder.squeeze.weight"]),
                    blocks=len({key.split(".")[2] for key in state if key.startswith("encoder.blocks.")}),
                    width=len(state["encoder.gather.weight"]))
 

@@ -31,7 +31,7 @@ def trained_for(data=hp.data):
     Of what it has not rendered there is no more to say than "recordings".
     """
     notes = [Path(data) / folder / "preset.txt" for folder in [*sources(data), "synth"]]
-    presets = [note.read_text().strip() if note.exists() else "recordings" for note in notes]
+    presets = [" ".join(Util.read_text(note).split()) if note.exists() else "recordings" for note in notes]
     return {"front_end": front_end(), "pair": f"{', '.join(presets[:-1])} -> {presets[-1]}"}
 
 
@@ -112,7 +112,7 @@ def spectrogram(audio):
     t = len(audio) // hop_length, at least 1. The frame centred on the very end is left out: 30 s are 2,583 frames, as
     in the report.
     """
-    power = mel_power(stft(audio))[:, :max(len(audio) // hp.hop_length, 1)]
+    power = mel_power(stft(Util.normalised(audio)[0]))[:, :max(len(audio) // hp.hop_length, 1)]
     return log_mel(power, power.max())
 
 
@@ -120,11 +120,11 @@ def pitch_spectrogram(audio):
     """`pitch_power` of a clip as `log_mel`, relative to its own maximum [shape=(n_pitches, ceil(t / 2))], for the t
     frames of its `spectrogram`."""
     frames = max(len(audio) // hp.hop_length, 1)
-    power = pitch_power(audio)[:, :-(-frames // 2)]
+    power = pitch_power(Util.normalised(audio)[0])[:, :-(-frames // 2)]
     return log_mel(power, power.max())
 
 
-def power_from_mel(mel, start):
+def power_from_mel(mel, start, device="cpu"):
     """Power spectrum whose mel power is `mel`: KL-divergence multiplicative updates (Lee and Seung 2001,
     "Algorithms for non-negative matrix factorization", with the filter bank as the fixed factor).
 
@@ -136,48 +136,66 @@ def power_from_mel(mel, start):
     start : np.ndarray [shape=(1 + n_fft / 2, t)]
         A power spectrum to start from. Each frame's level is of no matter; within a band its shape remains, so the
         spectrum of the recording itself, which has its pitches, is a good one.
+    device : torch.device or str
+        Where it is computed.
 
     Returns
     -------
     np.ndarray [shape=(1 + n_fft / 2, t)]
     """
-    filters, mel, start = (torch.from_numpy(array) for array in (mel_filters(), mel, start))
+    filters, mel, start = (torch.from_numpy(array).to(device) for array in (mel_filters(), mel, start))
     weights = filters.sum(dim=0)[:, None]
     spread = (filters.T / weights.clip(1e-20)).contiguous()
     power = torch.where(weights > 0, start / (start.amax(dim=0) + 1e-20) + hp.kl_floor, 0)
     for _ in range(hp.kl_iterations):
         power *= spread @ (mel / (filters @ power + 1e-20))
-    return power.numpy()
+    return power.cpu().numpy()
 
 
-def griffin_lim(magnitude, phase, iterations=None):
+def griffin_lim(magnitude, phase, iterations=None, device="cpu"):
     """Audio whose STFT has the given magnitude: Griffin and Lim (1984) with the momentum of Perraudin, Balazs and
     Soendergaard (2013, "A fast Griffin-Lim algorithm"), started from the phase of an STFT.
 
     Parameters
     ----------
-    magnitude : np.ndarray [shape=(1 + n_fft / 2, t)]
-    phase : np.ndarray [shape=(1 + n_fft / 2, t), complex]
+    magnitude : np.ndarray [shape=(1 + n_fft / 2, t) or (1 + channels, 1 + n_fft / 2, t)]
+        Of several, the first is that of the mean of all others, which are kept to it.
+    phase : np.ndarray [shape as magnitude, complex]
         Only its angle counts.
+    iterations : int, optional
+        By default `hp.griffin_lim_iterations`.
+    device : torch.device or str
+        Where it is computed.
 
     Returns
     -------
-    np.ndarray [shape=((t - 1) * hop_length,)], float32
+    np.ndarray [shape=((t - 1) * hop_length,) or (1 + channels, (t - 1) * hop_length)], float32
     """
+    def rebuild(spectrum):
+        audio = torch.istft(spectrum, **frame, length=size)
+        if audio.ndim > 1:
+            audio[1:] += audio[0] - audio[1:].mean(dim=0)
+        return audio
+
     iterations = hp.griffin_lim_iterations if iterations is None else iterations
-    window = torch.hann_window(hp.n_fft)
+    window = torch.hann_window(hp.n_fft).to(device)
     frame = dict(n_fft=hp.n_fft, hop_length=hp.hop_length, window=window)
-    magnitude, estimate = torch.from_numpy(magnitude), torch.from_numpy(np.where(phase == 0, 1, phase))
-    size, previous = (magnitude.shape[1] - 1) * hp.hop_length, 0
+    phase = np.where(np.abs(phase) > 1e-30, phase, 1)  # smaller ones have none that torch could tell
+    magnitude, estimate = (torch.from_numpy(array).to(device) for array in (magnitude, phase))
+    size, previous = (magnitude.shape[-1] - 1) * hp.hop_length, 0
     for _ in range(iterations):
-        audio = torch.istft(magnitude * estimate.sgn(), **frame, length=size)
-        rebuilt = torch.stft(audio, **frame, pad_mode="constant", return_complex=True)
+        rebuilt = torch.stft(rebuild(magnitude * estimate.sgn()), **frame, pad_mode="constant", return_complex=True)
         estimate = rebuilt - hp.griffin_lim_momentum / (1 + hp.griffin_lim_momentum) * previous
         previous = rebuilt
-    return torch.istft(magnitude * estimate.sgn(), **frame, length=size).numpy()
+    return rebuild(magnitude * estimate.sgn()).cpu().numpy()
 
 
-def invert(mel, guide, inversion=hp.inversion):
+def inversion_device(device):
+    """The device itself, but for Apple's MPS, which lacks complex numbers in some versions of torch, the processor."""
+    return "cpu" if torch.device(device).type == "mps" else device
+
+
+def invert(mel, guide, inversion=hp.inversion, device="cpu"):
     """Mel power -> audio.
 
     Parameters
@@ -190,6 +208,8 @@ def invert(mel, guide, inversion=hp.inversion):
     inversion : str
         "kl": `power_from_mel`, then `griffin_lim`, both from `guide`. "report": librosa's non-negative least squares
         and its Griffin-Lim with 32 iterations from random phase, without a guide, as in the report.
+    device : torch.device or str
+        Where "kl" is computed, see `inversion_device`; "report" is computed on the processor.
 
     Returns
     -------
@@ -208,7 +228,9 @@ def invert(mel, guide, inversion=hp.inversion):
         return librosa.griffinlim(magnitude, n_iter=32, hop_length=hp.hop_length, random_state=hp.seed)
     if inversion != "kl":
         raise ValueError(f"inversion is 'kl' or 'report', not '{inversion}'")
-    return griffin_lim(np.sqrt(power_from_mel(mel, np.abs(guide) ** 2)), guide)
+    device = inversion_device(device)
+    power = power_from_mel(mel, np.abs(guide) ** 2, device)
+    return griffin_lim(np.sqrt(power), guide, device=device)
 
 
 def sources(data=hp.data):
@@ -253,11 +275,11 @@ def renew(folder):
     Without a note they are kept.
     """
     note, text = folder / "front_end.json", json.dumps({**front_end(), "limit_s": hp.limit_s}, indent=1) + "\n"
+    stored = Util.modified(folder.glob("*/*.npy"))  # before the note is read, which another shard writes first
     if note.exists():
-        if note.read_text() == text:
+        if Util.read_text(note) == text:
             return
-        for path in folder.glob("*/*.npy"):
-            path.unlink(missing_ok=True)  # another shard may do so too
+        Util.remove(stored)
     Util.save_text(note, text)
 
 
@@ -288,7 +310,8 @@ def store_notes(recording, midi_path, mel, pitch, notes):
     """Write the pitch spectrogram of a recording, as long as that in `mel`, and the notes of its MIDI file, where
     missing or older than these."""
     if not Util.newer(pitch, mel):
-        clip, frames = Util.read_audio(recording)[:hp.limit_s * hp.sample_rate], np.load(mel, mmap_mode="r").shape[1]
+        clip = Util.read_audio(recording)[:hp.limit_s * hp.sample_rate]
+        frames = Util.load_array(mel, np.float16, mmap_mode="r").shape[1]
         Util.save_array(pitch, pitch_spectrogram(clip)[:, :-(-frames // 2)].astype(np.float16))
     if not Util.newer(notes, midi_path):
         Util.save_array(notes, Util.read_notes(midi_path))

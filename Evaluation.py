@@ -286,8 +286,8 @@ def score_folder(options):
         raise ValueError(f"{folder} holds {pairs[0]}, and the weights were trained for {pairs[1]}; render it again or "
                          "choose other weights")
     scores = evaluate(folder, midi_folder, models, options.inversion)
-    output = options.output or (hp.root / "results" if shipped and folder == hp.data / "test"
-                                else Path()) / "evaluation"
+    name = "evaluation" if options.inversion == hp.inversion else f"evaluation_{options.inversion}"
+    output = options.output or (hp.root / "results" if shipped and folder == hp.data / "test" else Path()) / name
     save_scores(output, scores)
     Util.save_figure(output.with_suffix(".png"), plot(scores))
     print(table({"mean": scores["mean"]})
@@ -308,7 +308,8 @@ def main(arguments=None):
     parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion, help="as for Main.py")
     parser.add_argument("-o", "--output", type=Path,
                         help="name of the .md, .json and .png to write (default: evaluation in the "
-                        "working folder; for data/test and the shipped weights results/evaluation)")
+                        "working folder; for data/test and the shipped weights results/evaluation; with another "
+                        "inversion evaluation_<inversion>)")
     score_folder(parser.parse_args(arguments))
 
 

@@ -39,7 +39,7 @@ warmup_steps = 100
 augmented_share = 0.6   # of the crops, where --augmented is given
 recorded_share = 0.6    # of the takes, where --recorded is given
 n_rooms = 60            # that are simulated for them
-gradient_norm = 1.0     # gradients are clipped to this norm
+gradient_norm = 1.0     # gradients are clipped to this norm; 0 leaves them as they are
 checkpoint_minutes = 3
 log_epochs = 20         # a picture of one piece every so many epochs
 
@@ -52,9 +52,11 @@ onset_frames = 2.5          # over which the label of an onset falls to nothing,
 onset_threshold = 0.35      # how sure of an onset the encoder has to be
 sounding_threshold = 0.5
 decoder_rate = 600          # times the learning rate: the decoder's weights are decibels
+release_rate = 30           # the same for those in decibels a frame
 decoder_crops = 4           # of each batch, that the decoder learns from
 decoder_frames = 256        # that the decoder works on at once
-ae_report = dict(network="report", channels=(64, 128, 256), batch_size=1, crop_frames=0, schedule="constant")
+ae_report = dict(network="report", channels=(64, 128, 256), batch_size=1, crop_frames=0, schedule="constant",
+                 gradient_norm=0, bfloat16=False)
 
 # U-Net (report: 50 epochs, Adam; what differs lies in unet_report)
 unet_epochs = 50
@@ -67,7 +69,7 @@ unet_residual = False   # the last layer sees the input too
 unet_batch_norm = True
 unet_loss = "l1"
 unet_report = dict(wf=6, in_channels=1, residual=False, batch_norm=False, loss="mse",
-                   batch_size=1, crop_frames=0, schedule="constant")
+                   batch_size=1, crop_frames=0, schedule="constant", gradient_norm=0, bfloat16=False)
 
 # mel spectrogram -> audio
 inversion = "kl"        # "report": librosa's NNLS and Griffin-Lim from random phase
@@ -78,6 +80,8 @@ griffin_lim_momentum = 0.99
 chunk_frames = 2592     # most frames of a recording that are worked on at once: 30 s and a little, a multiple of 8
 context_frames = 256    # more frames on both sides, so that a chunk comes out as it would within the whole
 fade_frames = 16        # over which one chunk fades into the next
+stereo_frames = 15      # over which the level of a channel is measured, band by band
+stereo_limit = 16       # times the power of the mean, at most
 
 # paths, wherever the scripts are started from
 root = Path(__file__).resolve().parent

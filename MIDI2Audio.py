@@ -38,10 +38,15 @@ pitch_wheel_cents = 200  # the range of the pitch wheel that General MIDI starts
 def find_soundfont(name):
     """Return the path of a SoundFont: `name` itself, or a file of that name in SoundFonts/ or a system folder.
 
-    Raises FileNotFoundError if it is nowhere.
+    Raises FileNotFoundError if it is nowhere, ValueError if it is shorter than it says, as after half a download.
     """
     for path in (Path(name), hp.soundfonts / name, *(folder / name for folder in hp.system_soundfonts)):
         if path.is_file():
+            with open(path, "rb") as file:
+                header, size = file.read(8), path.stat().st_size
+            if header[:4] == b"RIFF" and size < 8 + int.from_bytes(header[4:], "little"):
+                raise ValueError(f"{path} is cut short, {size} of {8 + int.from_bytes(header[4:], 'little')} bytes; "
+                                 "download it again")
             return path
     raise FileNotFoundError(f"SoundFont {name} is neither in {hp.soundfonts.name}/ nor in the system's folders; put it "
                             "into SoundFonts/ or install one, for instance: apt-get install fluid-soundfont-gm")
@@ -70,7 +75,7 @@ def list_presets(soundfont):
             yield name, start + size
             file.seek(start + size + size % 2)
 
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, contextlib.suppress(struct.error):  # as of a list that is cut off
         header = file.read(12)
         if header[:4] != b"RIFF" or header[8:] != b"sfbk":
             raise ValueError(f"{path} is not a SoundFont; replace it")
@@ -78,10 +83,9 @@ def list_presets(soundfont):
             if name == b"LIST" and file.read(4) == b"pdta":
                 for name, end in chunks(file, end):
                     if name == b"phdr":
-                        # the last ends the list
-                        *presets, _ = struct.iter_unpack("<20sHH14x", file.read(end - file.tell()))
+                        presets = list(struct.iter_unpack("<20sHH14x", file.read(end - file.tell())))
                         return dict(sorted(((bank, program), text.split(b"\0")[0].decode("latin-1").strip())
-                                           for text, program, bank in presets))
+                                           for text, program, bank in presets[:-1]))  # the last ends the list
     raise ValueError(f"{path} holds no presets; replace it")
 
 
@@ -140,7 +144,7 @@ def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0, detune=0):
             events.append((now, message))
     except FileNotFoundError:
         raise FileNotFoundError(f"{midi_path}: no such file; give the path of a MIDI file") from None
-    except (EOFError, OSError, ValueError, LookupError, TypeError, mido.KeySignatureError) as error:
+    except (EOFError, OSError, ValueError, LookupError, TypeError, OverflowError, mido.KeySignatureError) as error:
         raise ValueError(f"{midi_path} is not a MIDI file, or is damaged ({error or 'it ends too early'}); "
                          "replace or remove it") from None
     if source.type == 2:
@@ -371,12 +375,13 @@ def write_takes(midi_folder, number):
                         (alter(path, rng) if i else exercise(rng)).save(temporary)
 
 
-def keep_notes(midi_folder, output_folder, shard=(0, 1)):
-    """Write the part of every MIDI file that is rendered to `output_folder`/<piece>.mid, for training to learn from."""
+def keep_notes(midi_folder, audio_folder, output_folder, shard=(0, 1)):
+    """Write the part of every MIDI file that has been rendered to `audio_folder`/<piece>.wav to
+    `output_folder`/<piece>.mid, whence training has its notes."""
     for name, path in sorted(Util.pieces(midi_folder, midi_endings).items())[shard[0]::shard[1]]:
         output = Path(output_folder) / f"{name}.mid"
-        if not Util.newer(output, path):
-            with contextlib.suppress(ValueError), Util.replacing(output) as temporary:  # it was not rendered either
+        if Path(audio_folder, f"{name}.wav").exists() and not Util.newer(output, path):
+            with contextlib.suppress(ValueError), Util.replacing(output) as temporary:  # the file has changed since
                 trim(path)[0].save(temporary)
 
 
@@ -406,19 +411,20 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     text = (preset_text(preset) + "".join(f", {preset_text(other)}" for other in take_presets)
             + (f", off by up to {detune:g} cents" if detune else "") + ", recorded" * recorded + "\n")
     rooms = Augmentation.rooms() if recorded else []
-    others = list(output_folder.glob("*.wav"))  # before the note is looked for, which another shard writes first
+    # before the note is looked for, which another shard writes first
+    others = Util.modified(output_folder.glob("*.wav"))
     if others and not note.exists():
         raise ValueError(f"{output_folder} holds recordings that were not rendered here; move them, or choose another "
                          "--data")
-    if others and note.read_text() == text:
-        others = []
+    former = " ".join(Util.read_text(note).split()) if others else ""
+    if others and former == text.strip():
+        others = {}
     if others and not overwrite:
-        raise ValueError(f"{output_folder} holds renders of {note.read_text().strip()}, not of {text.strip()}; "
+        raise ValueError(f"{output_folder} holds renders of {former}, not of {text.strip()}; "
                          "add --overwrite to replace them")
     if others:
         check_preset(preset)  # before anything is lost
-    for path in others:  # so that an interruption leaves no mixture
-        path.unlink()
+    Util.remove(others)  # so that an interruption leaves no mixture; what another shard has rendered since stays
     Util.save_text(note, text)
 
     def render(name):
@@ -466,16 +472,18 @@ def synthesise_all(mode, data=hp.data, presets=None, detune=0, takes=0, recorded
         write_takes(Path(data) / "MIDI", takes)
         how.update(take_presets=presets, recorded=recorded and mode == "piano")
         presets = presets[:1]
-    if mode == "piano":
-        keep_notes(Path(data) / "MIDI", Path(data) / "notes", how.get("shard", (0, 1)))
     folders = [mode, *(f"{mode}_{number}" for number in range(2, len(presets) + 1))]
     left = [str(Path(data) / name) for name in Util.numbered(data, "piano") if mode == "piano" and name not in folders]
     if left:
         tqdm.write(f"warning: there are pianos of an earlier render in {', '.join(left)}; "
                    "remove them or they are trained on too", file=sys.stderr)
-    for folder, preset in zip(folders, presets):
-        synthesise_folder(Path(data) / "MIDI", Path(data) / folder, preset,
-                          detune=detune if takes or folder != mode else 0, **how)
+    try:
+        for folder, preset in zip(folders, presets):
+            synthesise_folder(Path(data) / "MIDI", Path(data) / folder, preset,
+                              detune=detune if takes or folder != mode else 0, **how)
+    finally:  # also where some could not be rendered
+        if mode == "piano":
+            keep_notes(Path(data) / "MIDI", Path(data) / mode, Path(data) / "notes", how.get("shard", (0, 1)))
 
 
 def cents(text):

@@ -1,10 +1,11 @@
 """Recording -> the same performance on an electric piano: autoencoder, U-Net, spectrogram inversion.
 
-`python Main.py recording.wav` writes recording_epiano.wav and a picture, recording_epiano.png.
-In Python: `audio = Main.pipeline("recording.wav")`.
+`python Main.py recording.wav` writes recording_epiano.wav and a picture, recording_epiano.png; with --page also a page
+to listen to. In Python: `audio = Main.pipeline("recording.wav")`.
 """
 import argparse
 import functools
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from tqdm import tqdm
 import DatasetCreator
 import Hyperparameters as hp
 import Util
-from AEModel import Model, NoteModel, level_to_own, pick_notes
+from AEModel import Model, NoteModel, digest, level_to_own, pick_notes
 from Autoencoder import Autoencoder
 from UNet import UNet
 
 stage_names = ("input", "autoencoder", "autoencoder + U-Net")
+# files that are taken for recordings in a folder; those that libsndfile does not read are named, with how to convert them
+recorded = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".m4a", ".aac", ".mp4", ".wma")
 
 
 def find_weights(model=None):
@@ -34,27 +37,40 @@ def find_weights(model=None):
     return own
 
 
-@functools.cache
 def load_models(ae, unet, device="auto"):
-    """Return the two trained models; each pair of weights is read once.
+    """Return the two trained models; each pair of weights is read once, and again when its files have changed.
 
-    Raises as `AEModel.load_weights`, and ValueError if the two were trained for different instruments.
+    Raises as `AEModel.load_weights`, and ValueError if the two were trained for different instruments, or the U-Net
+    behind another autoencoder.
     """
+    statuses = [Path(path).stat() for path in (ae, unet) if Path(path).exists()]
+    return read_models(ae, unet, device, *((now.st_mtime_ns, now.st_ctime_ns, now.st_size) for now in statuses))
+
+
+@functools.lru_cache(maxsize=4)
+def read_models(ae, unet, device, *stamps):
+    """As `load_models`, of files that have not changed since the same `stamps`."""
     device = Util.choose_device(device)
     models = Model.load(Autoencoder, ae, device), Model.load(UNet, unet, device)
     pairs = [model.pair for model in models]
     if all(pairs) and pairs[0] != pairs[1]:
         raise ValueError(f"{ae} was trained for {pairs[0]} and {unet} for {pairs[1]}; take two of the same pair")
+    digests = models[1].autoencoder, models[1].autoencoder and digest(models[0].network.state_dict())
+    if digests[0] != digests[1]:
+        raise ValueError(f"{unet} was trained behind an autoencoder with the weights {digests[0]}, and {ae} has "
+                         f"{digests[1]}; train the U-Net anew with UNetMain.py --overwrite, or restore the autoencoder")
     return models
 
 
-def pipeline(path, model=None, ae=None, unet=None, device="auto", inversion=hp.inversion):
+def pipeline(recording, model=None, ae=None, unet=None, device="auto", inversion=hp.inversion, sample_rate=None,
+             stereo=False):
     """Play a recording on the electric piano.
 
     Parameters
     ----------
-    path : str or Path
-        Any file that libsndfile reads; channels are mixed, any rate and length.
+    recording : str or Path, or np.ndarray [shape=(n,) or (n, channels)]
+        Any file that libsndfile reads, any rate and length; or samples, in [-1, 1] or integers of a wav, with their rate.
+        Channels are mixed.
     model : str, optional
         Which pair of networks: see `find_weights`.
     ae, unet : str or Path, optional
@@ -63,20 +79,39 @@ def pipeline(path, model=None, ae=None, unet=None, device="auto", inversion=hp.i
         "auto", "cuda", "mps" or "cpu".
     inversion : str
         "kl", or "report" for the report's own: see `DatasetCreator.invert`.
+    sample_rate : float, optional
+        Of an array, in Hz.
+    stereo : bool
+        Keep the two channels of a stereo recording.
 
     Returns
     -------
     np.ndarray [shape=(n,)], float32
-        Mono at 22,050 Hz, as long and as loud as the recording, in [-1, 1].
+        Mono at 22,050 Hz, as long and as loud as the recording, in [-1, 1]. With `stereo`, [shape=(n, 2)] of a stereo
+        recording.
 
     Raises
     ------
     FileNotFoundError
         If the recording or the weights are missing.
     ValueError
-        If the recording is not audio, empty or silent, or the weights do not fit.
+        If the recording is not audio, empty or silent, an array without its rate, or the weights do not fit.
+
+    Examples
+    --------
+    >>> import soundfile
+    >>> audio, sample_rate = soundfile.read("data/demo/mozart_rondo_alla_turca.wav")
+    >>> pipeline(audio, sample_rate=sample_rate).shape
+    (661500,)
     """
-    return resynthesise(read_recording(path), load_models(*weights(model, ae, unet), device), inversion)[0]
+    if isinstance(recording, (str, Path)):
+        if sample_rate is not None:
+            raise ValueError(f"sample_rate goes with an array; {recording} has its own")
+        audio = read_recording(recording, stereo)
+    else:
+        audio = take_recording(recording, sample_rate, stereo)
+    models = load_models(*weights(model, ae, unet), device)
+    return resynthesise(audio, models, inversion)[0]
 
 
 def weights(model, ae, unet):
@@ -85,12 +120,34 @@ def weights(model, ae, unet):
     return Path(ae or found[0]), Path(unet or found[1])
 
 
-def read_recording(path):
+def read_recording(path, stereo=False):
     """Read a recording as `Util.read_audio`, and raise ValueError if it is silent."""
-    audio = Util.read_audio(path)
+    audio = Util.read_audio(path, stereo)
     if not audio.any():
         raise ValueError(f"{path} is silent; there is nothing to play")
     return audio
+
+
+def take_recording(audio, rate, stereo=False):
+    """Return an array as `read_recording` does a file: see `pipeline`."""
+    audio = np.asarray(audio)
+    if rate is None or not 0 < rate < float("inf"):
+        raise ValueError(f"an array needs its rate in Hz, as in sample_rate=44100, not {rate}")
+    if audio.ndim not in (1, 2) or not audio.size or audio.ndim > 1 and audio.shape[1] > max(len(audio), 2):
+        raise ValueError(f"an array of shape {audio.shape} is no recording; give (samples,) or (samples, channels)")
+    if audio.dtype.kind in "iu":
+        middle, scale = (128, 128) if audio.dtype == np.uint8 else (0, -float(np.iinfo(audio.dtype).min) or 1)
+        audio = (audio - np.float64(middle)) / scale
+    audio = audio.astype(np.float32)
+    if audio.ndim > 1 and (not stereo or audio.shape[1] == 1):
+        audio = audio.mean(axis=1)
+    if audio.ndim > 1 and audio.shape[1] > 2:
+        raise ValueError(f"the array has {audio.shape[1]} channels; mix it to two, or leave stereo out")
+    if not np.isfinite(audio).all():
+        raise ValueError("the array holds samples that are not finite")
+    if not audio.any():
+        raise ValueError("the array is silent; there is nothing to play")
+    return Util.resample(audio, rate)
 
 
 def samples(audio, first, last, n_fft, hop_length):
@@ -128,6 +185,7 @@ def listen(audio, model):
 
     `audio` [shape=(n,), float32]: mono at `hp.sample_rate`, not silent. `model`: a NoteModel.
     """
+    audio, _ = Util.normalised(audio)
     frames = n_frames(audio)
     parts = chunks(frames)
     loudest = max(DatasetCreator.mel_power(spectrum(audio, *part)).max() for part in parts)
@@ -147,52 +205,93 @@ def play_notes(notes, model, frames):
     return level_to_own(model.play(notes, 0, frames)).astype(np.float16)
 
 
-def resynthesise(audio, models, inversion=hp.inversion):
+def band_levels(own, mean):
+    """Return by how much a channel is louder than the mean of all, in power, band by band [shape=(n_mels, t)].
+
+    `own`, `mean` [shape=(1 + n_fft / 2, t), complex]: their STFTs. Smoothed over `hp.stereo_frames`, and at most
+    `hp.stereo_limit`, which keeps what is in opposite phase on both sides, and so hardly in the mean, from blowing up.
+    """
+    kernel = np.hanning(hp.stereo_frames + 2)[1:-1]
+
+    def smooth(spectrum):
+        return np.stack([np.convolve(band, kernel, "same") for band in DatasetCreator.mel_power(spectrum)])
+
+    own, mean = smooth(own), smooth(mean)
+    return np.minimum(own / (mean + 1e-20), hp.stereo_limit).astype(np.float32)
+
+
+def invert_channels(mel, mean, channels, device="cpu"):
+    """As `DatasetCreator.invert`, each channel guided by itself [shape=(channels, (t - 1) * hop_length)].
+
+    `mean` and each of `channels` [shape=(1 + n_fft / 2, t), complex]: STFTs of their mean, and of the channels. In every
+    band a channel is as much louder than `mel` as it was, and the mean of all comes out as it would alone.
+    """
+    guides = np.stack([mean, *channels])
+    mels = [mel, *(mel * band_levels(channel, mean) for channel in channels)]
+    device = DatasetCreator.inversion_device(device)
+    powers = [DatasetCreator.power_from_mel(one, np.abs(guide) ** 2, device) for one, guide in zip(mels, guides)]
+    return DatasetCreator.griffin_lim(np.sqrt(np.stack(powers)), guides, device=device)[1:]
+
+
+def resynthesise(audio, models, inversion=hp.inversion, notes=None):
     """Turn a recording into the electric piano, chunk by chunk, so that memory does not grow with its length.
 
     The networks and the inversion see `hp.context_frames` beyond each side of a chunk, more than they look around, the
-    chunks fade into each other, and the reference of the dB scale is that of the whole recording: there is no seam. Notes
-    are those of the whole recording too, so that one may be held across chunks. The report's inversion starts from random
-    phase, so that its chunks would not fit: it takes the recording whole.
+    chunks fade into each other, and the reference of the dB scale is that of the whole recording: there is no seam.
+    Notes are those of the whole recording too, so that one may be held across chunks. The report's inversion starts
+    from random phase, so that its chunks would not fit: it takes the recording whole.
 
     Parameters
     ----------
-    audio : np.ndarray [shape=(n,), float32]
-        Mono at `hp.sample_rate`, not silent.
+    audio : np.ndarray [shape=(n,) or (n, channels), float32]
+        At `hp.sample_rate`, not silent. The networks see the mean of the channels; each channel is inverted with its own
+        phase, and is as much louder than the mean as in the recording, band by band.
     models : sequence of Model
         What the spectrogram passes through in turn: autoencoder and U-Net, as `load_models` returns them.
     inversion : str
         See `DatasetCreator.invert`.
+    notes : np.ndarray [shape=(n, 4)], optional
+        What a NoteModel plays; without it, what it hears: see `listen`.
 
     Returns
     -------
-    (np.ndarray [shape=(n,), float32], list of np.ndarray [shape=(n_mels, t), in [0, 1]])
+    (np.ndarray [shape as audio, float32], list of np.ndarray [shape=(n_mels, t), in [0, 1]])
         The audio, as loud as the recording, and the spectrograms of the first chunk: input, then each model's output.
     """
-    frames = n_frames(audio)
+    recording, (audio, _) = audio, Util.normalised(audio)
+    channels, mean = (audio.T, audio.mean(axis=1)) if audio.ndim > 1 else (audio[None], audio)
+    frames = n_frames(mean)
     parts = chunks(frames, 1 if inversion == "report" else 0)
     half, rise = hp.fade_frames // 2, np.linspace(0, 1, hp.fade_frames * hp.hop_length, dtype=np.float32)
-    reference = max(DatasetCreator.mel_power(spectrum(audio, *part)).max() for part in parts)
-    played = play_notes(listen(audio, models[0]), models[0], frames) if isinstance(models[0], NoteModel) else None
-    output, pictures = np.zeros((frames - 1) * hp.hop_length, np.float32), []
+    reference = max(DatasetCreator.mel_power(spectrum(mean, *part)).max() for part in parts)
+    played = None
+    if isinstance(models[0], NoteModel):
+        played = play_notes(listen(mean, models[0]) if notes is None else notes, models[0], frames)
+    output, pictures = np.zeros((len(channels), (frames - 1) * hp.hop_length), np.float32), []
     for first, last in tqdm(parts, unit="chunk", disable=len(parts) < 2, leave=False):
         before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
-        guide = spectrum(audio, before, after)
+        guide = spectrum(mean, before, after)
         stages = [DatasetCreator.log_mel(DatasetCreator.mel_power(guide), reference)]
         if played is not None:
             stages.append(played[:, before:after].astype(np.float32))
         for model in models[len(stages) - 1:]:
             stages.append(model.generate(*stages[::-1]))
-        chunk = DatasetCreator.invert(DatasetCreator.mel_from_log(stages[-1]), guide, inversion)
+        mel = DatasetCreator.mel_from_log(stages[-1])
         start, end = max(first - half, 0) * hp.hop_length, min(last + half, frames) * hp.hop_length
-        part = chunk[start - before * hp.hop_length:end - before * hp.hop_length]
+        if len(channels) > 1:
+            guides = [spectrum(channel, before, after) for channel in channels]
+            chunk = invert_channels(mel, guide, guides, models[-1].device)
+        else:
+            chunk = DatasetCreator.invert(mel, guide, inversion, models[-1].device)[None]
+        part = chunk[:, start - before * hp.hop_length:end - before * hp.hop_length]
         if first > 0:
-            part[:rise.size] *= rise
+            part[:, :rise.size] *= rise
         if last < frames:
-            part[-rise.size:] *= rise[::-1]
-        output[start:start + part.size] += part
+            part[:, -rise.size:] *= rise[::-1]
+        output[:, start:start + part.shape[1]] += part
         pictures = pictures or [stage[:, :last] for stage in stages]
-    return at_level_of(audio, output[:audio.size]), pictures
+    output = output[:, :mean.size]
+    return at_level_of(recording, output.T if audio.ndim > 1 else output[0]), pictures
 
 
 def at_level_of(recording, audio):
@@ -200,22 +299,99 @@ def at_level_of(recording, audio):
     peak = max(audio.max(), -audio.min())
     if peak == 0:
         return audio
-    louder = np.linalg.norm(recording) / np.linalg.norm(audio)
+    recording, exponent = Util.normalised(recording)
+    louder = np.ldexp(float(np.linalg.norm(recording) / np.linalg.norm(audio)), exponent)
     audio *= np.float32(min(louder, hp.peak / peak))
     return audio
 
 
-def output_paths(recordings, output):
-    """Return where to write the wav of each recording: `output`, a wav if there is one recording, or a folder.
+def whole_spectrogram(audio):
+    """Return the log-mel spectrogram of a recording of any length, relative to its own maximum [shape=(n_mels, t),
+    float16]; `audio` [shape=(n,) or (n, channels)], of which the mean is taken."""
+    audio, _ = Util.normalised(audio if audio.ndim == 1 else audio.mean(axis=1))
+    powers = [DatasetCreator.mel_power(spectrum(audio, *part)).astype(np.float32) for part in chunks(n_frames(audio))]
+    loudest = max(power.max() for power in powers)
+    return np.concatenate([DatasetCreator.log_mel(power, loudest).astype(np.float16) for power in powers], axis=1)
 
-    Raises ValueError if two recordings would be written to one file, or one over a recording.
+
+def save_page(path, name, versions, notes=None):
+    """Write the page of one recording, `name`, to `path`: see `Util.page_html`.
+
+    `versions`: name -> audio [shape=(n,) or (n, 2)]; `notes` [shape=(m, 4)], optional.
     """
-    if output and output.suffix.lower() == ".wav":
+    shown = [(version, "", audio, whole_spectrogram(audio)) for version, audio in versions.items()]
+    Util.save_text(path, Util.page_html(name, [Util.piece_html("", shown, notes=notes)],
+                                        "<p>A piano recording, and the same performance on an electric piano.</p>"))
+
+
+def versions_of(recording, models, inversion=hp.inversion, stereo=False):
+    """Return what `save_page` shows of a recording: its name, name -> audio of the versions, and the notes, None if the
+    autoencoder knows none. Raises as `read_recording`."""
+    audio = read_recording(recording, stereo)
+    notes = heard_notes(audio, models)
+    played = {"Autoencoder": resynthesise(audio, models[:1], inversion, notes)[0],
+              "Electric piano": resynthesise(audio, models, inversion, notes)[0]}
+    return Path(recording).stem, {"Recording": audio, **played}, notes
+
+
+def heard_notes(audio, models):
+    """Return the notes of a recording [shape=(n,) or (n, channels)], or None if the autoencoder knows none."""
+    return listen(audio if audio.ndim == 1 else audio.mean(axis=1), models[0]) if isinstance(models[0], NoteModel) else None
+
+
+def play_on(preset, midi_path, path, audio):
+    """Render the notes of a MIDI file on a preset of a SoundFont to `path`, as long and as loud as the recording `audio`;
+    return what was written [shape=(n,)]. Raises as `MIDI2Audio.synthesise_midi_to_audio`."""
+    import MIDI2Audio
+
+    length = len(audio)
+    with tempfile.TemporaryDirectory() as folder:
+        rendered = Path(folder) / "rendered.wav"
+        MIDI2Audio.synthesise_midi_to_audio(midi_path, rendered, *preset, limit_s=length / hp.sample_rate)
+        played = Util.read_audio(rendered)[:length]
+    mean = audio if audio.ndim == 1 else audio.mean(axis=1)
+    played = at_level_of(mean, np.pad(played, (0, length - played.size)))
+    Util.write_audio(path, played)
+    return played
+
+
+def find_recordings(given):
+    """Return (recording, name of its output without an ending) of every file that is given, and of every recording below
+    the folders that are: one below a folder keeps its place there.
+
+    Our own outputs are left out. Raises FileNotFoundError if a folder holds no recordings.
+    """
+    found = []
+    for path in given:
+        if not path.is_dir():
+            found.append((path, Path(f"{path.stem}_epiano")))
+            continue
+        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in recorded and file.is_file()
+                  and not file.stem.endswith(("_epiano", "_epiano_played"))
+                  and not any(part.startswith(".") for part in file.relative_to(path).parts)]
+        if not inside:
+            raise FileNotFoundError(f"{path} holds no recordings ({' '.join(recorded)}); give a folder that does")
+        found += [(file, file.relative_to(path).with_name(f"{file.stem}_epiano")) for file in inside]
+    return found
+
+
+def output_paths(recordings, output):
+    """Return where to write the sound of each recording, (path, name) as `find_recordings` returns them: `output`, a file
+    if there is one recording, or a folder.
+
+    Raises ValueError if two recordings would be written to one file, or one over a recording, or a kind of file is asked
+    for that is not written.
+    """
+    ending = output.suffix.lower() if output else ""
+    if ending in recorded and not output.is_dir():
+        if ending not in Util.written:
+            raise ValueError(f"{output}: {ending} is not written; choose {', '.join(Util.written)}")
         if len(recordings) > 1:
             raise ValueError(f"{output} is one file for {len(recordings)} recordings; give a folder")
         paths = [output]
     else:
-        paths = [(output or Path()) / f"{recording.stem}_epiano.wav" for recording in recordings]
+        paths = [(output or Path()) / f"{name}.wav" for _, name in recordings]
+    recordings = [recording for recording, _ in recordings]
     for i, path in enumerate(paths):
         if path in paths[:i]:
             raise ValueError(f"{recordings[paths.index(path)]} and {recordings[i]} would both be written to {path}; "
@@ -225,12 +401,51 @@ def output_paths(recordings, output):
     return paths
 
 
+def convert(recording, path, models, options):
+    """Play a recording, and write to `path` and beside it what the command line asks for. Return what to say of it."""
+    started = time.monotonic()
+    audio = read_recording(recording, options.stereo)
+    notes = heard_notes(audio, models)
+    output, pictures = resynthesise(audio, models, options.inversion, notes)
+    Util.write_audio(path, output)
+    # beside a cover.wav not cover.png, of which there is many a one that is none of ours, but cover_epiano.png
+    own = f"{path.stem.removesuffix('_epiano')}_epiano"
+    picture, midi, page = (path.with_name(own + ending) for ending in (".png", ".mid", ".html"))
+    Util.save_stages(picture, dict(zip(stage_names, pictures)), recording.name)
+    beside, versions = ["its picture " + picture.name], {"Recording": audio}
+    if options.midi:
+        Util.save_notes(midi, notes)
+        beside.append("the notes " + midi.name)
+    if options.page:
+        versions["Autoencoder"] = resynthesise(audio, models[:1], options.inversion, notes)[0]
+        versions["Electric piano"] = output
+    if options.play:
+        other = path.with_name(f"{own}_played{path.suffix}")
+        with tempfile.TemporaryDirectory() as folder:
+            Util.save_notes(Path(folder) / "notes.mid", notes)
+            versions[f"{Path(options.play[0]).stem} {options.play[1]}:{options.play[2]}"] = play_on(
+                options.play, Path(folder) / "notes.mid", other, audio)
+        beside.append(f"the notes on {options.play[0]} {other.name}")
+    if options.page:
+        save_page(page, recording.stem, versions, notes)
+        beside.append("the page " + page.name)
+    beside = beside[0] if len(beside) == 1 else ", ".join(beside[:-1]) + " and " + beside[-1]
+    return f"{path} and {beside}: {len(audio) / hp.sample_rate:.1f} s in {time.monotonic() - started:.1f} s"
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Play piano recordings on an electric piano.")
     parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", default=[hp.demo],
-                        help="wav, flac, ogg or mp3 (default: the demo recording)")
+                        help="wav, flac, ogg or mp3, or a folder of them (default: the demo recording)")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT",
-                        help="a wav, or a folder for several (default: <name>_epiano.wav in the working folder)")
+                        help="a file, .wav, .flac, .ogg or .mp3, or a folder for several (default: <name>_epiano.wav in "
+                        "the working folder)")
+    parser.add_argument("--page", action="store_true",
+                        help="write a page, <name>_epiano.html, to listen and look, complete in one file")
+    parser.add_argument("--stereo", action="store_true", help="keep the two channels of a stereo recording")
+    parser.add_argument("--midi", action="store_true", help="write the notes that were heard, <name>_epiano.mid")
+    parser.add_argument("--play", metavar="FILE.sf2:BANK:PROGRAM",
+                        help="play these notes on a preset too, with FluidSynth: <name>_epiano_played.wav")
     parser.add_argument("--model",
                         help="name below data/models, or 'shipped' (default: 'own' if trained, else 'shipped')")
     parser.add_argument("--ae", type=Path, help="weights of the autoencoder, in place of the model's")
@@ -239,24 +454,30 @@ def main(arguments=None):
     parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion,
                         help="spectrogram to audio; 'report' is the slower one of the report (default: %(default)s)")
     options = parser.parse_args(arguments)
-    paths = output_paths(options.recordings, options.output)
+    if options.stereo and options.inversion == "report":
+        raise ValueError("--inversion report knows no channels; leave it out, or --stereo")
+    found = find_recordings(options.recordings)
+    paths = output_paths(found, options.output)
     chosen = weights(options.model, options.ae, options.unet)
     models = load_models(*chosen, options.device)
+    if (options.midi or options.play) and not isinstance(models[0], NoteModel):
+        raise ValueError(f"{chosen[0]} is an autoencoder without notes, as --report trains it; leave "
+                         f"{'--midi' if options.midi else '--play'} out, or choose another --model")
+    if options.play:
+        import MIDI2Audio
+
+        options.play = MIDI2Audio.parse_preset(options.play)
+        MIDI2Audio.check_preset(options.play)
     if chosen != (hp.ae_weights, hp.unet_weights):
         print(f"playing with {chosen[0]} and {chosen[1]}")
     errors = []
-    for recording, path in zip(options.recordings, paths):
-        started = time.monotonic()
+    progress = tqdm(list(zip(found, paths)), unit="recording", disable=len(found) < 2)
+    for (recording, _), path in progress:
         try:
-            audio, pictures = resynthesise(read_recording(recording), models, options.inversion)
+            said = convert(recording, path, models, options)
+            progress.write(said) if len(found) > 1 else print(said)
         except (ValueError, FileNotFoundError) as error:
             errors.append(str(error))
-            continue
-        Util.write_audio(path, audio)
-        picture = path.with_suffix(".png")
-        Util.save_figure(picture, Util.plot_spectrograms(dict(zip(stage_names, pictures)), recording.name))
-        print(f"{path} and its picture {picture}: {audio.size / hp.sample_rate:.1f} s in "
-              f"{time.monotonic() - started:.1f} s")
     if errors:
         raise ValueError("; ".join(errors))
 

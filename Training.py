@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import Hyperparameters as hp
 import Util
-from AEModel import Model, autocast, load_weights, snapshot
+from AEModel import Model, autocast, load_tensors, load_weights, snapshot
 
 
 def crops(lengths, frames, batch_size, seed):
@@ -58,7 +58,7 @@ def reuse_memory():
 
 def processes():
     """Return (rank, number) of the processes that torchrun started, and join them at the first call; else (0, 1)."""
-    if "RANK" not in os.environ:
+    if not dist.is_torchelastic_launched():
         return 0, 1
     if not dist.is_initialized():
         own_gpu = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
@@ -139,11 +139,15 @@ class Trainer(Model):
     learning_rate : float or None
         None if it is not to be trained.
     device : torch.device
+    gradient_norm : float
+        To which gradients are clipped; 0 leaves them as they are.
+    bfloat16 : bool
+        Whether mixed precision may be used: see `AEModel.autocast`.
     """
 
-    def __init__(self, network, loss, learning_rate, device):
+    def __init__(self, network, loss, learning_rate, device, gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16):
         super().__init__(network, device)
-        self.loss, self.learning_rate = loss, learning_rate
+        self.loss, self.learning_rate, self.gradient_norm, self.bfloat16 = loss, learning_rate, gradient_norm, bfloat16
         if learning_rate:
             self.optimiser = torch.optim.Adam(network.parameters(), learning_rate)
         for module in network.modules():
@@ -161,18 +165,19 @@ class Trainer(Model):
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if processes()[1] > 1:
-                gradients = [parameter.grad for parameter in self.network.parameters()]
+                gradients = [parameter.grad for group in self.optimiser.param_groups for parameter in group["params"]]
                 flat = summed(torch.cat([gradient.flatten() for gradient in gradients]))
                 for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
                     gradient.copy_(part.view(gradient.shape))
-            nn.utils.clip_grad_norm_(self.network.parameters(), hp.gradient_norm)
+            if self.gradient_norm:
+                nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_norm)
             self.optimiser.step()
             yield summed(loss.detach()).item()
 
     def loss_of(self, batch):
         """Return the mean loss of a batch (source, target), and how many crops it has."""
         source, target = self.prepare(self.move(batch[0])), self.move(batch[1])
-        with autocast(self.device):
+        with autocast(self.device, self.bfloat16):
             output = self.network(source)
         return self.loss(output.float(), target), len(source)
 
@@ -228,13 +233,31 @@ def save_tensors(path, content):
 former_names = {"inputs": "in_channels", "shortcut": "residual", "normalised": "batch_norm"}
 
 
-def load_checkpoint(path):
-    """Read the checkpoint of an interrupted training, its settings under their present names."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    settings = {former_names.get(name, name): value for name, value in state["settings"].items()}
-    if not settings.get("memory"):  # layers that the U-Net once could have; none is what it has now
-        settings.pop("memory", None)
-    return {**state, "settings": settings}
+def load_checkpoint(path, settings, model):
+    """Read the checkpoint of an interrupted training. Return it, and the names of the settings in which it differs; if
+    there are none, the `model` goes on from it.
+
+    Settings are compared under their present names, and those that there were not yet count as what was done then.
+    Raises ValueError if it is damaged.
+    """
+    try:
+        state = load_tensors(path)
+        saved = {former_names.get(name, name): value for name, value in state["settings"].items()}
+        if not saved.get("memory"):  # layers that the U-Net once could have; none is what it has now
+            saved.pop("memory", None)
+        for name, then in (("gradient_norm", hp.gradient_norm), ("bfloat16", hp.bfloat16),
+                           ("autoencoder", settings.get("autoencoder"))):
+            if name in settings:
+                saved.setdefault(name, then)
+        differing = [name for name in {**settings, **saved} if settings.get(name) != saved.get(name)]
+        if not differing:
+            model.load_state(state)
+        missing = {"epoch", "batch", "epoch_losses", "seconds", "best", "losses"} - state.keys()
+    except Exception:  # torch raises a dozen kinds for what is not a file of its own
+        missing = True
+    if missing:
+        raise ValueError(f"{path} is no checkpoint of this training, or is damaged; remove it to start anew")
+    return {**state, "settings": settings}, differing
 
 
 @contextlib.contextmanager
@@ -278,20 +301,21 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     validation_set : AEDataset or Pieces
     weights : Path
     settings : dict
-        "epochs", "batch_size", "crop_frames", "schedule", "seed", "trained_for" (`DatasetCreator.trained_for`) and what
-        else the result depends on, the names of the pieces among it; a checkpoint of other settings is refused.
+        "epochs", "batch_size", "crop_frames", "schedule", "seed", "trained_for" (`DatasetCreator.trained_for`), for a
+        U-Net "autoencoder" (`AEModel.digest`), and what else the result depends on, the names of the pieces among it; a
+        checkpoint of other settings is refused.
     loss_name : str
         What the loss measures, for the plot.
     overwrite : bool
-        Discard finished weights, or the checkpoint of an interrupted run.
+        Discard finished weights, or the checkpoint of a run with other settings; one with the same is gone on with.
     tensorboard : bool
         Write both losses and the learning rate of every epoch to event files in the folder `x` too.
 
     Raises
     ------
     ValueError
-        If `weights` is finished already, its checkpoint was started with other settings, TensorBoard is missing, there
-        are more processes than crops, or a loss is not finite; the checkpoint written last stays.
+        If `weights` is finished already, its checkpoint is damaged or was started with other settings, TensorBoard is
+        missing, there are more processes than crops, or a loss is not finite; the checkpoint written last stays.
     OSError
         If a file cannot be written; the checkpoint written last stays.
     KeyboardInterrupt
@@ -303,22 +327,20 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     if settings["batch_size"] % number:
         raise ValueError(f"a batch of {settings['batch_size']} does not divide among {number} processes; choose "
                          "another --batch-size")
-    if overwrite:
-        first_alone(lambda: checkpoint.unlink(missing_ok=True))
-    elif weights.exists() and not checkpoint.exists():
+    if weights.exists() and not checkpoint.exists() and not overwrite:
         raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it anew")
     state = {"settings": settings, "epoch": 0, "batch": 0, "epoch_losses": [], "seconds": 0.0, "best": None,
              "losses": {"loss": loss_name, "training": [], "validation": []}}
+    note = {**settings["trained_for"], **{key: settings[key] for key in ("autoencoder",) if key in settings}}
     if checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-        differing = [key for key in {**settings, **state["settings"]}
-                     if settings.get(key) != state["settings"].get(key)]
-        if differing:
+        found, differing = load_checkpoint(checkpoint, settings, model)
+        if differing and not overwrite:  # else what the first step saves takes its place
             raise ValueError(f"{checkpoint} was started with other settings ({', '.join(differing)}); "
                              "give the same ones, or add --overwrite to start anew")
-        model.load_state(state)
-        if rank == 0:
-            print(f"going on from epoch {state['epoch'] + 1}, batch {state['batch']}")
+        if not differing:
+            state = found
+            if rank == 0:
+                print(f"going on from epoch {state['epoch'] + 1}, batch {state['batch']}")
     losses, lengths = state["losses"], [target.shape[-1] for target in training_set.targets]
     events = event_writer(weights.with_suffix(""), state["epoch"]) if tensorboard and rank == 0 else None
     saved, started = float("-inf"), time.monotonic() - state["seconds"]
@@ -363,7 +385,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
             if rank == 0:
                 losses["validation"].append(check_finite(model.validate(validation_set), state["epoch"]))
                 if losses["validation"][-1] == min(losses["validation"]):
-                    state["best"] = snapshot(model.network, settings["trained_for"])
+                    state["best"] = snapshot(model.network, note)
                 report(model, training_set, validation_set, weights, state, (time.monotonic() - started) / 60)
                 if events:
                     for part in ("training", "validation"):
@@ -372,7 +394,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
                     events.flush()
             pause()
     if rank == 0:
-        save_tensors(weights.with_name(f"{weights.stem}_last.torch"), snapshot(model.network, settings["trained_for"]))
+        save_tensors(weights.with_name(f"{weights.stem}_last.torch"), snapshot(model.network, note))
         save_tensors(weights, state["best"])
         checkpoint.unlink(missing_ok=True)
         model.network.load_state_dict(state["best"])

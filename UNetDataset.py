@@ -1,4 +1,4 @@
-"""Pairs of spectrograms for a U-Net of one input: the autoencoder's output in, true e-piano out."""
+"""Pairs of spectrograms for a U-Net on the stored outputs of the autoencoder: those in, true e-piano out."""
 import os
 from pathlib import Path
 
@@ -8,70 +8,72 @@ from tqdm import tqdm
 
 import Hyperparameters as hp
 import Util
-from AEDataset import AEDataset, map_spectrogram
-from AEModel import Model, NoteModel
+from AEDataset import AEDataset, Stored, map_spectrogram
+from AEModel import Model, NoteModel, digest
 from Autoencoder import Autoencoder
 
 
 class UNetDataset(AEDataset):
-    """As `AEDataset`, with data/ae_output/<piece>.npy, which `write_outputs` leaves, in place of the piano.
+    """As `AEDataset`, with data/ae_output/<piece>.npy, which `write_outputs` leaves, in place of the piano, and with
+    data/ae_output/piano_2/<piece>.npy in place of piano_2, and so on; nothing is augmented.
 
     An item's source is [shape=(in_channels, n_mels, t)]: with two channels the piano comes after it.
     """
 
-    def __init__(self, names, data=hp.data, in_channels=1):
+    def __init__(self, names, data=hp.data, sources=("piano",), augmented=False, in_channels=1):
         self.in_channels = in_channels
-        super().__init__(names, data)
+        super().__init__(names, data, sources)
 
     def load(self, name, data, sources):
-        return [map_spectrogram(path) for path in (data / "ae_output" / f"{name}.npy",
-                                                   data / "generated" / name / "piano.npy")][:self.in_channels]
+        return [Stored(path) for source in sources for path in (
+            output_path(name, source, data), data / "generated" / name / f"{source}.npy")[:self.in_channels]]
 
     def __getitem__(self, key):
-        piece, start, frames, _ = key if isinstance(key, tuple) else (key, 0, self.targets[key].shape[-1], None)
-        images = (image[:, start:start + frames].float() for image in (*self.sources[piece], self.targets[piece]))
+        piece, start, frames, seed = key if isinstance(key, tuple) else (key, 0, self.targets[key].shape[-1], None)
+        number = len(self.sources[piece]) // self.in_channels
+        first = self.in_channels * (np.random.default_rng(seed).integers(number) if seed is not None else 0)
+        clip = self.sources[piece][first:first + self.in_channels]
+        images = (image[:, start:start + frames].float() for image in (*clip, self.targets[piece]))
         *source, target = (torch.nn.functional.pad(image, (0, frames - image.shape[1])) for image in images)
         return torch.stack(source), target[None]
 
 
-def note_of(weights, data):
-    """What data/ae_output/weights.txt says: whose outputs lie there."""
-    return f"{Path(os.path.relpath(weights, data)).as_posix()}\n"
+def output_path(name, source, data):
+    """Where `write_outputs` stores what the autoencoder makes of a piece on a piano."""
+    return Path(data) / "ae_output" / (f"{name}.npy" if source == "piano" else f"{source}/{name}.npy")
 
 
-def stale_outputs(weights, names, data=hp.data):
-    """Names of the pieces whose data/ae_output/<piece>.npy is not there, or not from these weights."""
-    folder = Path(data) / "ae_output"
-    note = folder / "weights.txt"
-    if not note.exists() or note.read_text() != note_of(weights, data):
-        return list(names)
-    return [name for name in names
-            if not Util.newer(folder / f"{name}.npy", weights, Path(data) / "generated" / name / "piano.npy")]
+def write_outputs(weights, names, data=hp.data, device="cpu", sources=("piano",), bfloat16=True):
+    """Write what the autoencoder with these weights makes of every piece on every piano of `sources`: see
+    `output_path`.
 
-
-def write_outputs(weights, names, data=hp.data, device="cpu"):
-    """Write what the autoencoder with these weights makes of every piece to data/ae_output/<piece>.npy.
-
-    What it has written before is kept. Raises as `Model.load`.
+    data/ae_output/weights.txt says whose they are, with the `digest` of the weights, and whether in single precision,
+    as for `bfloat16` False. What has been written before, by the same, is kept. Raises as `Model.load`.
     """
-    folder, model = Path(data) / "ae_output", Model.load(Autoencoder, weights, Util.choose_device(device))
-    stale = stale_outputs(weights, names, data)
-    for name in stale:
-        (folder / f"{name}.npy").unlink(missing_ok=True)
-    Util.save_text(folder / "weights.txt", note_of(weights, data))
-    for name in tqdm(stale, desc="ae_output", unit="piece", disable=not stale):
-        stored = Path(data) / "generated" / name
-        piano, target = (map_spectrogram(stored / f"{side}.npy").float().numpy() for side in ("piano", "synth"))
+    model = Model.load(Autoencoder, weights, Util.choose_device(device))
+    model.bfloat16 = bfloat16
+    note = Path(data) / "ae_output" / "weights.txt"
+    text = " ".join([Path(os.path.relpath(weights, data)).as_posix(), digest(model.network.state_dict()),
+                     *["in single precision"] * (not bfloat16)]) + "\n"
+    if not note.exists() or Util.read_text(note) != text:
+        for path in note.parent.rglob("*.npy"):
+            path.unlink()
+        Util.save_text(note, text)
+    stored = Path(data) / "generated"
+    stale = [(name, source) for source in sources for name in names if not Util.newer(
+        output_path(name, source, data), weights, stored / name / f"{source}.npy")]
+    for name, source in tqdm(stale, desc="ae_output", unit="piece", disable=not stale):
+        piano, target = (map_spectrogram(stored / name / f"{side}.npy").float().numpy() for side in (source, "synth"))
         if isinstance(model, NoteModel):
-            pitch = map_spectrogram(stored / "piano_pitch.npy").float().numpy()
+            pitch = map_spectrogram(stored / name / f"{source}_pitch.npy").float().numpy()
             output = as_loud(model.generate(pitch, piano), target)
         else:
             output = model.generate(piano)
-        Util.save_array(folder / f"{name}.npy", output.astype(np.float16))
+        Util.save_array(output_path(name, source, data), output.astype(np.float16))
 
 
 def as_loud(output, target):
-    """Bring a spectrogram in [0, 1] to the mean power of another: what notes give has a level of its own, and that of the
-    audio is set at the very end."""
+    """Bring a spectrogram in [0, 1] to the mean power of another: what notes give has a level of its own, and that of
+    the audio is set at the very end."""
     powers = [np.mean(10 ** (Util.to_db(image) / 10)) for image in (output, target)]
     return np.where(output > 0, Util.to_unit(Util.to_db(output) + 10 * np.log10(powers[1] / powers[0])), 0)

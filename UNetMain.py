@@ -3,6 +3,7 @@
 `python UNetMain.py` trains data/models/own/unet.torch, with the report's 50 epochs.
 """
 import argparse
+import functools
 from pathlib import Path
 
 import torch
@@ -11,8 +12,8 @@ import DatasetCreator
 import Hyperparameters as hp
 import Training
 import Util
-from AEDataset import brief_split, datasets
-from AEModel import Model, NoteModel
+from AEDataset import datasets
+from AEModel import Model, NoteModel, digest
 from Autoencoder import Autoencoder
 from UNet import UNet
 from UNetDataset import UNetDataset, write_outputs
@@ -21,9 +22,10 @@ from UNetDataset import UNetDataset, write_outputs
 class UNetTrainer(Training.Trainer):
     """A U-Net trained behind a finished autoencoder, which runs on each batch; see `Training.Trainer`."""
 
-    def __init__(self, unet, autoencoder, loss, learning_rate, device):
-        super().__init__(unet, loss, learning_rate, device)
+    def __init__(self, unet, autoencoder, loss, learning_rate, device, **how):
+        super().__init__(unet, loss, learning_rate, device, **how)
         self.autoencoder = autoencoder
+        self.autoencoder.bfloat16 = self.bfloat16
 
     def prepare(self, source):
         with torch.no_grad():
@@ -33,13 +35,13 @@ class UNetTrainer(Training.Trainer):
 def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_batch_size,
           learning_rate=hp.unet_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
           augmented=False, validation_source=None, start=None, wf=hp.unet_wf, in_channels=hp.unet_in_channels,
-          residual=hp.unet_residual, batch_norm=hp.unet_batch_norm, loss=hp.unet_loss, device="auto", overwrite=False,
-          tensorboard=False):
+          residual=hp.unet_residual, batch_norm=hp.unet_batch_norm, loss=hp.unet_loss, gradient_norm=hp.gradient_norm,
+          bfloat16=hp.bfloat16, device="auto", overwrite=False, tensorboard=False):
     """Train data/models/<model>/unet.torch, from the weights in `start` if there are any; `UNet` says what its form is.
 
     One channel in and nothing augmented is the report's form, on the stored outputs of the autoencoder
     data/models/<model>/ae.torch; so it is behind an autoencoder of notes, which are heard in whole clips. Else the
-    autoencoder runs on each batch.
+    autoencoder runs on each batch. `gradient_norm` and `bfloat16`: see `Training.Trainer`.
 
     Raises as `Training.start_from` and `Training.fit`, FileNotFoundError if the autoencoder's weights are missing, and
     ValueError if they are for another pair of instruments than those below `data`.
@@ -56,18 +58,20 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
     unet = UNet(wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm)
     if start:
         Training.start_from(unet, start)
-    if isinstance(autoencoder, NoteModel) or in_channels == 1 and not augmented and not validation_source:
-        Training.first_alone(lambda: write_outputs(ae, names, data, device))
-        training, validation = (UNetDataset(part, data, in_channels) for part in brief_split(names, seed))
-        trainer = Training.Trainer(unet, losses[loss], learning_rate, device)
+    how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16)
+    if isinstance(autoencoder, NoteModel) or in_channels == 1 and not augmented:
+        Training.first_alone(lambda: write_outputs(ae, names, data, device, DatasetCreator.sources(data), bfloat16))
+        kind = functools.partial(UNetDataset, in_channels=in_channels)
+        training, validation = datasets(names, data, seed, False, validation_source, kind)
+        trainer = Training.Trainer(unet, losses[loss], learning_rate, device, **how)
     else:
         training, validation = datasets(names, data, seed, augmented, validation_source)
-        trainer = UNetTrainer(unet, autoencoder, losses[loss], learning_rate, device)
+        trainer = UNetTrainer(unet, autoencoder, losses[loss], learning_rate, device, **how)
     settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
         seed=seed, augmented=augmented, validation_source=validation_source, start=start and str(start), wf=wf,
-        in_channels=in_channels, residual=residual, batch_norm=batch_norm, loss=loss, pieces=names,
-        trained_for=trained_for)
+        in_channels=in_channels, residual=residual, batch_norm=batch_norm, loss=loss, **how, pieces=names,
+        trained_for=trained_for, autoencoder=digest(autoencoder.network.state_dict()))
     Training.fit(trainer, training, validation, folder / "unet.torch", settings, f"{loss.upper()} loss", overwrite,
                  tensorboard)
 

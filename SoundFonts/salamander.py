@@ -54,7 +54,7 @@ def main():
                 regions.append(f"<region> sample={sample} pitch_keycenter={key} lokey={max(key - 1, 21)} "
                                f"hikey={min(key + 1, 108)} lovel={softest} hivel={loudest}")
             softest = loudest + 1
-        (folder / "Salamander.sfz").write_text("\n".join(regions) + "\n")
+        (folder / "Salamander.sfz").write_text("\n".join(regions) + "\n", encoding="utf-8")
         run("polyphone", "-1", "-i", "Salamander.sfz", "-d", ".", "-o", "Salamander", cwd=folder)
         with Util.replacing(hp.soundfonts / "Salamander.sf2") as temporary:
             shutil.copy(folder / "Salamander.sf2", temporary)

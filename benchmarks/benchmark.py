@@ -83,7 +83,7 @@ def peak_memory():
     """Peak memory of this process in MiB."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would count what the parent held when it started this process
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2 ** 10
+        return int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 2 ** 10
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
 

@@ -36,7 +36,7 @@ def rendering(data):
 
 def autoencoder(data):
     AEMain.train(data, epochs=1)
-    return 60 * json.loads((data / "models" / "own" / "ae_losses.json").read_text())["minutes"]
+    return 60 * json.loads((data / "models" / "own" / "ae_losses.json").read_text(encoding="utf-8"))["minutes"]
 
 
 def outputs(data):
@@ -45,7 +45,7 @@ def outputs(data):
 
 def unet(data):
     UNetMain.train(data, epochs=1)
-    return 60 * json.loads((data / "models" / "own" / "unet_losses.json").read_text())["minutes"]
+    return 60 * json.loads((data / "models" / "own" / "unet_losses.json").read_text(encoding="utf-8"))["minutes"]
 
 
 # name, what to call, the folders that it fills, and how often the report does it
@@ -115,7 +115,7 @@ Rendering, spectrograms and trainings are shared by several machines as the READ
 {mapped / 1e9 / hours * maestro_hours:.0f} GB. They are mapped, not read: the peak memory above counts those in use, \
 and does not grow beyond the memory there is.
 """)
-    print(options.output.read_text())
+    print(options.output.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

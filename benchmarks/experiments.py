@@ -84,7 +84,7 @@ def run(name, autoencoder, unet, data, validation_source):
             UNetMain.train(data, folders[name], **sources, **unet)
         trainer = UNetMain.UNetTrainer(Model.load(UNet, weights).network, autoencoder, l1, 1, cpu)
     losses = weights.with_name("unet_losses.json") if unet else ae.with_name("ae_losses.json")
-    settings = json.loads(losses.read_text())["settings"]
+    settings = json.loads(losses.read_text(encoding="utf-8"))["settings"]
     errors = [error(trainer, data, source) for source in ("piano", validation_source)]
     return minutes(trainer, settings), *errors
 

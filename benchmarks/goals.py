@@ -29,6 +29,7 @@ import Main
 import MIDI2Audio
 import Util
 from AEModel import NoteModel
+from UNetDataset import as_loud
 
 left_out = "TimGM6mb.sf2", 0, 0
 cases = {"piano trained on": hp.piano_preset, "piano left out": left_out,
@@ -111,6 +112,17 @@ def score_notes(folder, midi_files, model):
                    axis=0)
 
 
+def score_decoder(folder, midi_files, model):
+    """Return how far the decoder's spectrogram is from the true one in dB when it is given the true notes, and as loud;
+    the mean over the pieces of a folder."""
+    distances = []
+    for name, (_, synth) in DatasetCreator.pairs(folder).items():
+        truth = DatasetCreator.spectrogram(Util.read_audio(synth))
+        output = Main.play_notes(Util.read_notes(midi_files[name]), model, truth.shape[1]).astype(np.float32)
+        distances.append(hp.top_db * np.abs(as_loud(output, truth) - truth).mean())
+    return np.mean(distances)
+
+
 def score(folder, midi_files, models, notes):
     """Return [shape=(pieces, versions, 2 or 3 metrics)]: log-mel L1 in dB, spectral convergence, note F1."""
     scores = []
@@ -135,8 +147,8 @@ def main(arguments=None):
     midi_files = Util.pieces(options.midi, MIDI2Audio.midi_endings)
     figures = "log-mel L1 in dB / spectral convergence" + ("" if options.no_notes else " / note-onset F1")
     lines = [f"Mean over {len(midi_files)} pieces: {figures}.", "",
-             "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece "
-             "| notes heard: precision / recall / F1, velocity off by |", "|---" * 8 + "|"]
+             "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece | notes "
+             "heard: precision / recall / F1, velocity off by | spectrogram from the true notes |", "|---" * 9 + "|"]
     for case in cases:
         folder, midi_files = prepare(case, options.midi)
         scores = score(folder, midi_files, models, not options.no_notes)
@@ -146,9 +158,10 @@ def main(arguments=None):
                   f"{sorted(midi_files)[final.argmax()]}, {final.max():.2f} dB"]
         if isinstance(models[0], NoteModel):
             *found, velocity = score_notes(folder, midi_files, models[0])
-            cells.append(" / ".join(f"{figure:.3f}" for figure in found) + f", {velocity:.0f}")
+            cells += [" / ".join(f"{figure:.3f}" for figure in found) + f", {velocity:.0f}",
+                      f"{score_decoder(folder, midi_files, models[0]):.2f} dB"]
         else:
-            cells.append("")
+            cells += ["", ""]
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
         Util.save_text(options.output, "\n".join(lines) + "\n")

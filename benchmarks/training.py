@@ -178,7 +178,7 @@ compute the same in less time;
 torch {torch.__version__}.
 
 {table(rows)}""")
-    print(options.output.read_text())
+    print(options.output.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

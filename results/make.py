@@ -1,11 +1,14 @@
 """Make what lies beside this script, with the shipped weights: scores, sounds, the report's figures and the page.
 
-`python results/make.py` makes all of it; `--sounds`, `--figures` and `--page` a part.
+`python results/make.py` makes all of it; `--sounds`, `--figures`, `--page` and `--picture` a part.
 """
 import argparse
+import html
 import json
-import string
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +34,12 @@ sounds = {
 }
 sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net",
          "truth": "true e-piano"}
-page_picture_width = 5  # inches
+picture_size, picture_at = (1200, 810), 12.5  # of the README's picture of a page: pixels, and seconds into the recording
+browsers = ("chromium", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+intro = """<p>Each piece in four versions: the recording that goes in, what the autoencoder makes of it, what autoencoder and U-Net
+make of it, and the same notes rendered on the instrument itself, to judge by. Switch between them while they play: they keep one
+position, so that you can compare them at the same bar.</p>
+<p>The distances are mean differences of log-mel spectrograms, explained <a href="#numbers">below</a>.</p>"""
 figure_names = {
     "figure_1_autoencoder_losses": "Losses of the autoencoder, training and validation",
     "figure_2_autoencoder_epoch_20": "The autoencoder's output for a training piece after epoch 20",
@@ -47,11 +55,14 @@ figure_names = {
 
 
 def load_json(path):
-    """Read a JSON file of results/. Raises FileNotFoundError if it is missing."""
+    """Read a JSON file of results/. Raises FileNotFoundError if it is missing, ValueError if it is damaged."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; python results/make.py makes the scores, and AEMain.py and "
                                 "UNetMain.py the losses (data/models/<model>)")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(Util.read_text(path))
+    except json.JSONDecodeError:
+        raise ValueError(f"{path} is no JSON, or is damaged; restore or remove it") from None
 
 
 def render_sounds(midi_folder, folder=results):
@@ -68,23 +79,19 @@ def render_sounds(midi_folder, folder=results):
 
 
 def save_sounds(models, folder=results):
-    """Write what the networks make of each `<sound>_input.wav`, all spectrograms, and the scores (sounds.md)."""
+    """Write what the networks make of each `<sound>_input.wav`, and the scores (sounds.md)."""
     scores = {}
     for name in sounds:
         recording, truth = (Main.read_recording(folder / f"{name}_{side}.wav") for side in ("input", "truth"))
         outputs = Evaluation.play(recording, truth, models)
         scores[name] = Evaluation.score(outputs, truth)
-        heard = dict(zip(sides, (recording, outputs["autoencoder"], outputs["final"], truth)))
-        for side, audio in heard.items():
-            if side in ("after_autoencoder", "final"):
-                Util.write_audio(folder / f"{name}_{side}.wav", audio)
-            picture = Util.plot_spectrograms({sides[side]: DatasetCreator.spectrogram(audio)}, width=page_picture_width)
-            Util.save_figure(folder / "figures" / f"{name}_{side}.png", picture)
+        for side, version in ("after_autoencoder", "autoencoder"), ("final", "final"):
+            Util.write_audio(folder / f"{name}_{side}.wav", outputs[version])
     Evaluation.save_scores(folder / "sounds", scores)
 
 
 def save_figures(models, folder=results):
-    """Draw the ten figures of the report, `figure_names`, and the README's picture into results/figures.
+    """Draw the ten figures of the report, `figure_names`, and the stages of the demo recording into results/figures.
 
     Raises FileNotFoundError if a recorded loss or the autoencoder's output of epoch 20 is missing, ValueError if that
     output is of another piece's length.
@@ -108,62 +115,85 @@ def save_figures(models, folder=results):
         figure = Util.plot_losses(content, title) if losses else Util.plot_spectrograms({title: content})
         Util.save_figure(folder / "figures" / f"{name}.png", figure)
     demo = Main.resynthesise(Main.read_recording(hp.demo), models)[1]
-    picture = Util.plot_spectrograms(dict(zip(Main.stage_names, demo)), hp.demo.name)
-    Util.save_figure(folder / "figures" / "demo.png", picture)
+    Util.save_stages(folder / "figures" / "demo.png", dict(zip(Main.stage_names, demo)), hp.demo.name)
 
 
-def sound_html(name, scores):
-    """The section of the page with the four players of one of `sounds`."""
+def sound_html(name, scores, folder=results):
+    """The part of the page that plays the four versions of one of `sounds`."""
     _, _, title, remark = sounds[name]
-    distances = [f"{scores[version]['log_mel_l1']:.2f} dB from the true e-piano" for version in Evaluation.versions[:3]]
-    labelled = enumerate(zip(sides.items(), [*distances, "the same notes, rendered"]), 1)
-    players = "".join(f'''
-  <figure>
-    <figcaption><kbd>{key}</kbd> <b>{label}</b> <span>{distance}</span></figcaption>
-    <div class="picture"><img src="figures/{name}_{side}.png" alt="Spectrogram of {title}: {label}" width="550"
-      height="308"><i></i></div>
-    <audio controls preload="metadata" src="{name}_{side}.wav" aria-label="{title}: {label}"></audio>
-  </figure>''' for key, ((side, label), distance) in labelled)
-    return f'''
-<section class="sound">
-  <h2>{title}</h2>
-  <p>{remark[0].upper()}{remark[1:]}. Timbre gap closed: {100 * Evaluation.gap_closed(scores):.0f}&nbsp;%. Ceiling:
-  {scores["ceiling"]["log_mel_l1"]:.2f}&nbsp;dB.</p>
-  <div class="players">{players}
-  </div>
-</section>'''
+    remark = (f"{remark[0].upper()}{remark[1:]}. Timbre gap closed: {100 * Evaluation.gap_closed(scores):.0f}&nbsp;%. "
+              f"Ceiling: {scores['ceiling']['log_mel_l1']:.2f}&nbsp;dB.")
+    asides = [f"{scores[version]['log_mel_l1']:.2f} dB from the true e-piano" for version in Evaluation.versions[:3]]
+    versions = []
+    for (side, label), aside in zip(sides.items(), [*asides, "the same notes, rendered"]):
+        audio = Main.read_recording(folder / f"{name}_{side}.wav")
+        versions.append((label, aside, audio, Main.whole_spectrogram(audio)))
+    return Util.piece_html(title, versions, remark)
 
 
 def save_page(folder=results):
-    """Fill results/template.html with the sounds, their scores and the figures: results/index.html."""
+    """Write the page of the sounds, with their scores and the figures: results/index.html, see `Util.page_html`."""
     sound_scores, scores = (load_json(folder / f"{name}.json") for name in ("sounds", "evaluation"))
-    blank = Util.plot_spectrograms({sides["truth"]: np.zeros((hp.n_mels, hp.clip_frames))}, width=page_picture_width)
-    blank.draw_without_rendering()
-    axis = blank.axes[0].get_position()  # within a picture, for the line that the page moves over it
+    columns = "".join(f'<th scope="col">{name}</th>' for name in Evaluation.metrics.values())
     rows = "".join(f'\n  <tr><th scope="row">{version}</th>'
                    + "".join(f"<td>{scores['mean'][version][metric]:.2f}</td>" for metric in Evaluation.metrics)
                    + "</tr>" for version in Evaluation.versions)
     figures = "".join(f'''
-  <figure>
-    <a href="figures/{name}.png"><img src="figures/{name}.png" alt="{title}" loading="lazy"></a>
-    <figcaption>Figure {number}. {title}</figcaption>
-  </figure>''' for number, (name, title) in enumerate(figure_names.items(), 1))
-    Util.save_text(folder / "index.html", string.Template((folder / "template.html").read_text()).substitute(
-        sounds="".join(sound_html(name, sound_scores[name]) for name in sounds), figures=figures,
-        pieces=len(scores) - 1,
-        columns="".join(f"<th scope=\"col\">{name}</th>" for name in Evaluation.metrics.values()), rows=rows,
-        gap=f"{100 * Evaluation.gap_closed(scores['mean']):.0f}", left=f"{100 * axis.x0:.2f}",
-        width=f"{100 * axis.width:.2f}",
-        top=f"{100 * (1 - axis.y1):.2f}", height=f"{100 * axis.height:.2f}"))
+<figure>
+  <a href="figures/{name}.png"><img src="figures/{name}.png" alt="{html.escape(title)}" loading="lazy"></a>
+  <figcaption>Figure {number}. {title}</figcaption>
+</figure>''' for number, (name, title) in enumerate(figure_names.items(), 1))
+    rest = f'''<h2 id="numbers">In numbers</h2>
+<p>Means of the {len(scores) - 1} excerpts that come with the repository and were not trained on. <i>Log-mel L1</i> is the mean
+difference from the log-mel spectrogram of the true e-piano, <i>ceiling</i> the inversion applied to that true spectrogram. The
+<i>timbre gap closed</i> is (unchanged − final) / (unchanged − ceiling), here {100 * Evaluation.gap_closed(scores["mean"]):.0f}&nbsp;%;
+all pieces: <a href="evaluation.md">evaluation.md</a>, <a href="sounds.md">sounds.md</a>.</p>
+<div class="wide" tabindex="0" role="region" aria-label="Mean scores">
+<table>
+  <thead><tr><td></td>{columns}</tr></thead>
+  <tbody>{rows}
+  </tbody>
+</table>
+</div>
+<h2>The report's figures</h2>{figures}
+<p>Recordings and true e-pianos are rendered from MIDI files by Bernd Krueger, <a href="http://www.piano-midi.de">piano-midi.de</a>,
+<a href="https://creativecommons.org/licenses/by-sa/3.0/de/deed.en">CC BY-SA 3.0 Germany</a>; the sounds and pictures made from them
+have the same licence. See <a href="README.md">README.md</a>.</p>'''
+    pieces = [sound_html(name, sound_scores[name], folder) for name in sounds]
+    Util.save_text(folder / "index.html", Util.page_html("Instrument resynthesis: listen", pieces, intro, rest))
+
+
+def save_picture(models, folder=results):
+    """Draw the README's picture, results/figures/page.png: the page of the demo recording, as `Main.py --page` writes it.
+
+    Raises FileNotFoundError if Chromium is missing.
+    """
+    browser = next(filter(None, map(shutil.which, browsers)), None)
+    if not browser:
+        raise FileNotFoundError("Chromium is missing, to draw a page with: apt-get install chromium")
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as temporary:
+        page, shot = Path(temporary) / "page.html", Path(temporary) / "page.png"
+        Main.save_page(page, *Main.versions_of(hp.demo, models))
+        subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                        f"--user-data-dir={temporary}/profile", f"--screenshot={shot}", "--virtual-time-budget=5000",
+                        f"--window-size={picture_size[0]},{picture_size[1]}", f"{page.as_uri()}#{picture_at}"],
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if not shot.exists():
+            raise ValueError(f"{browser} could not draw the page; try another version")
+        image = Image.open(shot).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    Util.save_bytes(folder / "figures" / "page.png", lambda file: image.save(file, format="png", optimize=True))
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Make what lies in results/ with the shipped weights.")
     parser.add_argument("--sounds", action="store_true",
-                        help="only the wavs after the networks, their spectrograms and scores")
+                        help="only the wavs after the networks, and their scores")
     parser.add_argument("--figures", action="store_true",
-                        help="only figures 1 to 10 of the report, and the README's picture")
+                        help="only figures 1 to 10 of the report, and the stages of the demo recording")
     parser.add_argument("--page", action="store_true", help="only results/index.html, from the scores")
+    parser.add_argument("--picture", action="store_true", help="only the README's picture of a page, with Chromium")
     parser.add_argument("--render", type=Path, metavar="FOLDER",
                         help="only render the wavs that the sounds start from, "
                         "from the MIDI files of piano-midi.de in FOLDER; the repository has them")
@@ -171,7 +201,8 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     if options.render:
         render_sounds(options.render)
-    works = {"sounds": save_sounds, "figures": save_figures, "page": lambda models: save_page()}
+    works = {"sounds": save_sounds, "figures": save_figures, "page": lambda models: save_page(),
+             "picture": save_picture}
     chosen = [name for name in works if getattr(options, name)]
     if not (chosen or options.render):
         Evaluation.main(["--model", "shipped", "--device", options.device])

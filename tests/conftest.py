@@ -105,21 +105,30 @@ def three_seconds(tmp_path_factory, root, instruments):
     return data
 
 
+@contextlib.contextmanager
+def limited(name, number):
+    """A limit of the system's, for this process and those that it starts."""
+    import resource
+
+    limit = getattr(resource, name)
+    previous = resource.getrlimit(limit)
+    resource.setrlimit(limit, (number, previous[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(limit, previous)
+
+
 @pytest.fixture
 def small_files():
     """Context manager in which no file, of this process or one that it starts, can grow beyond so many bytes."""
-    import resource
+    return lambda size: limited("RLIMIT_FSIZE", size)
 
-    @contextlib.contextmanager
-    def limit(size):
-        previous = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, previous[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, previous)
 
-    return limit
+@pytest.fixture
+def few_files():
+    """Context manager in which this process can have so many files open, as after `ulimit -n`."""
+    return lambda number: limited("RLIMIT_NOFILE", number)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import DatasetCreator
 import Hyperparameters as hp
 import MIDI2Audio
 import Util
-from AEDataset import AEDataset, datasets
+from AEDataset import AEDataset, NoteDataset, datasets
 from UNetDataset import UNetDataset
 
 
@@ -338,6 +338,65 @@ def test_a_data_set_is_not_read_into_memory(tmp_path):
     tracemalloc.stop()
     assert source.shape == (1, 128, 64) and bool((source == 1).all() and (target == 1).all())
     assert peak < 1e6 < path.stat().st_size / 100
+
+
+def test_more_clips_than_files_may_be_open(tmp_path, few_files):
+    """`ulimit -n` is 256 on macOS."""
+    names = [f"{i:03}" for i in range(300)]
+    image, pitch, notes = tmp_path / "image.npy", tmp_path / "pitch.npy", tmp_path / "notes.npy"
+    Util.save_array(image, np.ones((hp.n_mels, 9), np.float16))
+    Util.save_array(pitch, np.ones((hp.n_pitches, 5), np.float16))
+    Util.save_array(notes, np.array([[0, 1, 60, 90]], np.float32))
+    (tmp_path / "ae_output").mkdir()
+    for name in names:
+        folder = tmp_path / "generated" / name
+        folder.mkdir(parents=True)
+        for path in folder / "piano.npy", folder / "synth.npy", tmp_path / "ae_output" / f"{name}.npy":
+            os.link(image, path)
+        os.link(pitch, folder / "piano_pitch.npy"), os.link(notes, folder / "notes.npy")
+    with few_files(256):
+        for dataset in (AEDataset(names, tmp_path), NoteDataset(names, tmp_path),
+                        UNetDataset(names, tmp_path, in_channels=2)):
+            items = [dataset[key] for i in range(300) for key in (i, (i, 2, 4, 0))]
+            assert len(dataset) == 300 and len(items) == 600
+            assert [target.shape for target in dataset.targets] == 300 * [(hp.n_mels, 9)]
+
+
+@pytest.mark.parametrize("name", ("generated/bach_prelude_c/synth.npy", "ae_output/bach_prelude_c.npy"))
+@pytest.mark.parametrize("damage", (lambda good: b"", lambda good: b"la la la", lambda good: good[:len(good) // 2],
+                                    lambda good: good[:30] + b"?" * 40 + good[70:]))
+def test_a_damaged_spectrogram_is_named(data, name, damage):
+    path = data / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{path} is damaged; remove it, and the same command makes it anew"):
+        UNetDataset(["bach_prelude_c"], data)
+
+
+def test_a_shard_leaves_the_spectrograms_that_another_has_built_since(wavs, monkeypatch):
+    wavs("piano", "a.wav", "b.wav")
+    data = wavs("synth", "a.wav", "b.wav")
+    DatasetCreator.build(data)
+    for path in data.rglob("*.npy"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    monkeypatch.setattr(hp, "top_db", 90)
+
+    def build_first(path, read=Util.read_text):
+        text = read(path)
+        monkeypatch.setattr(Util, "read_text", read)
+        DatasetCreator.build(data, (0, 2))  # the other shard, once this one has seen that the front end is another
+        return text
+
+    monkeypatch.setattr(Util, "read_text", build_first)
+    DatasetCreator.renew(data / "generated")
+    assert {path.parent.name for path in data.rglob("*.npy")} == {"a"}
+
+
+def test_a_recording_at_any_level_has_the_same_spectrograms():
+    audio = music()
+    for exponent in -80, 100:
+        extreme = np.ldexp(audio, exponent)
+        assert np.array_equal(DatasetCreator.spectrogram(extreme), DatasetCreator.spectrogram(audio))
+        assert np.array_equal(DatasetCreator.pitch_spectrogram(extreme), DatasetCreator.pitch_spectrogram(audio))
 
 
 def test_music_that_repeats_itself_is_not_taken_for_misaligned(root, instruments, tmp_path, capsys):

@@ -115,6 +115,17 @@ def test_evaluation_writes_the_same_table_twice(tmp_path, capsys):
     assert "| satie_gymnopedie_1 |" in written[0][0].decode()
 
 
+def test_the_scores_of_another_inversion_do_not_take_the_place_of_the_first(tmp_path, monkeypatch):
+    figures = {version: {"log_mel_l1": level} for level, version in enumerate(Evaluation.versions)}
+    monkeypatch.setattr(Evaluation, "evaluate", lambda *_: {"mean": figures})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set" / "piano").mkdir(parents=True)
+    for flags in [], ["--inversion", "report"]:
+        Evaluation.main(["set", "--model", "shipped", *flags])
+    assert {path.name for path in tmp_path.glob("evaluation*")} == {
+        f"evaluation{label}.{ending}" for label in ("", "_report") for ending in ("md", "json", "png")}
+
+
 @pytest.fixture
 def recordings(tmp_path, instruments, midi, monkeypatch):
     """A folder like MAESTRO's: stand-ins for three recordings below it, the second late, the third early and an mp3."""

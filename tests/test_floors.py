@@ -44,7 +44,7 @@ def imports(root):
     found = {}
     for path in (*root.glob("*.py"), *(path for folder in ("benchmarks", "results", "SoundFonts")
                                        for path in root.joinpath(folder).glob("*.py"))):
-        nodes = list(ast.walk(ast.parse(path.read_text())))
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
         found[path.relative_to(root).with_suffix("").as_posix()] = names
@@ -77,6 +77,35 @@ def test_the_networks_are_leaves(imports):
 
 def test_only_the_training_speaks_of_optimisers_and_processes(imports):
     assert {script for script, names in imports.items() if "torch.distributed" in names} == {"Training"}
+
+
+def test_every_text_file_has_its_encoding_given(root):
+    """Else it is the platform's."""
+    without = []
+    for path in (*root.glob("*.py"), *root.glob("benchmarks/*.py"), *root.glob("results/*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            owner = getattr(getattr(node.func, "value", None), "id", "")
+            binary = any(isinstance(part, ast.Constant) and "b" in str(part.value) for part in node.args[1:2])
+            text = name in ("read_text", "write_text") and owner != "Util" or name == "open" and owner in ("", "io")
+            if text and not binary and "encoding" not in {keyword.arg for keyword in node.keywords}:
+                without.append(f"{path.name}:{node.lineno}")
+    assert not without
+
+
+def test_what_is_imported_is_in_the_requirements(root, imports):
+    packages = {"PIL": "pillow", "IPython": "ipython"}  # under other names than they are imported by
+    optional = {"pyroomacoustics", "basic_pitch", "mir_eval", "pretty_midi"}  # whose absence is told in a sentence
+    listed = {line.split("==")[0] for line in (root / "requirements.txt").read_text(encoding="utf-8").split()}
+    tests = {node.module if isinstance(node, ast.ImportFrom) else alias.name for path in root.glob("tests/*.py")
+             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+             if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
+    own = {script.split("/")[-1] for script in imports}
+    third = {name.split(".")[0] for names in (*imports.values(), tests) for name in names}
+    third -= own | optional | set(sys.stdlib_module_names)
+    assert {packages.get(name, name) for name in third} <= listed
 
 
 def test_main_imports_no_more_than_it_needs_to_play(root):

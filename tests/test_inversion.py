@@ -2,12 +2,15 @@
 import librosa
 import numpy as np
 import pytest
+import torch
 
 import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
+import Main
 import MIDI2Audio
 import Util
+from AEModel import Model
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,28 @@ def test_inversion_does_not_depend_on_the_level(pair):
     piano, synth = pair
     loud, soft = (DatasetCreator.invert(gain * mel(synth), DatasetCreator.stft(piano)) for gain in (1, 1e-4))
     np.testing.assert_allclose(soft * 100, loud, atol=0.01 * np.abs(loud).max())
+
+
+def test_the_inversion_runs_where_the_networks_do(pair, monkeypatch):
+    """On every kind of device that is there; Apple's goes by way of the processor."""
+    _, synth = pair
+    part, guide = mel(synth)[:, :40], DatasetCreator.stft(synth)[:, :40]
+    expected = DatasetCreator.invert(part, guide)
+    for device in "mps", *["cuda"] * torch.cuda.is_available():
+        found = DatasetCreator.invert(part, guide, device=device)
+        assert np.abs(found - expected).mean() < 0.05 * np.abs(expected).mean()
+    devices = []
+
+    def invert(mel, guide, inversion, device):
+        devices.append(device)
+        return np.zeros((mel.shape[1] - 1) * hp.hop_length, np.float32)
+
+    monkeypatch.setattr(DatasetCreator, "invert", invert)
+    there = torch.device("cpu", 0)
+    network = torch.nn.Conv2d(1, 1, 1)
+    network.in_channels = 1
+    Main.resynthesise(synth[:5000], (Model(network, there),))
+    assert devices == [there]
 
 
 def test_unknown_inversion_is_refused(pair):

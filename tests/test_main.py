@@ -1,4 +1,6 @@
 """The pipeline and its command line: any length, any file, loudness, chunks, names."""
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
@@ -126,10 +128,37 @@ def test_there_is_no_seam_between_chunks(unchunked, monkeypatch):
 def test_models_load_once(networks, monkeypatch):
     reads, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda path, **options: reads.append(path) or load(path, **options))
-    Main.load_models.cache_clear()
+    Main.read_models.cache_clear()
     for _ in range(3):
         Main.load_models(networks["ae"], networks["unet"])
     assert reads == [networks["ae"], networks["unet"]]
+
+
+def test_weights_that_have_changed_are_read_again(tmp_path, weights):
+    ae, unet = (shutil.copy(path, tmp_path) for path in weights)
+    first = Main.load_models(ae, unet, "cpu")
+    assert Main.load_models(ae, unet, "cpu") is first
+    state = torch.load(unet, weights_only=True)
+    state["last.bias"] += 1
+    torch.save(state, unet)
+    again = Main.load_models(ae, unet, "cpu")
+    assert again[1].network.last.bias.item() == pytest.approx(first[1].network.last.bias.item() + 1)
+
+
+def test_a_picture_that_was_there_is_not_written_over(tmp_path, networks):
+    soundfile.write(tmp_path / "in.wav", notes(0.2), hp.sample_rate)
+    (tmp_path / "cover.png").write_text("of the record")
+    Main.main([str(tmp_path / "in.wav"), "-o", str(tmp_path / "cover.wav"), *flags(networks)])
+    assert (tmp_path / "cover.png").read_text() == "of the record"
+    assert {path.name for path in tmp_path.iterdir()} == {"in.wav", "cover.wav", "cover.png", "cover_epiano.png"}
+
+
+@pytest.mark.parametrize("level, spike", ((1e30, 1), (1e-30, 1), (1e-42, 1), (0.03, 1e33)))
+def test_extreme_samples_are_played(networks, level, spike):
+    audio, models = (level * notes(0.5)).astype(np.float32), Main.load_models(networks["ae"], networks["unet"])
+    audio[5000] *= np.float32(spike)
+    output, _ = Main.resynthesise(audio, models)
+    assert np.isfinite(output).all() and 0 < np.abs(output).max() <= hp.peak + 1e-6
 
 
 def test_own_models_come_before_the_shipped_ones_once_both_are_trained(tmp_path, monkeypatch):
@@ -190,7 +219,7 @@ def test_output_names_a_file_or_the_working_folder(tmp_path, networks, monkeypat
     soundfile.write("in.wav", notes(0.5), hp.sample_rate)
     Main.main(["in.wav", *flags(networks)])
     Main.main(["in.wav", "-o", "deep/er/out.wav", *flags(networks)])
-    for path in ("in_epiano.wav", "in_epiano.png", "deep/er/out.wav", "deep/er/out.png"):
+    for path in ("in_epiano.wav", "in_epiano.png", "deep/er/out.wav", "deep/er/out_epiano.png"):
         assert (tmp_path / path).stat().st_size > 1000
 
 

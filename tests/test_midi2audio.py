@@ -2,6 +2,8 @@
 import os
 import random
 import shutil
+import subprocess
+import sys
 
 import mido
 import numpy as np
@@ -238,6 +240,24 @@ def test_overwrite_renders_again_also_on_another_preset(folder, instruments):
     assert rendered_again(folder) and (folder / "out" / "one.wav").read_bytes() != before
 
 
+def test_a_shard_that_overwrites_leaves_what_another_has_rendered_meanwhile(folder, instruments, midi, monkeypatch):
+    midi(folder / "MIDI" / "two.mid")
+    shutil.copy2(folder / "out" / "one.wav", folder / "out" / "two.wav")
+    shutil.copy2(folder / "out" / "one.wav", folder / "out" / "three.wav")  # whose MIDI file is gone
+    folders = folder / "MIDI", folder / "out", instruments[1]
+
+    def check(preset, check=MIDI2Audio.check_preset):
+        monkeypatch.undo()
+        MIDI2Audio.synthesise_folder(*folders, overwrite=True, shard=(0, 2))
+        (folder / "out" / "one.wav").touch()
+        check(preset)
+
+    monkeypatch.setattr(MIDI2Audio, "check_preset", check)
+    MIDI2Audio.synthesise_folder(*folders, overwrite=True, shard=(1, 2))
+    assert {path.name for path in (folder / "out").glob("*.wav")} == {"one.wav", "two.wav"}
+    assert rendered_again(folder)
+
+
 def test_renders_of_another_preset_are_refused_naming_both(folder, instruments):
     with pytest.raises(ValueError) as error:
         MIDI2Audio.synthesise_folder(folder / "MIDI", folder / "out", instruments[1])
@@ -319,6 +339,27 @@ def test_an_unknown_name_says_how_to_find_the_known_ones(instruments):
         MIDI2Audio.parse_preset("FluidR3_GM.sf2:Theremin")
 
 
+def test_a_reader_of_the_list_that_goes_away_ends_it_quietly(root, instruments):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, root / "MIDI2Audio.py", "--list", "FluidR3_GM.sf2"], stdout=write,
+                          stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_soundfont_of_which_a_part_is_missing_is_named(instruments, midi, tmp_path):
+    part = tmp_path / "part.sf2"
+    with open(MIDI2Audio.find_soundfont("FluidR3_GM.sf2"), "rb") as file:
+        part.write_bytes(file.read(100_000))
+    midi(tmp_path / "MIDI" / "one.mid")
+    for call in (lambda: MIDI2Audio.list_presets(part),
+                 lambda: MIDI2Audio.synthesise_folder(tmp_path / "MIDI", tmp_path / "out", (part, 0, 0))):
+        with pytest.raises(ValueError, match=rf"{part} is cut short, 100000 of \d+ bytes; download it again"):
+            call()
+    assert not (tmp_path / "out").exists()
+
+
 def test_presets_are_listed_as_they_are_to_be_written(instruments, capsys):
     MIDI2Audio.main(["--list", "FluidR3_GM.sf2"])
     lines = capsys.readouterr().out.splitlines()
@@ -334,7 +375,7 @@ def test_a_preset_that_the_soundfont_lacks_is_named(render, midi, tmp_path, bank
     assert not (tmp_path / "render.wav").exists()
 
 
-@pytest.mark.parametrize("content", (b"text", b"RIFF\x10\0\0\0sfbk"))
+@pytest.mark.parametrize("content", (b"text", b"RIFF\4\0\0\0sfbk"))
 def test_a_file_that_is_no_soundfont_is_named(render, midi, tmp_path, content):
     (tmp_path / "bad.sf2").write_bytes(content)
     with pytest.raises(ValueError, match="bad.sf2 is not a SoundFont"):

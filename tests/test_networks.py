@@ -2,9 +2,20 @@
 import pytest
 import torch
 
+import AEModel
 from AEModel import Model
 from Autoencoder import Autoencoder, FromBands, Stretch, ToBands
 from UNet import Doubling, UNet
+
+
+@pytest.mark.parametrize("emulated, mixed", ((True, False), (False, True)))
+def test_bfloat16_is_used_where_it_is_not_emulated(monkeypatch, emulated, mixed):
+    """As on a T4 or V100."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported",
+                        lambda including_emulation=True: including_emulation or not emulated)
+    monkeypatch.setattr(torch, "autocast", lambda kind, dtype, enabled: (kind, enabled))
+    assert AEModel.autocast(torch.device("cuda")) == ("cuda", mixed)
+
 
 autoencoder_shapes = {
     "encoder.0.weight": (64, 1, 128, 1), "encoder.0.bias": (64,),

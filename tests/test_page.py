@@ -1,17 +1,23 @@
-"""results/index.html in headless Chromium: players load, one plays at a time, versions of a piece keep one position."""
+"""The page of a recording, and that of results/, in headless Chromium: playing, switching at the same moment, seeking."""
 import shutil
 
+import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 
+import Hyperparameters as hp
+import Main
 import make
+import Util
+
+tones = {"Recording": 440, "Autoencoder": 880, "Electric <piano>": 1760}  # Hz
+seconds = 12.0
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    chromium = next(filter(None, map(shutil.which, (
-        "chromium", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"))), None)
+    chromium = next(filter(None, map(shutil.which, make.browsers)), None)
     driver = shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.fail("Chromium or its driver is missing; to run the tests: apt-get install chromium chromium-driver",
@@ -26,121 +32,219 @@ def browser(tmp_path_factory):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    chrome.set_script_timeout(20)
+    chrome.set_script_timeout(60)
     yield chrome
     chrome.quit()
 
 
 @pytest.fixture
-def page(browser):
-    """Function that runs JavaScript on the page, with `players`, `until(condition)` and `await`; returns its result."""
-    path = make.results / "index.html"
-    assert path.exists(), "make results writes the page"
-    browser.get(path.as_uri())
+def open_page(browser):
+    """Function that opens a page and returns one that runs JavaScript on it, with `until(condition)` and `await`."""
 
     def run(script):
         return browser.execute_async_script("""
-            const done = arguments[arguments.length - 1], players = [...document.querySelectorAll("audio")];
+            const done = arguments[arguments.length - 1];
             const until = async condition => { while (!condition()) await new Promise(next => setTimeout(next, 20)); };
             (async () => {""" + script + "})().then(done, error => done(String(error)));")
 
-    run("""
-        await until(() => players.every(player => player.readyState > 0 || player.error));
-        for (let frame = 0; frame < 2; frame++)  // Chromium drops keys that come before it has painted
-            await new Promise(requestAnimationFrame);""")
-    return run
+    def open_page(path):
+        browser.get(path.as_uri())
+        run("for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame);")  # before it has painted keys are lost
+        return run
+
+    return open_page
 
 
-def test_every_player_and_picture_loads_and_nothing_complains(browser, page):
-    players = page("return players.map(player => [player.getAttribute('src'), player.duration, player.error]);")
-    assert [source for source, *_ in players] == [f"{name}_{side}.wav" for name in make.sounds for side in make.sides]
-    assert all(duration == pytest.approx(30) and error is None for _, duration, error in players)
-    pictures = page("""
-        const pictures = [...document.images];
-        for (const picture of pictures) picture.loading = "eager";
-        await until(() => pictures.every(picture => picture.complete));
-        return pictures.map(picture => [picture.getAttribute("src"), picture.naturalWidth, picture.alt]);""")
-    assert len(pictures) == len(players) + len(make.figure_names)
-    assert [source for source, width, alt in pictures if not (width and alt)] == []
-    assert browser.get_log("browser") == []
+@pytest.fixture(scope="module")
+def tone_page(tmp_path_factory):
+    """A page of three versions, a tone each, and of three notes."""
+    time = np.arange(round(seconds * hp.sample_rate)) / hp.sample_rate
+    versions = {name: (0.3 * np.sin(2 * np.pi * hertz * time)).astype(np.float32) for name, hertz in tones.items()}
+    notes = np.array([[0.5, 3, 60, 20], [2, 11.9, 64, 80], [11, 12, 67, 127]], np.float32)
+    path = tmp_path_factory.mktemp("page") / "mine.html"
+    Main.save_page(path, "A & B <c>", versions, notes)
+    return path
 
 
-def test_playing_pauses_the_others_and_keeps_the_position(page):
-    first, second, alone, other_piece = page("""
-        players[0].currentTime = 10;
-        await until(() => !players[0].seeking);
-        players[0].play();
-        await until(() => players[0].currentTime > 10.3);
-        const first = players[0].currentTime;
-        players[2].play();
-        await until(() => players[0].paused && !players[2].seeking);
-        const second = players[2].currentTime, alone = players.filter(player => !player.paused).length;
-        players[5].play();
-        await until(() => players[2].paused);
-        return [first, second, alone, players[5].currentTime];""")
-    assert second == pytest.approx(first, abs=0.25) and alone == 1
-    assert other_piece < 1
+@pytest.fixture
+def page(open_page, tone_page):
+    return open_page(tone_page)
 
 
-def test_a_seek_moves_all_versions_of_the_piece(page):
+def press(browser, *keys):
+    ActionChains(browser).send_keys(*keys).perform()
+
+
+heard = """
+    const analyser = context.createAnalyser(), bins = new Float32Array(analyser.fftSize = 2048);
+    active.level.connect(analyser);
+    await new Promise(next => setTimeout(next, 300));
+    const found = new Float32Array(analyser.frequencyBinCount);
+    analyser.getFloatFrequencyData(found);
+    return found.indexOf(Math.max(...found)) * context.sampleRate / analyser.fftSize;"""
+
+
+def test_a_page_is_complete_in_itself_and_names_no_path(browser, page, tone_page):
+    text = tone_page.read_text()
+    assert str(tone_page.parent) not in text and str(hp.root) not in text
+    assert page("return performance.getEntriesByType('resource').filter(one => !one.name.startsWith('data:')).length;") == 0
+    assert page("return [document.title, document.querySelector('h1').textContent];") == ["A & B <c>"] * 2
+    assert page("return active.buttons.map(button => button.textContent.trim());") == [
+        f"{number} {name}" for number, name in enumerate(tones, 1)]
+    lengths = page("return (await Promise.all([0, 1, 2].map(i => active.sound(i)))).map(one => one.duration);")
+    assert lengths == pytest.approx([seconds] * 3, abs=0.1)
     assert page("""
-        players[5].currentTime = 20;
-        await until(() => players.slice(4, 8).every(player => player.currentTime === 20));
-        return players.map(player => player.currentTime);""") == [0] * 4 + [20] * 4 + [0] * 4
-
-
-def test_of_two_started_at_once_the_last_plays(browser, page):
-    keys = """
-        for (const key of ['3', '2', '1'])
-            document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));"""
-    assert page(keys + """
-        await until(() => players[0].currentTime > 0.1);
-        return players.map((player, number) => player.paused ? null : number)
-            .filter(number => number !== null);""") == [0]
+        await until(() => [...document.images].every(image => image.complete));
+        return [...document.images].every(image => image.naturalWidth > 0);""")
     assert browser.get_log("browser") == []
 
 
-def test_keys(browser, page):
-    playing = "return players.map(player => !player.paused).indexOf(true);"
-
-    def press(*keys):
-        ActionChains(browser).send_keys(*keys).perform()
-
-    press("3")
-    page("await until(() => !players[2].paused);")
-    press("2")
-    page("await until(() => !players[1].paused && players[2].paused);")
-    page("await until(() => players[1].currentTime > 0.1 && !players[1].seeking);")  # it plays by now
-    press(Keys.ARROW_RIGHT)
-    assert 5 <= page("return players[1].currentTime;") < 8
-    press(" ")
-    assert page(playing) == -1
-    for _ in range(100):  # from player to player into the second piece
-        press(Keys.TAB)
-        if page("return players.indexOf(document.activeElement);") >= 4:
-            break
-    press("4")
-    page("await until(() => !players[7].paused);")
-    assert page(playing) == 7
+def test_without_scripts_there_are_players(tone_page):
+    text = tone_page.read_text()
+    assert text.count('<audio controls preload="none" src="data:audio/mpeg;base64,') == 3
+    assert text.count('<img src="data:image/webp;base64,') == 3
 
 
-def test_a_click_on_a_spectrogram_goes_there_and_its_line_follows(page):
+def test_switching_keeps_the_position_to_the_sample(browser, page):
+    press(browser, "1")
+    page("await until(() => active.source && active.current > 0.2);")
+    assert page(heard) == pytest.approx(440, abs=25)
+    began = page("return active.began;")
+    for key, hertz in zip("23", list(tones.values())[1:]):
+        press(browser, key)
+        page(f"await until(() => active.sounding === {key} - 1);")
+        assert page(heard) == pytest.approx(hertz, abs=25)
+        assert page("return active.began;") == pytest.approx(began, abs=1e-6)
+    assert page("return [...document.querySelectorAll('.on')].map(lane => lane.getAttribute('aria-label'));") == [
+        "Electric <piano>"]
+    assert browser.get_log("browser") == []
+
+
+def test_keys_and_buttons(browser, page):
+    press(browser, " ")
+    page("await until(() => active.source && active.current > 0.2);")
+    press(browser, " ")
+    assert page("return active.source;") is None
+    stood = page("return active.current;")
+    press(browser, Keys.ARROW_RIGHT)
+    assert page("return active.current;") == pytest.approx(stood + 5, abs=0.01)
+    press(browser, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert page("return active.current;") == 0
+    page("""
+        active.buttons[1].click();
+        await until(() => active.sounding === 1 && active.source);
+        active.buttons[1].click();""")
+    assert page("return [active.source, active.version, active.button.getAttribute('aria-label')];") == [None, 1, "Play"]
+    zoom = page("return active.zoom;")
+    press(browser, "+")
+    assert page("return active.zoom;") == pytest.approx(1.5 * zoom)
+    press(browser, Keys.TAB, Keys.ENTER)  # the first that the keyboard reaches plays
+    page("await until(() => active.source);")
+
+
+def test_a_click_and_the_slider_go_there(page):
     time, line = page("""
-        const picture = document.querySelector(".picture"), line = picture.querySelector("i");
-        const box = picture.getBoundingClientRect();
-        players[0].currentTime = 15;
-        await until(() => !players[3].seeking && players[3].currentTime === 15);
-        const middle = line.getBoundingClientRect().left;
-        players[0].currentTime = 0;
-        await until(() => !players[0].seeking && players[3].currentTime === 0);
-        picture.dispatchEvent(new MouseEvent("click", {clientX: middle, clientY: box.top + 50, bubbles: true}));
-        await until(() => players[3].currentTime > 0);
-        return [players[3].currentTime, (line.getBoundingClientRect().left - box.left) / box.width];""")
-    assert time == pytest.approx(15, abs=0.1) and 0.3 < line < 0.7
+        const box = active.strip.getBoundingClientRect(), picture = active.strip.querySelector("img");
+        const clientX = box.left + 7 * active.zoom;
+        picture.dispatchEvent(new MouseEvent("click", {clientX, clientY: box.top + 60, bubbles: true}));
+        await until(() => active.current > 0);
+        return [active.current, (active.head.getBoundingClientRect().left + 1
+                                 - active.strip.getBoundingClientRect().left) / active.zoom];""")
+    assert time == pytest.approx(7, abs=0.05) and line == pytest.approx(7, abs=0.05)
+    assert page("""
+        active.range.value = 9;
+        active.range.dispatchEvent(new Event("input"));
+        return [active.current, active.time.textContent];""") == [9, "0:09 / 0:12"]
+
+
+def test_seeking_while_it_plays_and_the_end(page):
+    assert page("""
+        active.play(2);
+        await until(() => active.source);
+        await active.seek(10);
+        const after = active.current;
+        await until(() => !active.source);
+        return [Math.round(after), active.current, active.version];""") == [10, 0, 2]
+
+
+def test_of_two_started_at_once_the_last_plays(page):
+    assert page("""
+        for (const key of ["3", "2", "1"])
+            document.body.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+        await until(() => active.source && active.current > 0.1);
+        return [active.version, active.sounding];""") == [0, 0]
+
+
+def test_notes_lie_over_the_spectrogram_and_in_a_lane(page):
+    over, lane = page("""
+        return ["img + svg", ".notes svg"].map(which => [...active.section.querySelectorAll(which + " path")]
+            .map(path => path.getBoundingClientRect()).map(box => [box.left, box.right])
+            .map(ends => ends.map(x => (x - active.strip.getBoundingClientRect().left) / active.zoom)));""")
+    assert over == lane and len(lane) == 3
+    assert lane == pytest.approx(np.array([[0.5, 3], [2, 11.9], [11, 12]]), abs=0.05)
+    assert page("""
+        active.notes.click();
+        return getComputedStyle(active.section.querySelector("img + svg")).display;""") == "none"
 
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_fits_its_window(browser, page, width):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                             {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    page("dispatchEvent(new Event('resize'));")
     assert page("return document.documentElement.scrollWidth;") <= width
+    boxes = page("""
+        return [...document.querySelectorAll(".bar button, .bar .time, .version, .overview")]
+            .map(one => one.getBoundingClientRect()).map(box => [box.left, box.right, box.height]);""")
+    assert all(left >= 0 and right <= width for left, right, _ in boxes)
+    assert all(height >= 24 for *_, height in boxes)
+
+
+def test_a_long_piece_is_cut_into_minutes_and_stays_readable(open_page, tmp_path):
+    audio = np.zeros(150 * hp.sample_rate, np.float32)
+    audio[::hp.sample_rate] = 0.5
+    Main.save_page(tmp_path / "long.html", "long", {"Recording": audio})
+    page = open_page(tmp_path / "long.html")
+    widths = page("return [...document.querySelectorAll('.tile')].map(tile => tile.getBoundingClientRect().width / active.zoom);")
+    assert widths == pytest.approx([60, 60, 30], abs=0.1) and sum(widths) == pytest.approx(150, abs=0.05)
+    assert page("return active.zoom;") >= 60  # pixels a second
+    middle = page("""
+        active.seek(120);
+        const box = active.scroll.getBoundingClientRect();
+        return (active.head.getBoundingClientRect().left - box.left) / box.width;""")
+    assert 0.2 < middle < 0.8
+    assert page("""
+        for (let i = 0; i < 20; i++) active.rescale(active.zoom / 1.5);
+        return active.strip.getBoundingClientRect().width - active.scroll.clientWidth;""") == pytest.approx(0, abs=2)
+
+
+def test_three_minutes_stay_below_ten_megabytes(tmp_path):
+    audio = Util.read_audio(hp.demo)[:10 * hp.sample_rate]
+    Main.save_page(tmp_path / "page.html", "demo", {name: audio for name in tones})
+    assert 18 * (tmp_path / "page.html").stat().st_size < 10e6
+
+
+def test_the_page_of_results(browser, open_page, tmp_path):
+    for path in make.results.iterdir():
+        if path.suffix in (".wav", ".json") or path.name == "figures":
+            (tmp_path / path.name).symlink_to(path)
+    make.save_page(tmp_path)
+    page = open_page(tmp_path / "index.html")
+    assert page("return pieces.map(piece => [piece.seconds, piece.sounds.length]);") == [[30, 4]] * len(make.sounds)
+    assert [title for _, _, title, _ in make.sounds.values()] == page(
+        "return pieces.map(piece => piece.section.querySelector('h2').textContent);")
+    assert page("""
+        const pictures = [...document.images];
+        for (const picture of pictures) picture.loading = "eager";
+        await until(() => pictures.every(picture => picture.complete));
+        return pictures.filter(picture => !picture.naturalWidth).length;""") == 0
+    page("await pieces[0].play(0); await until(() => pieces[0].current > 0.2);")
+    press(browser, "4")
+    page("await until(() => pieces[0].sounding === 3);")
+    page("await pieces[1].play(); await until(() => pieces[1].current > 0.1);")
+    assert page("return [pieces[0].source, pieces[0].current > 0.2, active === pieces[1]];") == [None, True, True]
+    for width in 390, 1280:
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                                {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+        assert page("return document.documentElement.scrollWidth;") <= width
+    assert browser.get_log("browser") == []

@@ -16,6 +16,8 @@ import soundfile
 import torch
 
 import AEMain
+import AEModel
+import DatasetCreator
 import Hyperparameters as hp
 import Main
 import Training
@@ -57,6 +59,11 @@ def train(request, data):
         return data / "models" / options.get("model", "own") / f"{request.param}.torch"
 
     return run
+
+
+def train_ae(data, **options):
+    """Train the autoencoder in the report's form, but narrow, briefly unless told otherwise."""
+    AEMain.train(data, **{**brief, "network": "report", "channels": (16, 32, 32), **options})
 
 
 def state(weights):
@@ -171,7 +178,7 @@ def test_a_unet_of_one_input_stores_the_autoencoders_output_for_every_piece_thou
 def uninterrupted(three_seconds, tmp_path_factory):
     """The weights of a brief training of the autoencoder that nothing interrupted."""
     data = shutil.copytree(three_seconds, tmp_path_factory.mktemp("uninterrupted") / "data")
-    AEMain.train(data, **brief)
+    train_ae(data)
     return data / "models" / "own" / "ae.torch"
 
 
@@ -182,18 +189,18 @@ import torch
 import AEDataset, AEMain, Hyperparameters as hp, Util
 torch.set_num_threads(1)
 hp.checkpoint_minutes = 0
-reads = 0
+reads, read = 0, AEDataset.AEDataset.__getitem__
 
-class Doomed(AEDataset.AEDataset):
-    def __getitem__(self, key):
-        global reads
-        reads += 1
-        if reads == 14:  # an epoch has 8 crops, and a clip to validate on
-            os.kill(os.getpid(), int(sys.argv[2]))
-        return super().__getitem__(key)
+def doomed(self, key):
+    global reads
+    reads += 1
+    if reads == 14:  # an epoch has 8 crops, and a clip to validate on
+        os.kill(os.getpid(), int(sys.argv[2]))
+    return read(self, key)
 
-AEDataset.AEDataset = Doomed
-Util.run(lambda: AEMain.train(".", epochs=2, batch_size=2, crop_frames=64, device="cpu"))
+AEDataset.AEDataset.__getitem__ = doomed
+Util.run(lambda: AEMain.train(".", epochs=2, batch_size=2, crop_frames=64, network="report", channels=(16, 32, 32),
+                              device="cpu"))
 """
 
 
@@ -206,20 +213,19 @@ def doomed(root, data, number):
 @contextlib.contextmanager
 def interruption(data, read, number=signal.SIGINT, dataset="AEDataset.AEDataset"):
     """Have a training get Ctrl-C when it reads its `read`-th crop or clip; expect that it ends with a checkpoint."""
+    reads, dataset = [], pkgutil.resolve_name(dataset)
+    take = dataset.__getitem__
 
-    class Interrupting(pkgutil.resolve_name(dataset)):
-        reads = 0
-
-        def __getitem__(self, key):
-            Interrupting.reads += 1
-            if Interrupting.reads == read:
-                os.kill(os.getpid(), number)
-            return super().__getitem__(key)
+    def interrupting(self, key):
+        reads.append(key)
+        if len(reads) == read:
+            os.kill(os.getpid(), number)
+        return take(self, key)
 
     previous = signal.signal(number, lambda *_: pytest.fail("the training does not defer the signal"))
     try:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(dataset, Interrupting)
+            patch.setattr(dataset, "__getitem__", interrupting)
             yield
     finally:
         signal.signal(number, previous)
@@ -238,7 +244,7 @@ def test_a_training_resumes_after_a_signal_as_if_there_had_been_none(root, data,
     if number == signal.SIGINT:
         assert process.stderr.splitlines()[-1].endswith(
             "stopped in epoch 2 of 2, saved in models/own/ae.checkpoint; give the same command to go on")
-    AEMain.train(data, **brief)
+    train_ae(data)
     assert_same(weights, uninterrupted)
     assert not weights.with_suffix(".checkpoint").exists()
 
@@ -249,8 +255,8 @@ def test_a_training_resumes_after_a_signal_as_if_there_had_been_none(root, data,
 def test_a_training_resumes_from_any_batch(data, uninterrupted, number, reads):
     for read in reads:
         with interruption(data, read, number):
-            AEMain.train(data, **brief)
-    AEMain.train(data, **brief)
+            train_ae(data)
+    train_ae(data)
     assert_same(data / "models" / "own" / "ae.torch", uninterrupted)
 
 
@@ -269,13 +275,13 @@ def test_the_unet_resumes_as_well(data, form, dataset):
 
 def test_a_checkpoint_of_other_settings_is_refused_naming_them(data):
     with interruption(data, 3):
-        AEMain.train(data, **brief)
+        train_ae(data)
     checkpoint = data / "models" / "own" / "ae.checkpoint"
     before = checkpoint.read_bytes()
     with pytest.raises(ValueError, match=r"ae.checkpoint was started with other settings \(epochs, batch_size\)"):
-        AEMain.train(data, **{**brief, "epochs": 4, "batch_size": 3})
+        train_ae(data, epochs=4, batch_size=3)
     assert checkpoint.read_bytes() == before
-    AEMain.train(data, **{**brief, "epochs": 1}, overwrite=True)
+    train_ae(data, epochs=1, overwrite=True)
     assert len(losses(checkpoint.with_suffix(".torch"))["training"]) == 1
 
 
@@ -304,7 +310,7 @@ def test_a_folder_that_cannot_be_written_is_said_at_the_first_step(data, capsys)
     shutil.rmtree(data / "models")
     (data / "models").touch()
     with pytest.raises(OSError, match="models/own/ae.checkpoint cannot be written"):
-        AEMain.train(data, **brief)
+        train_ae(data)
     assert "epoch 1" not in capsys.readouterr().out
 
 
@@ -312,31 +318,116 @@ def test_a_folder_that_cannot_be_written_is_said_at_the_first_step(data, capsys)
 def test_a_loss_that_is_not_finite_ends_the_training_with_the_last_checkpoint(data, uninterrupted, monkeypatch, where):
     checkpoint = data / "models" / "own" / "ae.checkpoint"
 
-    class Spoilt(AEDataset):
-        def __getitem__(self, key):
-            source, target = super().__getitem__(key)
-            second = checkpoint.exists() and torch.load(checkpoint, weights_only=True)["epoch"] == 1
-            return source, target * float("nan") if second and isinstance(key, tuple) == (where == "a crop") else target
+    def spoilt(self, key, take=AEDataset.__getitem__):
+        source, target = take(self, key)
+        second = checkpoint.exists() and torch.load(checkpoint, weights_only=True)["epoch"] == 1
+        return source, target * float("nan") if second and isinstance(key, tuple) == (where == "a crop") else target
 
     monkeypatch.setattr(hp, "checkpoint_minutes", 0)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(
             ValueError, match="the loss is nan in epoch 2; choose a lower --learning-rate and add --overwrite"):
-        patch.setattr("AEDataset.AEDataset", Spoilt)
-        AEMain.train(data, **brief)
+        patch.setattr(AEDataset, "__getitem__", spoilt)
+        train_ae(data)
     assert not checkpoint.with_suffix(".torch").exists()
-    AEMain.train(data, **brief)
+    train_ae(data)
     assert_same(checkpoint.with_suffix(".torch"), uninterrupted)
+
+
+def test_overwrite_discards_once_and_the_same_command_goes_on(data, uninterrupted, capsys):
+    weights = data / "models" / "own" / "ae.torch"
+    train_ae(data, epochs=1, seed=1)
+    with interruption(data, 3):
+        train_ae(data, overwrite=True)
+    train_ae(data, overwrite=True)
+    assert "going on from epoch 1, batch" in capsys.readouterr().out
+    assert_same(weights, uninterrupted)
+    train_ae(data, overwrite=True)  # and a finished one is trained anew
+    assert "going on" not in capsys.readouterr().out
+    assert_same(weights, uninterrupted)
+
+
+@pytest.mark.parametrize("damage", (lambda good: b"", lambda good: b"la la la", lambda good: good[:len(good) // 2],
+                                    lambda good: good[:20_000] + bytes([good[20_000] ^ 1]) + good[20_001:]))
+def test_a_damaged_checkpoint_is_named_and_kept(data, damage):
+    with interruption(data, 3):
+        train_ae(data)
+    checkpoint = data / "models" / "own" / "ae.checkpoint"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    before = checkpoint.read_bytes()
+    for overwrite in False, True:
+        with pytest.raises(ValueError, match=f"{checkpoint} is no checkpoint of this training, or is damaged; remove"):
+            train_ae(data, overwrite=overwrite)
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_checkpoint_from_before_clipping_was_a_setting_goes_on_but_not_as_the_reports(data, uninterrupted):
+    with interruption(data, 3):
+        train_ae(data)
+    checkpoint = data / "models" / "own" / "ae.checkpoint"
+    content = torch.load(checkpoint, weights_only=True)
+    del content["settings"]["gradient_norm"], content["settings"]["bfloat16"]
+    torch.save(content, checkpoint)
+    with pytest.raises(ValueError, match=r"other settings \(gradient_norm, bfloat16\)"):
+        train_ae(data, gradient_norm=0, bfloat16=False)
+    train_ae(data)
+    assert losses(data / "models" / "own" / "ae.torch")["training"] == losses(uninterrupted)["training"]
+
+
+def another_autoencoder(data, model):
+    """Change the weights of an autoencoder a little, in a file as old as the one before."""
+    weights = data / "models" / model / "ae.torch"
+    content, status = state(weights), weights.stat()
+    content["encoder.0.bias"][0] += 0.5
+    torch.save(content, weights)
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return weights
+
+
+@pytest.mark.parametrize("form", ({}, dict(in_channels=1)), ids=("two inputs", "stored outputs"))
+def test_a_unet_belongs_to_its_autoencoder(data, form):
+    behind_an_autoencoder(data, "own")
+    own = data / "models" / "own"
+    ae, unet, half = own / "ae.torch", own / "unet.torch", own / "half.torch"
+    UNetMain.train(data, wf=2, **form, **{**brief, "epochs": 1})
+    Main.load_models(ae, unet, "cpu")
+    torch.save({key: value.half() if value.is_floating_point() else value for key, value in state(ae).items()}, half)
+    Main.load_models(half, unet, "cpu")  # stored in half precision it is the same one
+    former = AEModel.digest(state(ae))
+    another_autoencoder(data, "own")
+    with pytest.raises(ValueError, match=f"^{unet} was trained behind an autoencoder with the weights {former}, and "
+                                         f"{ae} has {AEModel.digest(state(ae))}; train the U-Net anew"):
+        Main.load_models(ae, unet, "cpu")
+    torch.save(dict(state(unet)), unet)  # as if from before there were digests
+    Main.load_models(ae, unet, "cpu")
+
+
+def test_an_interrupted_unet_does_not_go_on_behind_another_autoencoder(data):
+    behind_an_autoencoder(data, "own")
+    with interruption(data, 3):
+        UNetMain.train(data, wf=2, **brief)
+    another_autoencoder(data, "own")
+    with pytest.raises(ValueError, match=r"unet.checkpoint was started with other settings \(autoencoder\)"):
+        UNetMain.train(data, wf=2, **brief)
+
+
+def test_what_another_autoencoder_left_is_written_anew_though_its_file_is_no_newer(data):
+    outputs = data / "ae_output"
+    before = {path.name: np.load(path) for path in outputs.glob("*.npy")}
+    weights = another_autoencoder(data, "untrained")
+    UNetDataset.write_outputs(weights, list(map(str, [path.name for path in (data / "generated").glob("*/")])), data)
+    assert all((np.load(outputs / name) != image).any() for name, image in before.items()) and len(before) == 3
+    assert (outputs / "weights.txt").read_text() == f"models/untrained/ae.torch {AEModel.digest(state(weights))}\n"
 
 
 def test_a_checkpoint_from_before_there_was_a_setting_is_refused_naming_it(data):
     with interruption(data, 3):
-        AEMain.train(data, **brief)
+        train_ae(data)
     checkpoint = data / "models" / "own" / "ae.checkpoint"
     content = torch.load(checkpoint, weights_only=True)
     del content["settings"]["augmented"]
     torch.save(content, checkpoint)
     with pytest.raises(ValueError, match=r"other settings \(augmented\)"):
-        AEMain.train(data, **brief)
+        train_ae(data)
 
 
 @pytest.mark.parametrize("memory", (0, 8))
@@ -452,13 +543,13 @@ def test_a_finished_model_is_finished_also_once_there_are_other_pieces(train, da
 
 
 def test_a_finished_model_stays_until_the_one_that_overwrites_it_is_finished(data):
-    AEMain.train(data, **brief)
+    train_ae(data)
     weights = data / "models" / "own" / "ae.torch"
     before = weights.read_bytes()
     with interruption(data, 3):
-        AEMain.train(data, **{**brief, "seed": 1}, overwrite=True)
+        train_ae(data, seed=1, overwrite=True)
     assert weights.read_bytes() == before
-    AEMain.train(data, **{**brief, "seed": 1})
+    train_ae(data, seed=1)
     assert losses(weights)["settings"]["seed"] == 1
 
 
@@ -586,7 +677,62 @@ def test_report_gives_the_reports_settings_and_a_flag_beside_it_counts(data):
     unet = Model.load(UNet, own / "unet.torch").network
     assert unet.in_channels == 1 and {key.split(".")[0] for key in unet.state_dict()} == {"down_path", "up_path",
                                                                                           "last"}
-    assert (data / "ae_output" / "weights.txt").read_text() == "models/own/ae.torch\n"
+    digest = AEModel.digest(state(own / "ae.torch"))
+    assert (data / "ae_output" / "weights.txt").read_text() == f"models/own/ae.torch {digest} in single precision\n"
+
+
+@pytest.mark.parametrize("script", (AEMain, UNetMain))
+def test_report_neither_clips_gradients_nor_uses_mixed_precision_and_trains_on_all_pianos(data, monkeypatch, script):
+    shutil.copytree(data / "synth", data / "piano_2")
+    behind_an_autoencoder(data, "own")
+    precisions, clipped, read = set(), [], set()
+
+    def autocast(kind, dtype, enabled):
+        precisions.add(enabled)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: clipped.append(1))
+
+    def recorded(path, load=Util.load_array):
+        read.add(path.relative_to(data).as_posix())
+        return load(path, np.float16, "c")
+
+    monkeypatch.setattr(Util, "load_array", lambda path, *_, **__: recorded(path))
+    flags = ["--data", str(data), "--epochs", "2", "--crop-frames", "64", "--device", "cpu", "--overwrite",
+             *(("--wf", "2") if script is UNetMain else ())]
+    script.main([*flags, "--report"])
+    assert precisions == {False} and not clipped
+    settings = losses(data / "models" / "own" / ("ae.torch" if script is AEMain else "unet.torch"))["settings"]
+    assert settings["gradient_norm"] == 0 and settings["bfloat16"] is False
+    piece = brief_split(DatasetCreator.build(data), hp.seed)[0][0]
+    assert read >= ({f"generated/{piece}/piano.npy", f"generated/{piece}/piano_2.npy"} if script is AEMain else
+                    {f"ae_output/{piece}.npy", f"ae_output/piano_2/{piece}.npy"})
+    precisions.clear()
+    if script is AEMain:
+        script.main([*flags, "--channels", "4", "4", "4"])
+        assert precisions == {True} and clipped
+
+
+def test_a_stored_crop_is_of_the_piano_that_its_seed_chooses(data):
+    shutil.copytree(data / "synth", data / "piano_2")
+    names = DatasetCreator.build(data)
+    UNetDataset.write_outputs(data / "models" / "untrained" / "ae.torch", names, data, sources=("piano", "piano_2"))
+    dataset = UNetDataset.UNetDataset(names, data, ("piano", "piano_2"), in_channels=2)
+    pairs = [[np.load(data / "ae_output" / folder / f"{names[0]}.npy"),
+              np.load(data / "generated" / names[0] / f"{source}.npy")]
+             for folder, source in ((".", "piano"), ("piano_2", "piano_2"))]
+    seen = [[np.array_equal(dataset[0, 0, 258, seed][0].numpy(), pair) for pair in pairs] for seed in range(12)]
+    assert {tuple(found) for found in seen} == {(True, False), (False, True)}
+    assert np.array_equal(dataset[0][0].numpy(), pairs[0])
+
+
+def test_a_stray_rank_is_no_distributed_training(monkeypatch):
+    for name in "RANK", "WORLD_SIZE", "LOCAL_RANK":
+        monkeypatch.setenv(name, "1")
+    assert Training.processes() == (0, 1) and not torch.distributed.is_initialized()
 
 
 def test_an_epoch_is_judged_on_some_pieces_from_all_over_those_held_out():

@@ -2,6 +2,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -153,6 +155,38 @@ def test_a_device_that_is_not_there_is_named(play, complaint, tmp_path, data, de
         assert f"'{device}'" in message
 
 
+@pytest.mark.parametrize("error", (torch.OutOfMemoryError, torch.AcceleratorError))
+def test_what_a_device_does_not_do_is_not_told_as_damaged_weights(play, tmp_path, monkeypatch, error):
+    wav(np.sin(np.arange(4000) / 10) / 2)(tmp_path / "in.wav")
+
+    def to(*_, **__):
+        raise error("CUDA out of memory. Tried to allocate 2 GiB.\nand so on")
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    Main.read_models.cache_clear()
+    message = play()
+    assert "the device failed (CUDA out of memory. Tried to allocate 2 GiB.); choose another --device" in message
+    assert "restore" not in message
+
+
+def test_what_torchrun_leaves_in_the_environment_does_not_matter_to_playing(weights, tmp_path, monkeypatch):
+    wav(np.sin(np.arange(4000) / 10) / 2)(tmp_path / "in.wav")
+    for name in "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE":
+        monkeypatch.setenv(name, "7")
+    Main.read_models.cache_clear()
+    assert Main.pipeline(tmp_path / "in.wav", ae=weights[0], unet=weights[1], device="cpu").size == 4000
+    assert not torch.distributed.is_initialized()
+
+
+def test_text_is_written_in_utf_8_whatever_the_platform_has(root, tmp_path):
+    """As of Elise's piece, on a system of ASCII."""
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import Util; Util.save_text('note.txt', 'F\\xfcr Elise'); "
+            "assert Util.read_text('note.txt') == 'F\\xfcr Elise'")
+    subprocess.run([sys.executable, "-c", code, root], cwd=tmp_path, check=True,
+                   env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    assert (tmp_path / "note.txt").read_bytes() == "F\xfcr Elise".encode()
+
+
 def test_an_output_that_cannot_be_written_is_named(play, tmp_path):
     wav(np.sin(np.arange(4000) / 10) / 2)(tmp_path / "in.wav")
     (tmp_path / "file").touch()
@@ -187,7 +221,8 @@ def test_without_fluidsynth_the_command_that_installs_it_is_given(complaint, goo
 
 @pytest.mark.parametrize("option", ("--source", "--target"))
 def test_a_soundfont_that_is_missing_is_named(complaint, good, option):
-    message = complaint(MIDI2Audio.main, "--data", good, option, "nosuch.sf2:0:0", may_write=(".wav", "preset.txt"))
+    message = complaint(MIDI2Audio.main, "--data", good, option, "nosuch.sf2:0:0",
+                        may_write=(".wav", "preset.txt", "good.mid"))
     assert "nosuch.sf2" in message and "apt-get install fluid-soundfont-gm" in message
 
 
@@ -221,7 +256,8 @@ corruptions = {
 def test_a_corrupt_midi_file_is_named_and_the_good_ones_are_rendered(complaint, good, corruption):
     bad = good / "MIDI" / "bad.mid"
     bad.write_bytes(corruptions[corruption]((good / "MIDI" / "good.mid").read_bytes()))
-    message = complaint(MIDI2Audio.main, "--data", good, may_write=("good.wav", "excerpt.wav", "preset.txt"))
+    message = complaint(MIDI2Audio.main, "--data", good,
+                        may_write=("good.wav", "excerpt.wav", "preset.txt", "good.mid"))
     assert message.count(str(bad)) == 1 and "good.mid" not in message
     assert {path.relative_to(good).as_posix() for path in good.rglob("*.wav")} == {
         "piano/good.wav", "synth/good.wav", "test/piano/excerpt.wav", "test/synth/excerpt.wav"}
