@@ -19,8 +19,9 @@ from Autoencoder import Autoencoder, NoteAutoencoder
 class NoteTrainer(Training.Trainer, NoteModel):
     """Encoder and decoder of a `NoteAutoencoder`, each taught apart by the true notes: see `Training.Trainer`.
 
-    The encoder by cross entropy on onsets and sounding keys, and the velocity's distance at the onsets; the decoder by
-    the L1 distance from the target's spectrogram. `parts` are the halves to train, "encoder", "decoder" or both.
+    The encoder by cross entropy on onsets and sounding keys, and the L1 distance of the velocities' logarithms at the
+    onsets; the decoder by the L1 distance from the target's spectrogram. `parts` are the halves to train, "encoder",
+    "decoder" or both.
     """
 
     def __init__(self, network, learning_rate, device, parts=("encoder", "decoder"), **how):
@@ -54,9 +55,10 @@ class NoteTrainer(Training.Trainer, NoteModel):
         labels = batch["labels"]
         entropy = torch.nn.functional.binary_cross_entropy_with_logits(
             logits[:, :2].float(), labels[:, :2], reduction="none").sum(-1).mean((0, 2))
-        onsets = labels[:, 0]
-        velocity = ((logits[:, 2].float().sigmoid() - labels[:, 2]).abs() * onsets).sum() / onsets.sum().clamp(min=1)
-        return entropy[0] + 0.3 * entropy[1] + 3 * velocity
+        onsets = labels[:, 0]  # loudness goes with the velocity's logarithm
+        error = torch.nn.functional.logsigmoid(logits[:, 2].float()) - labels[:, 2].clamp(min=1 / 127).log()
+        velocity = (error.abs() * onsets).sum() / onsets.sum().clamp(min=1)
+        return entropy[0] + 0.3 * entropy[1] + 2 * velocity
 
     def distance(self, notes, first, target):
         """L1 distance of what the decoder makes of true notes from the target, of `hp.top_db`, at the level that
