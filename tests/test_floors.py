@@ -31,7 +31,7 @@ UNetDataset:            AEDataset AEModel Autoencoder Hyperparameters Util
 Training:               AEModel Hyperparameters Util
 AEMain:                 AEDataset AEModel Autoencoder DatasetCreator Hyperparameters Training Util
 UNetMain:               AEDataset AEModel Autoencoder DatasetCreator Hyperparameters Training UNet UNetDataset Util
-Main:                   AEModel Autoencoder DatasetCreator Hyperparameters UNet Util
+Main:                   AEModel Autoencoder DatasetCreator Hyperparameters MIDI2Audio UNet Util
 Evaluation:             DatasetCreator Hyperparameters MIDI2Audio Main Util
 SoundFonts/salamander:  Hyperparameters Util
 results/make:           DatasetCreator Evaluation Hyperparameters MIDI2Audio Main Util
