@@ -423,7 +423,9 @@ def convert(recording, path, models, options):
     if options.page:
         versions["Autoencoder"] = resynthesise(audio, models[:1], options.inversion, notes)[0]
         versions["Electric piano"] = output
-    if options.play:
+    if options.play and not len(notes):
+        beside.append("no notes, as none were heard")
+    elif options.play:
         other = path.with_name(f"{own}_played{path.suffix}")
         with tempfile.TemporaryDirectory() as folder:
             Util.save_notes(Path(folder) / "notes.mid", notes)

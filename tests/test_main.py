@@ -10,8 +10,8 @@ import DatasetCreator
 import Hyperparameters as hp
 import Main
 import Util
-from AEModel import Model
-from Autoencoder import Autoencoder
+from AEModel import Model, NoteModel
+from Autoencoder import Autoencoder, NoteAutoencoder
 from UNet import UNet
 from UNetMain import UNetTrainer
 
@@ -227,10 +227,11 @@ def test_output_names_a_file_or_the_working_folder(tmp_path, networks, monkeypat
     (["a/x.wav", "b/x.wav"], None, "both be written to x_epiano.wav"),
     (["a/x.wav", "a/y.wav"], "z.wav", "give a folder"),
     (["a/x.wav"], "a/x.wav", "over a recording"),
+    (["a/x.wav"], "x.aiff", "is not written"),
 ])
 def test_outputs_that_would_overwrite_are_refused(recordings, output, complaint):
     with pytest.raises(ValueError, match=complaint):
-        Main.output_paths([Main.Path(name) for name in recordings], output and Main.Path(output))
+        Main.output_paths(Main.find_recordings(map(Main.Path, recordings)), output and Main.Path(output))
 
 
 def test_a_bad_recording_does_not_stop_the_good_ones(tmp_path, networks):
@@ -251,3 +252,141 @@ def test_shipped_weights_bring_the_demo_closer_to_the_electric_piano(tmp_path):
     recording, truth = Util.read_audio(hp.demo), Util.read_audio(tmp_path / "truth.wav")
     output = Main.pipeline(hp.demo, model="shipped")
     assert Evaluation.log_mel_l1(output, truth) < 0.5 * Evaluation.log_mel_l1(recording, truth)
+
+
+# other formats, folders, arrays
+
+@pytest.mark.parametrize("ending, kind, subtype, error", [
+    ("wav", "WAV", "PCM_16", 1e-4), ("flac", "FLAC", "PCM_16", 1e-4), ("ogg", "OGG", "VORBIS", 0.05),
+    ("MP3", "MP3", "MPEG_LAYER_III", 0.05)])
+@pytest.mark.parametrize("channels", (1, 2))
+def test_every_kind_of_file_is_written_as_asked(tmp_path, ending, kind, subtype, error, channels):
+    audio = np.stack([notes(4), notes(4)[::-1]], axis=1).astype(np.float32)
+    audio = audio[:, 0] if channels == 1 else audio
+    Util.write_audio(tmp_path / f"out.{ending}", audio)
+    info = soundfile.info(tmp_path / f"out.{ending}")
+    assert (info.format, info.subtype, info.channels, info.samplerate) == (kind, subtype, channels, hp.sample_rate)
+    back = Util.read_audio(tmp_path / f"out.{ending}", stereo=True)
+    assert back.shape == audio.shape and np.abs(back - audio).mean() < error
+    assert [path.name for path in tmp_path.iterdir()] == [f"out.{ending}"]
+
+
+def test_a_folder_is_played_with_its_folders(tmp_path, networks, capsys):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / ".hidden").mkdir()
+    for name in ("a.wav", "deep/a.FLAC", "deep/b.ogg", "a_epiano.wav", ".hidden/c.wav"):
+        Util.write_audio(tmp_path / "in" / name, notes(0.3).astype(np.float32))
+    (tmp_path / "in" / "phone.m4a").write_bytes(b"\0\0\0 ftypM4A ")
+    (tmp_path / "in" / "notes.txt").touch()
+    with pytest.raises(ValueError, match="phone.m4a is not audio .* ffmpeg -i phone.m4a phone.flac$"):
+        Main.main([str(tmp_path / "in"), "-o", str(tmp_path / "out"), *flags(networks)])
+    assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.wav")) == [
+        "a_epiano.wav", "deep/a_epiano.wav", "deep/b_epiano.wav"]
+    written = capsys.readouterr()
+    assert written.out.count("its picture") == 3 and "4/4" in written.err
+
+
+@pytest.mark.parametrize("rate", (hp.sample_rate, 44100))
+def test_an_array_is_played_as_its_file(tmp_path, networks, rate):
+    audio = np.round(32767 * np.stack([notes(0.5, rate), notes(0.5, rate)[::-1]], axis=1)).astype(np.int16)
+    soundfile.write(tmp_path / "in.wav", audio, rate)
+    wanted = Main.pipeline(tmp_path / "in.wav", **networks)
+    for array in audio, (audio / 32768).astype(np.float32), audio / 32768:
+        np.testing.assert_allclose(Main.pipeline(array, sample_rate=rate, **networks), wanted, atol=1e-4)
+    with pytest.raises(ValueError, match="has its own"):
+        Main.pipeline(tmp_path / "in.wav", sample_rate=rate, **networks)
+
+
+def test_the_example_of_the_docstring_runs(monkeypatch):
+    import doctest
+
+    monkeypatch.chdir(hp.root)
+    [example] = doctest.DocTestFinder(recurse=False).find(Main.pipeline, "pipeline", globs=vars(Main))
+    assert example.examples and doctest.DocTestRunner().run(example).failed == 0
+
+
+@pytest.mark.parametrize("rate", (8000, 44100, 48000))
+def test_resampling_is_that_of_librosa(rate):
+    import librosa
+
+    audio = notes(0.5123, rate).astype(np.float32)
+    wanted = librosa.resample(audio, orig_sr=rate, target_sr=hp.sample_rate)
+    found = Util.resample(audio, rate)
+    assert found.size == round(audio.size * hp.sample_rate / rate)
+    np.testing.assert_array_equal(found[:wanted.size], wanted[:found.size])
+
+
+def test_a_clip_of_another_rate_is_played_without_what_is_slow_to_import(tmp_path, root, networks):
+    import subprocess
+    import sys
+
+    soundfile.write(tmp_path / "in.wav", notes(0.3, 44100), 44100)
+    code = (f"import sys; sys.path.insert(0, {str(root)!r}); import Main; Main.main(sys.argv[1:]); "
+            "print(*{name.split('.')[0] for name in sys.modules})")
+    modules = subprocess.run([sys.executable, "-c", code, "in.wav", "--page", *flags(networks)], cwd=tmp_path,
+                             capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
+    assert not {"librosa", "matplotlib", "scipy", "numba", "mido", "pandas"} & set(modules)
+    assert (tmp_path / "in_epiano.html").stat().st_size > 10_000
+
+
+# stereo
+
+def test_stereo_keeps_the_sides_and_its_mean_is_the_mono_output(networks):
+    models = Main.load_models(networks["ae"], networks["unet"])
+    left, right = (0.1 * notes(2), 0.02 * notes(2, gain=0.5)[::-1])
+    stereo = np.stack([left, right], axis=1).astype(np.float32)
+    mono, _ = Main.resynthesise(stereo.mean(axis=1), models)
+    output, _ = Main.resynthesise(stereo, models)
+    assert output.shape == stereo.shape and output.dtype == np.float32
+    mean = output.mean(axis=1)
+    assert rms_db(mean / np.linalg.norm(mean) - mono / np.linalg.norm(mono)) < rms_db(mono / np.linalg.norm(mono)) - 60
+    assert rms_db(output) == pytest.approx(rms_db(stereo), abs=0.05)
+    assert rms_db(output[:, 0]) > rms_db(output[:, 1]) + 3
+
+
+def test_stereo_of_two_same_channels_is_mono_twice(networks):
+    models, one = Main.load_models(networks["ae"], networks["unet"]), notes(1).astype(np.float32)
+    output, _ = Main.resynthesise(np.stack([one, one], axis=1), models)
+    mono, _ = Main.resynthesise(one, models)
+    assert rms_db(output[:, 0] - output[:, 1]) < -80 and rms_db(output[:, 0] - mono) < rms_db(mono) - 60
+
+
+def test_stereo_is_written_and_mono_stays_mono(tmp_path, networks):
+    for name, channels in ("mono", 1), ("stereo", 2):
+        soundfile.write(tmp_path / f"{name}.wav", np.stack([notes(0.4), notes(0.4)[::-1]], axis=1)[:, :channels], 44100)
+    Main.main([*(str(tmp_path / f"{name}.wav") for name in ("mono", "stereo")), "--stereo", "-o", str(tmp_path / "out"),
+               *flags(networks)])
+    assert [soundfile.info(tmp_path / "out" / f"{name}_epiano.wav").channels for name in ("mono", "stereo")] == [1, 2]
+
+
+# notes
+
+played = np.array([[0.1, 0.9, 60, 30], [0.5, 1.4, 64, 90], [0.9, 1.2, 60, 127], [1.2, 1.3, 60, 1]], np.float32)
+
+
+@pytest.fixture
+def heard(monkeypatch, networks):
+    """The models of notes and of a U-Net, and what is heard of any recording."""
+    models = NoteModel(NoteAutoencoder()), Main.load_models(networks["ae"], networks["unet"])[1]
+    monkeypatch.setattr(Main, "load_models", lambda *options: models)
+    monkeypatch.setattr(Main, "listen", lambda audio, model: played)
+
+
+def test_notes_are_written_as_they_were_heard(tmp_path, heard, capsys):
+    Util.write_audio(tmp_path / "in.wav", notes(1.5).astype(np.float32))
+    Main.main([str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.flac"), "--midi", "--page"])
+    back = Util.read_notes(tmp_path / "out_epiano.mid")
+    np.testing.assert_allclose(back[:, :2], played[:, :2], atol=1e-3)
+    np.testing.assert_array_equal(back[:, 2:], played[:, 2:])
+    assert "the notes out_epiano.mid and the page out_epiano.html" in capsys.readouterr().out
+    assert (tmp_path / "out_epiano.html").read_text().count("M0.10 ") == 2
+
+
+def test_notes_are_played_on_a_preset(tmp_path, instruments, heard):
+    recording = notes(1.5).astype(np.float32)
+    Util.write_audio(tmp_path / "in.wav", recording)
+    Main.main([str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.wav"), "--play", "FluidR3_GM.sf2:0:11", "--page"])
+    other = Util.read_audio(tmp_path / "out_epiano_played.wav")
+    assert other.size == recording.size and rms_db(other) == pytest.approx(rms_db(recording), abs=0.5)
+    assert rms_db(other[:1000]) < rms_db(other) - 40 and not (tmp_path / "out_epiano.mid").exists()
+    assert "FluidR3_GM 0:11" in (tmp_path / "out_epiano.html").read_text()

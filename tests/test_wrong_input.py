@@ -89,7 +89,7 @@ recordings = {
     "silence": (wav(np.zeros(22050)), "silent"),
     "silence in stereo at 48 kHz": (wav(np.zeros((48000, 2)), 48000), "silent"),
     "samples that are not numbers": (wav(np.full(100, np.nan), subtype="FLOAT"), "not finite"),
-    "a folder": (lambda path: path.mkdir(), "no such file"),
+    "an empty folder": (lambda path: path.mkdir(), "holds no recordings"),
     "nothing": (lambda path: None, "no such file"),
 }
 
@@ -194,12 +194,37 @@ def test_an_output_that_cannot_be_written_is_named(play, tmp_path):
     assert f"{tmp_path / 'file' / 'out.wav'} cannot be written" in message
 
 
+@pytest.mark.parametrize("arguments, reason", (
+    (("-o", "out.m4a"), ".m4a is not written; choose .wav, .flac, .ogg, .mp3"),
+    (("--midi",), "an autoencoder without notes"),
+    (("--play", "FluidR3_GM.sf2:0:4"), "leave --play out"),
+    (("--stereo", "--inversion", "report"), "leave it out, or --stereo"),
+))
+def test_what_main_cannot_do_is_said_before_it_begins(play, tmp_path, arguments, reason):
+    wav(np.sin(np.arange(4000) / 10) / 2)(tmp_path / "in.wav")
+    assert reason in play(*arguments)
+
+
+def test_more_channels_than_two_are_named(play, tmp_path):
+    wav(np.random.default_rng(0).uniform(-0.5, 0.5, (4000, 6)))(tmp_path / "in.wav")
+    assert "in.wav has 6 channels" in play("--stereo")
+
+
+@pytest.mark.parametrize("array, rate, reason", (
+    (np.ones(100), None, "sample_rate=44100"), (np.ones(100), 0, "not 0"), (np.zeros(100), 22050, "silent"),
+    (np.ones((2, 100)), 22050, r"shape \(2, 100\)"), (np.ones((5, 5, 5)), 22050, "is no recording"),
+    (np.ones(0), 22050, "is no recording"), (np.full(100, np.nan), 22050, "not finite")))
+def test_an_array_that_is_no_recording_is_refused(array, rate, reason):
+    with pytest.raises(ValueError, match=reason):
+        Main.pipeline(array, sample_rate=rate)
+
+
 def test_main_says_one_line_on_stderr(command, weights, tmp_path):
     (tmp_path / "in.wav").write_text("la la la")
     process = command(tmp_path, "Main.py", "in.wav", "--ae", weights[0], "--unet", weights[1])
     assert process.returncode == 1
     assert lines(process.stderr) == ["Main.py: in.wav is not audio that libsndfile reads; convert it to wav, flac, ogg "
-                                     "or mp3"]
+                                     "or mp3, for instance with ffmpeg -i in.wav in.flac"]
     assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
 
 
