@@ -108,7 +108,7 @@ class NoteDataset(AEDataset):
     sound in it, filled up with zeros; and "first", its first frame. Crops begin at even frames.
     """
 
-    most_notes = 512
+    most_notes = 2048
 
     def load(self, name, data, sources):
         folder = data / "generated" / name
@@ -129,7 +129,7 @@ class NoteDataset(AEDataset):
         pitch, mel, target = (torch.nn.functional.pad(image, (0, length - image.shape[1])) for image, length in (
             (pitch, -(-frames // 2)), (mel, frames), (target, frames)))
         rate, notes = hp.sample_rate / hp.hop_length, self.notes[piece]
-        sounding = notes[(notes[:, 0] * rate < start + frames + 4) & (notes[:, 1] * rate > start - 100)]
+        sounding = notes[(notes[:, 0] * rate < start + frames + 4) & (notes[:, 1] * rate > start - 1000)]
         sounding, padded = sounding[:self.most_notes], np.zeros((self.most_notes, 4), np.float32)
         padded[:len(sounding)] = sounding
         return {"pitch": pitch, "mel": mel, "target": target, "first": start, "notes": torch.from_numpy(padded),

@@ -108,8 +108,8 @@ def load_weights(path):
     except Exception:  # torch raises a dozen kinds for what is not a file of its own
         raise ValueError(f"{path} does not hold the weights of a network; train it again or restore the file") from None
     for name, value in DatasetCreator.front_end().items():
-        if front_end.get(name) != value:
-            raise ValueError(f"{path} was trained with {name} = {front_end.get(name)}, and Hyperparameters.py has "
+        if front_end.get(name, value) != value:
+            raise ValueError(f"{path} was trained with {name} = {front_end[name]}, and Hyperparameters.py has "
                              f"{value}; set it back or train again")
     return state
 

@@ -203,8 +203,9 @@ class NoteDecoder(nn.Module):
         onset, end = notes[:, :2].T * (hp.sample_rate / hp.hop_length)
         key = notes[:, 2].long() - hp.lowest_key
         start, last = self.knots[0], self.knots[-1]
-        heard = (onset + start < first + frames) & (onset + last > first) & (end > first - 100) & (key >= 0) & (
-            key < hp.n_keys)
+        known = (key >= 0) & (key < hp.n_keys)
+        slowest = self.release.clamp(min=0).amin(1)[key.clamp(0, hp.n_keys - 1)]  # of the key's bands
+        heard = known & (onset + start < first + frames) & (end + inaudible / slowest > first)
         if not heard.any():
             return self.level.new_full((hp.n_mels, frames), self.silence)
         onset, end, key, velocity = onset[heard], end[heard], key[heard], (notes[heard, 3] / 127).clamp(0.02, 1)
@@ -224,6 +225,7 @@ class NoteDecoder(nn.Module):
 
 
 decibel = 10 / torch.log(torch.tensor(10.0)).item()  # dB a neper of power
+inaudible = 160.0  # dB that a note has fallen when it is left out
 
 
 class NoteAutoencoder(nn.Module):

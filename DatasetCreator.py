@@ -22,7 +22,8 @@ audio_endings = (".wav", ".flac", ".ogg", ".mp3")
 def front_end():
     """The numbers that a trained network depends on."""
     return {name: getattr(hp, name)
-            for name in ("sample_rate", "n_fft", "hop_length", "n_mels", "fmin", "fmax", "top_db")}
+            for name in ("sample_rate", "n_fft", "hop_length", "n_mels", "fmin", "fmax", "top_db", "pitch_n_fft",
+                         "pitch_hop_length", "pitch_bands_per_key", "n_pitches")}
 
 
 def trained_for(data=hp.data):

@@ -165,10 +165,11 @@ class Trainer(Model):
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if processes()[1] > 1:
-                gradients = [parameter.grad for group in self.optimiser.param_groups for parameter in group["params"]]
-                flat = summed(torch.cat([gradient.flatten() for gradient in gradients]))
-                for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
-                    gradient.copy_(part.view(gradient.shape))
+                trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+                flat = summed(torch.cat([(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                                          ).flatten() for parameter in trained]))
+                for parameter, part in zip(trained, flat.split([parameter.numel() for parameter in trained])):
+                    parameter.grad = part.view(parameter.shape)
             if self.gradient_norm:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_norm)
             self.optimiser.step()
