@@ -298,18 +298,18 @@ def whole_spectrogram(audio):
     return np.concatenate([DatasetCreator.log_mel(power, loudest).astype(np.float16) for power in powers], axis=1)
 
 
-def save_page(path, name, versions, notes=None):
-    """Write the page of one recording, `name`, to `path`: see `Util.page_html`.
+def page(name, versions, notes=None):
+    """Return the page of one recording as HTML, as `versions_of` returns what is on it: see `Util.page_html`.
 
     `versions`: name -> audio [shape=(n,) or (n, 2)]; `notes` [shape=(m, 4)], optional.
     """
     shown = [(version, "", audio, whole_spectrogram(audio)) for version, audio in versions.items()]
-    Util.save_text(path, Util.page_html(name, [Util.piece_html("", shown, notes=notes)],
-                                        "<p>A piano recording, and the same performance on an electric piano.</p>"))
+    return Util.page_html(name, [Util.piece_html("", shown, notes=notes)],
+                          "<p>A piano recording, and the same performance on an electric piano.</p>")
 
 
 def versions_of(recording, models, inversion=hp.inversion, stereo=False):
-    """Return what `save_page` shows of a recording: its name, name -> audio of the versions, and the notes, None if the
+    """Return what `page` shows of a recording: its name, name -> audio of the versions, and the notes, None if the
     autoencoder knows none. Raises as `read_recording`."""
     audio = read_recording(recording, stereo)
     notes = heard_notes(audio, models)
@@ -410,7 +410,7 @@ def convert(recording, path, models, options):
                 options.play, Path(folder) / "notes.mid", other, audio)
         beside.append(f"the notes on {options.play[0]} {other.name}")
     if options.page:
-        save_page(path.with_suffix(".html"), recording.stem, versions, notes)
+        Util.save_text(path.with_suffix(".html"), page(recording.stem, versions, notes))
         beside.append("the page " + path.with_suffix(".html").name)
     beside = beside[0] if len(beside) == 1 else ", ".join(beside[:-1]) + " and " + beside[-1]
     return f"{path} and {beside}: {len(audio) / hp.sample_rate:.1f} s in {time.monotonic() - started:.1f} s"

@@ -122,7 +122,7 @@ def replacing(path):
 def save_text(path, text):
     """Write `text` to `path`."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, "utf-8")
 
 
 def save_bytes(path, write):
@@ -517,8 +517,16 @@ def page_html(title, pieces, intro="", rest=""):
 
     `results/template.html` filled in: `title`, `intro` and `rest` as HTML, `pieces` the results of `piece_html`.
     """
-    template = string.Template((hp.root / "results" / "template.html").read_text())
+    template = string.Template((hp.root / "results" / "template.html").read_text("utf-8"))
     return template.substitute(title=html.escape(title), intro=intro, pieces="".join(pieces), rest=rest)
+
+
+def frame(page, height=720):
+    """Return a page, HTML, as an `IPython.display.HTML` that shows it in a frame of its own in a notebook."""
+    from IPython.display import HTML
+
+    inside = page.replace("&", "&amp;").replace('"', "&quot;")
+    return HTML(f'<iframe srcdoc="{inside}" width="100%" height="{height}" style="border: 0" title="player"></iframe>')
 
 
 def shard(text):

@@ -172,7 +172,7 @@ def save_picture(models, folder=results):
 
     with tempfile.TemporaryDirectory() as temporary:
         page, shot = Path(temporary) / "page.html", Path(temporary) / "page.png"
-        Main.save_page(page, *Main.versions_of(hp.demo, models))
+        Util.save_text(page, Main.page(*Main.versions_of(hp.demo, models)))
         subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                         f"--user-data-dir={temporary}/profile", f"--screenshot={shot}", "--virtual-time-budget=5000",
                         f"--window-size={picture_size[0]},{picture_size[1]}", f"{page.as_uri()}#{picture_at}"],
