@@ -197,8 +197,8 @@ def read_audio(path, stereo=False):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is empty, not audio, holds no samples or infinite ones, claims a rate that no recording has, or with `stereo`
-        has more than two channels.
+        If it is empty, not audio, holds no samples or infinite ones, claims a rate that no recording has, or with
+        `stereo` has more than two channels.
     """
     path = Path(path)
     if not path.is_file():
