@@ -215,8 +215,9 @@ def read_audio(path, stereo=False):
             blocks = [block if stereo else block.mean(axis=1)
                       for block in file.blocks(1 << 18, dtype="float32", always_2d=True)]
     except soundfile.LibsndfileError:
+        command = shlex.join(["ffmpeg", "-i", path.name, path.stem + ".flac"])
         raise ValueError(f"{path} is not audio that libsndfile reads; convert it to wav, flac, ogg or mp3, for "
-                         f"instance with ffmpeg -i {shlex.quote(path.name)} {shlex.quote(path.stem + '.flac')}") from None
+                         f"instance with {command}") from None
     audio = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if not audio.size:
         raise ValueError(f"{path} has no samples; record or export it again")
