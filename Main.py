@@ -163,8 +163,9 @@ def spectrum(audio, first, last):
 
 
 def pitch_power(audio, first, last):
-    """As `DatasetCreator.pitch_power`, of the frames from `first` to `last` of the mel spectrogram; `first` is even."""
-    part = samples(audio, first // 2, (last + 1) // 2, hp.pitch_n_fft, hp.pitch_hop_length)
+    """As `DatasetCreator.pitch_power`, of every other frame from `first` to `last` of the mel spectrogram."""
+    steps = (last - first + 1) // 2
+    part = samples(audio, first, first + 2 * steps - 1, hp.pitch_n_fft, hp.hop_length)
     return DatasetCreator.pitch_power(part, center=False)
 
 
@@ -181,7 +182,8 @@ def chunks(frames, number=0):
 
 
 def listen(audio, model):
-    """Return the notes of a recording, as `AEModel.pick_notes`, heard chunk by chunk.
+    """Return the notes of a recording, as `AEModel.pick_notes`, heard chunk by chunk, and twice: the encoder's steps are
+    two frames long, so it hears something else one frame later, and the mean is better than either.
 
     `audio` [shape=(n,), float32]: mono at `hp.sample_rate`, not silent. `model`: a NoteModel.
     """
@@ -194,8 +196,10 @@ def listen(audio, model):
     for first, last in tqdm(parts, desc="listening", unit="chunk", disable=len(parts) < 2, leave=False):
         before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
         mel = DatasetCreator.log_mel(DatasetCreator.mel_power(spectrum(audio, before, after)), loudest)
-        pitch = DatasetCreator.log_mel(pitch_power(audio, before, after), loudest_pitch)
-        heard[:, first:last] = model.hear(pitch, mel)[:, first - before:last - before]
+        once, again = (model.hear(DatasetCreator.log_mel(pitch_power(audio, before + late, after), loudest_pitch),
+                                  mel[:, late:]) for late in (0, 1))
+        once[:, 1:] = (once[:, 1:] + again) / 2
+        heard[:, first:last] = once[:, first - before:last - before]
     return pick_notes(heard.astype(np.float32))
 
 

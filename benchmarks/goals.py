@@ -100,7 +100,7 @@ def prepare(case, midi_folder):
     """Return the folder with the recordings of a case, like one of `Evaluation.render`, and each piece's MIDI file."""
     take = case == "like a recording"
     midi_folder = altered(midi_folder) if take else midi_folder
-    folder = Evaluation.render(midi_folder, piano=cases[case])
+    folder = Evaluation.render(midi_folder, hp.data, cases[case])
     return record(folder) if take else folder, Util.pieces(midi_folder, MIDI2Audio.midi_endings)
 
 

@@ -50,12 +50,12 @@ def mel_filters(n_freqs, f_min, f_max, n_mels, sample_rate):
 def transkun():
     """Return transkun, with the weights of its package: a function that writes the MIDI file of a recording
     [shape=(n,)] at `hp.sample_rate`."""
-    if "torchaudio" not in sys.modules:
-        stand_in = types.ModuleType("torchaudio")
-        stand_in.functional = types.SimpleNamespace(melscale_fbanks=mel_filters)
-        sys.modules["torchaudio"] = stand_in
     import moduleconf
     import transkun.Data
+
+    stand_in = types.ModuleType("torchaudio")
+    stand_in.functional = types.SimpleNamespace(melscale_fbanks=mel_filters)
+    sys.modules.setdefault("torchaudio", stand_in)
 
     folder = Path(transkun.Data.__file__).parent / "pretrained"
     form = moduleconf.parseFromFile(str(folder / "2.0.conf"))["Model"]

@@ -20,6 +20,7 @@ import Hyperparameters as hp
 import Main
 import MIDI2Audio
 import Util
+from AEModel import NoteModel
 
 results = hp.root / "results"
 
@@ -42,7 +43,7 @@ play: they keep one position, so that you can compare them at the same bar.</p>
 <p>The distances are mean differences of log-mel spectrograms, explained <a href="#numbers">below</a>.</p>"""
 figure_names = {
     "figure_1_autoencoder_losses": "Losses of the autoencoder, training and validation",
-    "figure_2_autoencoder_epoch_20": "The autoencoder's output for a training piece after epoch 20",
+    "figure_2_autoencoder_epoch_1": "The autoencoder's output for a training piece after epoch 1",
     "figure_3_autoencoder_trained": "The autoencoder's output for the same piece when trained",
     "figure_4_piano_original": "The piano original of the same piece",
     "figure_5_unet_losses": "Losses of the U-Net, training and validation",
@@ -91,12 +92,13 @@ def save_sounds(models, folder=results):
 
 
 def save_figures(models, folder=results):
-    """Draw the ten figures of the report, `figure_names`, and the stages of the demo recording into results/figures.
+    """Draw the ten figures of the report, `figure_names`, and the stages of the demo recording, and the notes heard in
+    it if there are any between the two halves of the autoencoder, into results/figures.
 
-    Raises FileNotFoundError if a recorded loss or the autoencoder's output of epoch 20 is missing, ValueError if that
+    Raises FileNotFoundError if a recorded loss or the autoencoder's output of epoch 1 is missing, ValueError if that
     output is of another piece's length.
     """
-    early = folder / "training" / "ae_epoch_20.npy"
+    early = folder / "training" / "ae_epoch_1.npy"
     if not early.exists():
         raise FileNotFoundError(f"{early} is missing; AEMain.py leaves it in data/models/<model>: copy it from the "
                                 "training that made ae.torch")
@@ -104,18 +106,23 @@ def save_figures(models, folder=results):
     stages = (Main.resynthesise(Main.read_recording(folder / f"{name}_input.wav"), models)[1]
               for name in ("train_sample", "clair_de_lune"))
     piece, unseen = ([stage[:, :hp.clip_frames] for stage in images] for images in stages)
-    epoch_20, ten_seconds = np.load(early), 10 * hp.sample_rate // hp.hop_length
-    if epoch_20.shape != piece[1].shape:
-        raise ValueError(f"{early} has the shape {epoch_20.shape}, and the training piece {piece[1].shape}; "
+    epoch_1, ten_seconds = np.load(early), 10 * hp.sample_rate // hp.hop_length
+    if epoch_1.shape != piece[1].shape:
+        raise ValueError(f"{early} has the shape {epoch_1.shape}, and the training piece {piece[1].shape}; "
                          "copy the output of that piece")
     ten = [stage[:, :ten_seconds] for stage in piece[1:]]
-    drawn = [ae_losses, epoch_20, piece[1], piece[0], unet_losses, *ten, *unseen]
+    drawn = [ae_losses, epoch_1, piece[1], piece[0], unet_losses, *ten, *unseen]
     for (name, title), content in zip(figure_names.items(), drawn):
         losses = isinstance(content, dict)
         figure = Util.plot_losses(content, title) if losses else Util.plot_spectrograms({title: content})
         Util.save_figure(folder / "figures" / f"{name}.png", figure)
     demo = Main.resynthesise(Main.read_recording(hp.demo), models)[1]
     Util.save_stages(folder / "figures" / "demo.png", dict(zip(Main.stage_names, demo)), hp.demo.name)
+    if isinstance(models[0], NoteModel):
+        audio = Main.read_recording(hp.demo)[:10 * hp.sample_rate]
+        notes = Main.listen(audio, models[0])
+        Util.save_figure(folder / "figures" / "latent.png", Util.plot_notes(
+            DatasetCreator.pitch_spectrogram(audio), notes, f"{len(notes)} notes heard in {hp.demo.name}"))
 
 
 def sound_html(name, scores, folder=results):

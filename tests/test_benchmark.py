@@ -85,3 +85,45 @@ def test_the_note_f1_says_which_packages_it_needs(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="pip install mir_eval .* --no-deps basic-pitch"):
         goals.note_f1(np.zeros(hp.sample_rate), tmp_path / "any.mid")
     logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
+    import peers
+
+    yield peers
+    logging.disable(logging.NOTSET)
+
+
+def test_peers_writes_its_table(instruments, tmp_path, monkeypatch, midi, peers):
+    monkeypatch.setattr(hp, "data", tmp_path / "data")
+    monkeypatch.setattr(hp, "limit_s", 3)
+    notes = [(0, key, 0.2 + 0.4 * i, 0.5 + 0.4 * i) for i, key in enumerate((60, 64, 67, 72, 76))]
+    piece, half = midi(tmp_path / "MIDI" / "one.mid", notes), midi(tmp_path / "half.mid", notes[:3] + [(0, 30, 2, 2.5)])
+    midi(tmp_path / "MIDI" / "two.mid", notes)
+    for name, heard in ("transkun", piece), ("basic_pitch", half):
+        monkeypatch.setattr(peers, name, lambda heard=heard: lambda audio, path: shutil.copy(heard, path))
+    peers.main([str(tmp_path / "MIDI"), "--pieces", "1", "--cases", "piano trained on", "--no-notes", "-o",
+                str(tmp_path / "table.md")])
+    text = (tmp_path / "table.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("|")]
+    rows = {row[2]: row for row in rows}
+    assert text.startswith("Mean over 1 pieces") and "nan" not in text
+    assert rows["transkun + FluidSynth"][6:10] == ["1.000", "1.000", "1.000", "0"]
+    assert rows["basic-pitch + FluidSynth"][6:9] == ["0.750", "0.600", "0.667"]
+    l1 = {name: float(row[3]) for name, row in rows.items() if "FluidSynth" in name or name == "this repository"}
+    assert l1["transkun + FluidSynth"] < 0.1 < l1["basic-pitch + FluidSynth"] and l1["this repository"] > 0.1
+
+
+def test_peers_that_are_not_installed_are_named(tmp_path, monkeypatch, peers):
+    monkeypatch.setitem(sys.modules, "moduleconf", None)
+    with pytest.raises(ValueError, match="not installed.*pip install --no-deps transkun.*--players this"):
+        peers.main([str(hp.data / "MIDI_test"), "--players", "transkun"])
+
+
+def test_the_stand_in_for_torchaudio_is_its_filter_bank(peers):
+    import librosa
+
+    expected = librosa.filters.mel(sr=44100, n_fft=4096, n_mels=229, fmin=30, fmax=8000, htk=True, norm=None).T
+    np.testing.assert_allclose(peers.mel_filters(2049, 30, 8000, 229, 44100).numpy(), expected, atol=1e-4)
