@@ -20,7 +20,7 @@ from Autoencoder import Autoencoder
 from UNet import UNet
 
 stage_names = ("input", "autoencoder", "autoencoder + U-Net")
-# files that are taken for recordings in a folder; those that libsndfile does not read are named, with how to convert them
+# what counts as a recording in a folder; of those that libsndfile does not read is said how to convert them
 recorded = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".m4a", ".aac", ".mp4", ".wma")
 
 
@@ -69,8 +69,8 @@ def pipeline(recording, model=None, ae=None, unet=None, device="auto", inversion
     Parameters
     ----------
     recording : str or Path, or np.ndarray [shape=(n,) or (n, channels)]
-        Any file that libsndfile reads, any rate and length; or samples, in [-1, 1] or integers of a wav, with their rate.
-        Channels are mixed.
+        Any file that libsndfile reads, any rate and length; or samples, in [-1, 1] or integers of a wav, with their
+        rate. Channels are mixed.
     model : str, optional
         Which pair of networks: see `find_weights`.
     ae, unet : str or Path, optional
@@ -227,8 +227,8 @@ def band_levels(own, mean):
 def invert_channels(mel, mean, channels, device="cpu"):
     """As `DatasetCreator.invert`, each channel guided by itself [shape=(channels, (t - 1) * hop_length)].
 
-    `mean` and each of `channels` [shape=(1 + n_fft / 2, t), complex]: STFTs of their mean, and of the channels. In every
-    band a channel is as much louder than `mel` as it was, and the mean of all comes out as it would alone.
+    `mean` and each of `channels` [shape=(1 + n_fft / 2, t), complex]: STFTs of their mean, and of the channels. In
+    every band a channel is as much louder than `mel` as it was, and the mean of all comes out as it would alone.
     """
     guides = np.stack([mean, *channels])
     mels = [mel, *(mel * band_levels(channel, mean) for channel in channels)]
@@ -248,8 +248,8 @@ def resynthesise(audio, models, inversion=hp.inversion, notes=None):
     Parameters
     ----------
     audio : np.ndarray [shape=(n,) or (n, channels), float32]
-        At `hp.sample_rate`, not silent. The networks see the mean of the channels; each channel is inverted with its own
-        phase, and is as much louder than the mean as in the recording, band by band.
+        At `hp.sample_rate`, not silent. The networks see the mean of the channels; each channel is inverted with its
+        own phase, and is as much louder than the mean as in the recording, band by band.
     models : sequence of Model
         What the spectrogram passes through in turn: autoencoder and U-Net, as `load_models` returns them.
     inversion : str
@@ -318,18 +318,18 @@ def whole_spectrogram(audio):
     return np.concatenate([DatasetCreator.log_mel(power, loudest).astype(np.float16) for power in powers], axis=1)
 
 
-def save_page(path, name, versions, notes=None):
-    """Write the page of one recording, `name`, to `path`: see `Util.page_html`.
+def page(name, versions, notes=None):
+    """Return the page of one recording as HTML, as `versions_of` returns what is on it: see `Util.page_html`.
 
     `versions`: name -> audio [shape=(n,) or (n, 2)]; `notes` [shape=(m, 4)], optional.
     """
     shown = [(version, "", audio, whole_spectrogram(audio)) for version, audio in versions.items()]
-    Util.save_text(path, Util.page_html(name, [Util.piece_html("", shown, notes=notes)],
-                                        "<p>A piano recording, and the same performance on an electric piano.</p>"))
+    return Util.page_html(name, [Util.piece_html("", shown, notes=notes)],
+                          "<p>A piano recording, and the same performance on an electric piano.</p>")
 
 
 def versions_of(recording, models, inversion=hp.inversion, stereo=False):
-    """Return what `save_page` shows of a recording: its name, name -> audio of the versions, and the notes, None if the
+    """Return what `page` shows of a recording: its name, name -> audio of the versions, and the notes, None if the
     autoencoder knows none. Raises as `read_recording`."""
     audio = read_recording(recording, stereo)
     notes = heard_notes(audio, models)
@@ -340,12 +340,14 @@ def versions_of(recording, models, inversion=hp.inversion, stereo=False):
 
 def heard_notes(audio, models):
     """Return the notes of a recording [shape=(n,) or (n, channels)], or None if the autoencoder knows none."""
-    return listen(audio if audio.ndim == 1 else audio.mean(axis=1), models[0]) if isinstance(models[0], NoteModel) else None
+    if not isinstance(models[0], NoteModel):
+        return None
+    return listen(audio if audio.ndim == 1 else audio.mean(axis=1), models[0])
 
 
 def play_on(preset, midi_path, path, audio):
-    """Render the notes of a MIDI file on a preset of a SoundFont to `path`, as long and as loud as the recording `audio`;
-    return what was written [shape=(n,)]. Raises as `MIDI2Audio.synthesise_midi_to_audio`."""
+    """Render the notes of a MIDI file on a preset of a SoundFont to `path`, as long and as loud as the recording
+    `audio`; return what was written [shape=(n,)]. Raises as `MIDI2Audio.synthesise_midi_to_audio`."""
     import MIDI2Audio
 
     length = len(audio)
@@ -360,8 +362,8 @@ def play_on(preset, midi_path, path, audio):
 
 
 def find_recordings(given):
-    """Return (recording, name of its output without an ending) of every file that is given, and of every recording below
-    the folders that are: one below a folder keeps its place there.
+    """Return (recording, name of its output without an ending) of every file that is given, and of every recording
+    below the folders that are: one below a folder keeps its place there.
 
     Our own outputs are left out. Raises FileNotFoundError if a folder holds no recordings.
     """
@@ -380,11 +382,11 @@ def find_recordings(given):
 
 
 def output_paths(recordings, output):
-    """Return where to write the sound of each recording, (path, name) as `find_recordings` returns them: `output`, a file
-    if there is one recording, or a folder.
+    """Return where to write the sound of each recording, (path, name) as `find_recordings` returns them: `output`, a
+    file if there is one recording, or a folder.
 
-    Raises ValueError if two recordings would be written to one file, or one over a recording, or a kind of file is asked
-    for that is not written.
+    Raises ValueError if two recordings would be written to one file, or one over a recording, or a kind of file is
+    asked for that is not written.
     """
     ending = output.suffix.lower() if output else ""
     if ending in recorded and not output.is_dir():
@@ -414,7 +416,7 @@ def convert(recording, path, models, options):
     Util.write_audio(path, output)
     # beside a cover.wav not cover.png, of which there is many a one that is none of ours, but cover_epiano.png
     own = f"{path.stem.removesuffix('_epiano')}_epiano"
-    picture, midi, page = (path.with_name(own + ending) for ending in (".png", ".mid", ".html"))
+    picture, midi, listening = (path.with_name(own + ending) for ending in (".png", ".mid", ".html"))
     Util.save_stages(picture, dict(zip(stage_names, pictures)), recording.name)
     beside, versions = ["its picture " + picture.name], {"Recording": audio}
     if options.midi:
@@ -433,8 +435,8 @@ def convert(recording, path, models, options):
                 options.play, Path(folder) / "notes.mid", other, audio)
         beside.append(f"the notes on {options.play[0]} {other.name}")
     if options.page:
-        save_page(page, recording.stem, versions, notes)
-        beside.append("the page " + page.name)
+        Util.save_text(listening, page(recording.stem, versions, notes))
+        beside.append("the page " + listening.name)
     beside = beside[0] if len(beside) == 1 else ", ".join(beside[:-1]) + " and " + beside[-1]
     return f"{path} and {beside}: {len(audio) / hp.sample_rate:.1f} s in {time.monotonic() - started:.1f} s"
 
@@ -444,8 +446,8 @@ def main(arguments=None):
     parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", default=[hp.demo],
                         help="wav, flac, ogg or mp3, or a folder of them (default: the demo recording)")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT",
-                        help="a file, .wav, .flac, .ogg or .mp3, or a folder for several (default: <name>_epiano.wav in "
-                        "the working folder)")
+                        help="a file, .wav, .flac, .ogg or .mp3, or a folder for several (default: <name>_epiano.wav "
+                        "in the working folder)")
     parser.add_argument("--page", action="store_true",
                         help="write a page, <name>_epiano.html, to listen and look, complete in one file")
     parser.add_argument("--stereo", action="store_true", help="keep the two channels of a stereo recording")

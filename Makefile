@@ -13,7 +13,7 @@ demo: .venv/installed
 test: .venv/installed system browser
 	.venv/bin/python -m pytest tests
 
-results: .venv/installed system
+results: .venv/installed system browser
 	.venv/bin/python results/make.py
 
 notebooks: .venv/installed

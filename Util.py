@@ -20,8 +20,8 @@ import Hyperparameters as hp
 written = {".wav": dict(subtype="PCM_16"), ".flac": dict(subtype="PCM_16"),
            ".ogg": dict(format="OGG", subtype="VORBIS", compression_level=0.2),
            ".mp3": dict(format="MP3", bitrate_mode="VARIABLE", compression_level=0.0)}
-magma = bytes.fromhex("000004 0a0822 1d1147 36106b 51127c 6a1c81 832681 9c2e7f b73779 d0416f e75263 f56b5c fc8961 fea772 "
-                      "fec488 fde2a3 fcfdbf")  # matplotlib's colours, at every sixteenth of the range
+magma = bytes.fromhex("000004 0a0822 1d1147 36106b 51127c 6a1c81 832681 9c2e7f b73779 d0416f e75263 f56b5c fc8961 "
+                      "fea772 fec488 fde2a3 fcfdbf")  # matplotlib's colours, at every sixteenth of the range
 
 
 def to_unit(db, top_db=hp.top_db):
@@ -189,16 +189,16 @@ def read_audio(path, stereo=False):
     Returns
     -------
     np.ndarray [shape=(n,)], float32
-        The mean of the channels; n = duration * hp.sample_rate, rounded, at least 1. With `stereo` and two channels these,
-        [shape=(n, 2)].
+        The mean of the channels; n = duration * hp.sample_rate, rounded, at least 1. With `stereo` and two channels
+        these, [shape=(n, 2)].
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is empty, not audio, holds no samples or infinite ones, claims a rate that no recording has, or with `stereo`
-        has more than two channels.
+        If it is empty, not audio, holds no samples or infinite ones, claims a rate that no recording has, or with
+        `stereo` has more than two channels.
     """
     path = Path(path)
     if not path.is_file():
@@ -215,8 +215,9 @@ def read_audio(path, stereo=False):
             blocks = [block if stereo else block.mean(axis=1)
                       for block in file.blocks(1 << 18, dtype="float32", always_2d=True)]
     except soundfile.LibsndfileError:
-        raise ValueError(f"{path} is not audio that libsndfile reads; convert it to wav, flac, ogg or mp3, for instance "
-                         f"with ffmpeg -i {shlex.quote(path.name)} {shlex.quote(path.stem + '.flac')}") from None
+        command = shlex.join(["ffmpeg", "-i", path.name, path.stem + ".flac"])
+        raise ValueError(f"{path} is not audio that libsndfile reads; convert it to wav, flac, ogg or mp3, for "
+                         f"instance with {command}") from None
     audio = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if not audio.size:
         raise ValueError(f"{path} has no samples; record or export it again")
@@ -333,8 +334,8 @@ def save_notes(path, notes):
 
 
 def write_audio(path, audio):
-    """Write `audio` [shape=(n,) or (n, 2), in [-1, 1]] at `hp.sample_rate`: wav and flac with 16 bits, ogg or mp3, by the
-    ending of `path`."""
+    """Write `audio` [shape=(n,) or (n, 2), in [-1, 1]] at `hp.sample_rate`: wav and flac with 16 bits, ogg or mp3, by
+    the ending of `path`."""
     with replacing(path) as temporary:
         encode(temporary, audio, **written.get(Path(path).suffix.lower(), written[".wav"]))
 
@@ -374,8 +375,8 @@ def save_figure(path, figure):
 
 
 def spectrogram_image(spectrogram):
-    """Return a log-mel spectrogram [shape=(n_mels, t), in [0, 1]] as a Pillow image in the colours of `plot_spectrograms`,
-    a pixel a band and frame."""
+    """Return a log-mel spectrogram [shape=(n_mels, t), in [0, 1]] as a Pillow image in the colours of
+    `plot_spectrograms`, a pixel a band and frame."""
     from PIL import Image
 
     anchors = np.frombuffer(magma, np.uint8).reshape(-1, 3)
@@ -536,8 +537,8 @@ def tile_image(spectrogram):
 
 
 def notes_svg(notes, start, seconds, height, row):
-    """Return an svg of the notes that sound in some seconds from `start` on, `row(key)` of `height` rows from its bottom;
-    the colour goes with the velocity."""
+    """Return an svg of the notes that sound in some seconds from `start` on, `row(key)` of `height` rows from its
+    bottom; the colour goes with the velocity."""
     lines = [[] for _ in range(4)]
     for onset, end, key, velocity in notes:
         if onset < start + seconds and end > start:
@@ -577,15 +578,17 @@ def piece_html(title, versions, remark="", notes=None):
     <figure><figcaption>{name}</figcaption>
       <audio controls preload="none" src="{data_uri("audio/mpeg", mp3(audio))}"></audio></figure>'''
     if notes is not None:
-        roll = "".join(tile_html(seconds, notes_svg(notes, start, seconds, hp.n_keys, lambda key: key - hp.lowest_key + 0.5))
-                       for _, _, start, seconds in parts)
+        roll = "".join(
+            tile_html(seconds, notes_svg(notes, start, seconds, hp.n_keys, lambda key: key - hp.lowest_key + 0.5))
+            for _, _, start, seconds in parts)
         lanes += f'''
       <div class="lane notes" role="group" aria-label="Notes">
         <span class="version">Notes <small>{len(notes)}, brighter where louder</small></span>
         <div class="tiles">{roll}</div>
       </div>'''
     return f'''
-<section class="piece" data-seconds="{len(versions[0][2]) / hp.sample_rate:.4f}" aria-label="{html.escape(title) or "Player"}">
+<section class="piece" data-seconds="{len(versions[0][2]) / hp.sample_rate:.4f}"
+  aria-label="{html.escape(title) or "Player"}">
   {f"<h2>{html.escape(title)}</h2>" if title else ""}{f"<p>{remark}</p>" if remark else ""}
   <div class="scroll" tabindex="-1">
     <div class="strip">{lanes}
@@ -603,6 +606,14 @@ def page_html(title, pieces, intro="", rest=""):
     """
     template = string.Template(read_text(hp.root / "results" / "template.html"))
     return template.substitute(title=html.escape(title), intro=intro, pieces="".join(pieces), rest=rest)
+
+
+def frame(page, height=720):
+    """Return a page, HTML, as an `IPython.display.HTML` that shows it in a frame of its own in a notebook."""
+    from IPython.display import HTML
+
+    inside = page.replace("&", "&amp;").replace('"', "&quot;")
+    return HTML(f'<iframe srcdoc="{inside}" width="100%" height="{height}" style="border: 0" title="player"></iframe>')
 
 
 def shard(text):

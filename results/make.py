@@ -35,11 +35,11 @@ sounds = {
 }
 sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net",
          "truth": "true e-piano"}
-picture_size, picture_at = (1200, 810), 12.5  # of the README's picture of a page: pixels, and seconds into the recording
+picture_size, picture_at = (1200, 740), 12.5  # of the README's picture: pixels, and seconds into the recording
 browsers = ("chromium", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
-intro = """<p>Each piece in four versions: the recording that goes in, what the autoencoder makes of it, what autoencoder and U-Net
-make of it, and the same notes rendered on the instrument itself, to judge by. Switch between them while they play: they keep one
-position, so that you can compare them at the same bar.</p>
+intro = """<p>Each piece in four versions: the recording that goes in, what the autoencoder makes of it, what autoencoder
+and U-Net make of it, and the same notes rendered on the instrument itself, to judge by. Switch between them while they
+play: they keep one position, so that you can compare them at the same bar.</p>
 <p>The distances are mean differences of log-mel spectrograms, explained <a href="#numbers">below</a>.</p>"""
 figure_names = {
     "figure_1_autoencoder_losses": "Losses of the autoencoder, training and validation",
@@ -151,10 +151,10 @@ def save_page(folder=results):
   <figcaption>Figure {number}. {title}</figcaption>
 </figure>''' for number, (name, title) in enumerate(figure_names.items(), 1))
     rest = f'''<h2 id="numbers">In numbers</h2>
-<p>Means of the {len(scores) - 1} excerpts that come with the repository and were not trained on. <i>Log-mel L1</i> is the mean
-difference from the log-mel spectrogram of the true e-piano, <i>ceiling</i> the inversion applied to that true spectrogram. The
-<i>timbre gap closed</i> is (unchanged − final) / (unchanged − ceiling), here {100 * Evaluation.gap_closed(scores["mean"]):.0f}&nbsp;%;
-all pieces: <a href="evaluation.md">evaluation.md</a>, <a href="sounds.md">sounds.md</a>.</p>
+<p>Means of the {len(scores) - 1} excerpts that come with the repository and were not trained on. <i>Log-mel L1</i> is the
+mean difference from the log-mel spectrogram of the true e-piano, <i>ceiling</i> the inversion applied to that true
+spectrogram. The <i>timbre gap closed</i> is (unchanged − final) / (unchanged − ceiling), here
+{100 * Evaluation.gap_closed(scores["mean"]):.0f}&nbsp;%; all pieces: <a href="evaluation.md">evaluation.md</a>, <a href="sounds.md">sounds.md</a>.</p>
 <div class="wide" tabindex="0" role="region" aria-label="Mean scores">
 <table>
   <thead><tr><td></td>{columns}</tr></thead>
@@ -163,15 +163,17 @@ all pieces: <a href="evaluation.md">evaluation.md</a>, <a href="sounds.md">sound
 </table>
 </div>
 <h2>The report's figures</h2>{figures}
-<p>Recordings and true e-pianos are rendered from MIDI files by Bernd Krueger, <a href="http://www.piano-midi.de">piano-midi.de</a>,
-<a href="https://creativecommons.org/licenses/by-sa/3.0/de/deed.en">CC BY-SA 3.0 Germany</a>; the sounds and pictures made from them
-have the same licence. See <a href="README.md">README.md</a>.</p>'''
+<p>Recordings and true e-pianos are rendered from MIDI files by Bernd Krueger,
+<a href="http://www.piano-midi.de">piano-midi.de</a>,
+<a href="https://creativecommons.org/licenses/by-sa/3.0/de/deed.en">CC BY-SA 3.0 Germany</a>; the sounds and pictures
+made from them have the same licence. See <a href="README.md">README.md</a>.</p>'''
     pieces = [sound_html(name, sound_scores[name], folder) for name in sounds]
     Util.save_text(folder / "index.html", Util.page_html("Instrument resynthesis: listen", pieces, intro, rest))
 
 
 def save_picture(models, folder=results):
-    """Draw the README's picture, results/figures/page.png: the page of the demo recording, as `Main.py --page` writes it.
+    """Draw the README's picture, results/figures/page.png: the page of the demo recording, as `Main.py --page` writes
+    it.
 
     Raises FileNotFoundError if Chromium is missing.
     """
@@ -182,7 +184,7 @@ def save_picture(models, folder=results):
 
     with tempfile.TemporaryDirectory() as temporary:
         page, shot = Path(temporary) / "page.html", Path(temporary) / "page.png"
-        Main.save_page(page, *Main.versions_of(hp.demo, models))
+        Util.save_text(page, Main.page(*Main.versions_of(hp.demo, models)))
         subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                         f"--user-data-dir={temporary}/profile", f"--screenshot={shot}", "--virtual-time-budget=5000",
                         f"--window-size={picture_size[0]},{picture_size[1]}", f"{page.as_uri()}#{picture_at}"],

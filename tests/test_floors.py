@@ -34,7 +34,7 @@ UNetMain:               AEDataset AEModel Autoencoder DatasetCreator Hyperparame
 Main:                   AEModel Autoencoder DatasetCreator Hyperparameters MIDI2Audio UNet Util
 Evaluation:             AEModel DatasetCreator Hyperparameters MIDI2Audio Main Util
 SoundFonts/salamander:  Hyperparameters Util
-results/make:           DatasetCreator Evaluation Hyperparameters MIDI2Audio Main Util
+results/make:           AEModel DatasetCreator Evaluation Hyperparameters MIDI2Audio Main Util
 """
 
 
