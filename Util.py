@@ -608,12 +608,13 @@ def page_html(title, pieces, intro="", rest=""):
     return template.substitute(title=html.escape(title), intro=intro, pieces="".join(pieces), rest=rest)
 
 
-def frame(page, height=720):
+def frame(page, height=900):
     """Return a page, HTML, as an `IPython.display.HTML` that shows it in a frame of its own in a notebook."""
     from IPython.display import HTML
 
     inside = page.replace("&", "&amp;").replace('"', "&quot;")
-    return HTML(f'<iframe srcdoc="{inside}" width="100%" height="{height}" style="border: 0" title="player"></iframe>')
+    return HTML(f'<div><iframe srcdoc="{inside}" width="100%" height="{height}" style="border: 0" title="player"></iframe>'
+                "</div>")  # what begins with an iframe IPython warns of
 
 
 def shard(text):

@@ -35,7 +35,7 @@ sounds = {
 }
 sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net",
          "truth": "true e-piano"}
-picture_size, picture_at = (1200, 740), 12.5  # of the README's picture: pixels, and seconds into the recording
+picture_size, picture_at = (1200, 884), 12.5  # of the README's picture: pixels, and seconds into the recording
 browsers = ("chromium", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 intro = """<p>Each piece in four versions: the recording that goes in, what the autoencoder makes of it, what autoencoder
 and U-Net make of it, and the same notes rendered on the instrument itself, to judge by. Switch between them while they
