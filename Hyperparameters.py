@@ -80,7 +80,7 @@ griffin_lim_momentum = 0.99
 chunk_frames = 2592     # most frames of a recording that are worked on at once: 30 s and a little, a multiple of 8
 context_frames = 256    # more frames on both sides, so that a chunk comes out as it would within the whole
 fade_frames = 16        # over which one chunk fades into the next
-stereo_frames = 15      # over which the level of a channel is measured, band by band
+stereo_frames = 43      # over which the level of a channel is measured, band by band
 stereo_limit = 16       # times the power of the mean, at most
 
 # paths, wherever the scripts are started from
