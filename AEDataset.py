@@ -139,8 +139,8 @@ class NoteDataset(AEDataset):
 def recoloured(pitch, mel, rng):
     """The two spectrograms as through an equaliser, the same for both, with another level, and a floor of noise."""
     points = np.linspace(0, 1, 41)  # broad curves and, as partials differ from piano to piano, narrow ones
-    points = (np.interp(points, np.linspace(0, 1, 8), rng.normal(0, 4, 8)) + rng.normal(0, 3, 41)
-              + rng.uniform(-9, 9) * (2 * points - 1) + rng.uniform(-10, 3))
+    points = (np.interp(points, np.linspace(0, 1, 8), rng.normal(0, 2, 8)) + rng.normal(0, 1.5, 41)
+              + rng.uniform(-5, 5) * (2 * points - 1) + rng.uniform(-10, 3))
     octaves = np.log2(np.maximum(Util.mel_frequencies(hp.n_mels + 2)[1:-1], 27.5) / 27.5)
     places = np.arange(hp.n_pitches) / 12 / hp.pitch_bands_per_key, octaves
     noise = rng.uniform(-80, -48) + rng.uniform(-8, 8, 2) if rng.random() < 0.5 else (-np.inf, -np.inf)

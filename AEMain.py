@@ -58,7 +58,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
         onsets = labels[:, 0]  # loudness goes with the velocity's logarithm
         error = torch.nn.functional.logsigmoid(logits[:, 2].float()) - labels[:, 2].clamp(min=1 / 127).log()
         velocity = (error.abs() * onsets).sum() / onsets.sum().clamp(min=1)
-        return entropy[0] + 0.3 * entropy[1] + 2 * velocity
+        return entropy[0] + 0.3 * entropy[1] + 4 * velocity
 
     def distance(self, notes, first, target):
         """L1 distance of what the decoder makes of true notes from the target, of `hp.top_db`, at the level that
