@@ -55,7 +55,10 @@ def test_cost_writes_its_table(instruments, tmp_path, monkeypatch):
     assert len(rows) == 6 and all(float(row[2]) > 0 for row in rows)
     assert {row[1] for row in rows if not row[3]} == {"autoencoder, an epoch", "U-Net, an epoch"}
     wavs = 2 * 2 * hp.sample_rate * 3600 / 1e6  # MB an hour, both sides
-    assert float(rows[0][3]) == pytest.approx(wavs, rel=0.01) and float(rows[1][3]) == pytest.approx(wavs / 2, rel=0.01)
+    bands = 2 * hp.n_mels + hp.n_pitches * hp.hop_length / hp.pitch_hop_length  # both sides, and what notes are heard in
+    spectrograms = 2 * bands * hp.sample_rate / hp.hop_length * 3600 / 1e6
+    assert float(rows[0][3]) == pytest.approx(wavs, rel=0.01)
+    assert float(rows[1][3]) == pytest.approx(spectrograms, rel=0.01)
 
 
 def test_goals_writes_its_table(instruments, weights, tmp_path, monkeypatch):
