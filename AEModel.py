@@ -185,7 +185,8 @@ class NoteModel(Model):
     def generate(self, pitch, mel):
         """Map spectrograms as `hear` to the log-mel spectrogram of the target instrument [shape=(n_mels, t), in
         [0, 1]], relative to its own maximum."""
-        return level_to_own(self.play(pick_notes(self.hear(pitch, mel)), 0, mel.shape[1]))
+        notes = weigh(pick_notes(self.hear(pitch, mel)), pitch)
+        return level_to_own(self.play(notes, 0, mel.shape[1]))
 
 
 def level_to_own(decibels):
@@ -227,3 +228,43 @@ def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.
     notes = np.array(sorted(notes), np.float32).reshape(-1, 4)
     notes[:, :2] *= hp.hop_length / hp.sample_rate
     return notes
+
+
+def weigh(notes, pitch):
+    """Return notes with their velocities told apart by how loud their partials begin.
+
+    The encoder says how hard a recording is played, with an error that differs from note to note; how much louder one
+    note is than another can be measured. A smooth curve over the keys, which the piano and the microphones make, is what
+    is left of the encoder's velocities without the measured levels; curve and levels then make most of the new ones.
+
+    Parameters
+    ----------
+    notes : np.ndarray [shape=(n, 4)]
+        As `pick_notes` returns them.
+    pitch : np.ndarray [shape=(n_pitches, steps), in [0, 1]]
+        Pitch spectrogram of the whole recording that they were heard in.
+
+    Returns
+    -------
+    np.ndarray [shape=(n, 4), float32]
+    """
+    if not len(notes):
+        return notes
+    partials = np.log2(np.arange(1, 9))
+    bands = np.rint(1 + hp.pitch_bands_per_key * (notes[:, 2, None] - hp.lowest_key + 12 * partials)).astype(int)
+    bands = bands[..., None] + np.arange(-1, 2)  # (n, 8, 3)
+    audible = bands < hp.n_pitches
+    onset = np.rint(notes[:, 0] * hp.sample_rate / hp.pitch_hop_length).astype(int)[:, None, None, None]
+
+    def power(steps):
+        image = pitch[np.minimum(bands, hp.n_pitches - 1)[..., None], (onset + steps).clip(0, pitch.shape[1] - 1)]
+        return 10 ** (Util.to_db(image.astype(np.float32)) / 10)
+
+    rise = np.maximum(power(np.arange(6)).max(-1) - power(np.arange(-3, -1)).mean(-1), 1e-9)
+    measured = hp.velocity_slope * 10 * np.log10((rise * audible).sum((1, 2)) + 1e-9)
+    heard, key = np.log(notes[:, 3]), (notes[:, 2] - 60) / 24
+    curve = np.stack([np.ones_like(key), key, key ** 2, key ** 3], 1)
+    fitted = curve @ np.linalg.lstsq(curve, heard - measured, rcond=None)[0] + measured
+    weighed = notes.copy()
+    weighed[:, 3] = np.exp(heard + hp.velocity_share * (fitted - heard)).clip(1, 127)
+    return weighed

@@ -15,7 +15,7 @@ from tqdm import tqdm
 import DatasetCreator
 import Hyperparameters as hp
 import Util
-from AEModel import Model, NoteModel, digest, level_to_own, pick_notes
+from AEModel import Model, NoteModel, digest, level_to_own, pick_notes, weigh
 from Autoencoder import Autoencoder
 from UNet import UNet
 
@@ -182,7 +182,7 @@ def chunks(frames, number=0):
 
 
 def listen(audio, model):
-    """Return the notes of a recording, as `AEModel.pick_notes`, heard chunk by chunk, and twice: the encoder's steps are
+    """Return the notes of a recording, `AEModel.weigh`ed, heard chunk by chunk, and twice: the encoder's steps are
     two frames long, so it hears something else one frame later, and the mean is better than either.
 
     `audio` [shape=(n,), float32]: mono at `hp.sample_rate`, not silent. `model`: a NoteModel.
@@ -193,14 +193,16 @@ def listen(audio, model):
     loudest = max(DatasetCreator.mel_power(spectrum(audio, *part)).max() for part in parts)
     loudest_pitch = max(pitch_power(audio, *part).max() for part in parts)
     heard = np.empty((3, frames, hp.n_keys), np.float16)
+    pitch = np.empty((hp.n_pitches, -(-frames // 2)), np.float16)
     for first, last in tqdm(parts, desc="listening", unit="chunk", disable=len(parts) < 2, leave=False):
         before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
         mel = DatasetCreator.log_mel(DatasetCreator.mel_power(spectrum(audio, before, after)), loudest)
-        once, again = (model.hear(DatasetCreator.log_mel(pitch_power(audio, before + late, after), loudest_pitch),
-                                  mel[:, late:]) for late in (0, 1))
+        images = [DatasetCreator.log_mel(pitch_power(audio, before + late, after), loudest_pitch) for late in (0, 1)]
+        once, again = (model.hear(image, mel[:, late:]) for late, image in enumerate(images))
         once[:, 1:] = (once[:, 1:] + again) / 2
         heard[:, first:last] = once[:, first - before:last - before]
-    return pick_notes(heard.astype(np.float32))
+        pitch[:, first // 2:-(-last // 2)] = images[0][:, (first - before) // 2:-(-(last - before) // 2)]
+    return weigh(pick_notes(heard.astype(np.float32)), pitch)
 
 
 def play_notes(notes, model, frames):
