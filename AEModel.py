@@ -234,8 +234,8 @@ def weigh(notes, pitch):
     """Return notes with their velocities told apart by how loud their partials begin.
 
     The encoder says how hard a recording is played, with an error that differs from note to note; how much louder one
-    note is than another can be measured. A smooth curve over the keys, which the piano and the microphones make, is what
-    is left of the encoder's velocities without the measured levels; curve and levels then make most of the new ones.
+    note is than another can be measured. What is left of the encoder's velocities without the measured levels is taken
+    for a smooth curve over the keys, that of piano and microphones; curve and levels make most of the new velocities.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ import MIDI2Audio
 import UNetMain
 import Util
 from AEDataset import NoteDataset, note_labels
-from AEModel import Model, NoteModel, level_to_own, pick_notes
+from AEModel import Model, NoteModel, level_to_own, pick_notes, weigh
 from Autoencoder import Autoencoder, NoteAutoencoder, NoteDecoder, NoteEncoder, mel_bands, pitch_bands
 from UNet import UNet
 
@@ -612,13 +612,31 @@ def long(responses):
 def test_a_long_recording_is_heard_as_a_whole(long, model, monkeypatch):
     monkeypatch.setattr(hp, "bfloat16", False)
     monkeypatch.setattr(Main, "pick_notes", lambda heard: heard)
+    monkeypatch.setattr(Main, "weigh", lambda *heard: heard)
     parts = []
     for size in 5000, 264:
         monkeypatch.setattr(hp, "chunk_frames", size)
         parts.append(Main.listen(long, model))
     assert len(Main.chunks(Main.n_frames(long))) == 4
-    np.testing.assert_allclose(*parts, atol=2e-3)  # they are kept in half precision
-    assert parts[0].std() > 0.01
+    for whole, part in zip(*parts):
+        np.testing.assert_allclose(whole, part, atol=2e-3)  # they are kept in half precision
+        assert whole.astype(np.float32).std() > 0.01
+
+
+def test_velocities_are_told_apart_by_level(tmp_path):
+    """Of a scale whose notes were all heard as equally hard, those played harder come out harder, in the right order."""
+    played = np.array([(0.2 + 0.5 * i, 0.5 + 0.5 * i, 60 + i % 12, 30 + 15 * (i % 5)) for i in range(40)])
+    Util.save_notes(tmp_path / "scale.mid", played)
+    MIDI2Audio.synthesise_midi_to_audio(tmp_path / "scale.mid", tmp_path / "scale.wav", *hp.piano_preset)
+    pitch = DatasetCreator.pitch_spectrogram(Util.read_audio(tmp_path / "scale.wav"))
+    heard = played.astype(np.float32)
+    heard[:, 3] = 60
+    weighed = weigh(heard, pitch)
+    np.testing.assert_array_equal(weighed[:, :3], heard[:, :3])
+    assert np.corrcoef(np.log(weighed[:, 3]), np.log(played[:, 3]))[0, 1] > 0.9
+    for few in heard[:0], heard[:1], heard[:3]:
+        assert np.isfinite(weigh(few, pitch)).all() and len(weigh(few, pitch)) == len(few)
+    np.testing.assert_allclose(weigh(heard[:1], pitch), heard[:1], rtol=1e-4)  # nothing to compare it with
 
 
 def test_a_long_recording_is_played_without_seams_though_a_note_is_held_across(long, model, monkeypatch):
