@@ -89,6 +89,12 @@ class NoteTrainer(Training.Trainer, NoteModel):
         return clip["mel"], self.generate(clip["pitch"].numpy(), clip["mel"].numpy()), clip["target"]
 
 
+def loudest_frame(targets):
+    """Return the mean power in dB of the loudest frame of a spectrogram, the mean over `targets`."""
+    return float(np.mean([10 * np.log10((10 ** (Util.to_db(target[:].numpy()) / 10)).mean(axis=0).max())
+                          for target in targets]))
+
+
 def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
           learning_rate=hp.ae_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
           augmented=False, validation_source=None, start=None, network=None, part=None, channels=hp.ae_channels,
@@ -123,6 +129,8 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
                                    **how)
     if start:
         Training.start_from(trainer.network, start)
+    if network == "notes" and part != "encoder":
+        trainer.network.decoder.loudest.fill_(loudest_frame(training.targets))
     settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
         seed=seed, augmented=augmented, validation_source=validation_source, start=start and str(start),

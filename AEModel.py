@@ -184,15 +184,23 @@ class NoteModel(Model):
 
     def generate(self, pitch, mel):
         """Map spectrograms as `hear` to the log-mel spectrogram of the target instrument [shape=(n_mels, t), in
-        [0, 1]], relative to its own maximum."""
+        [0, 1]]."""
         notes = weigh(pick_notes(self.hear(pitch, mel)), pitch)
-        return level_to_own(self.play(notes, 0, mel.shape[1]))
+        return self.image(notes, mel.shape[1])
+
+    def image(self, notes, frames):
+        """Return the log-mel spectrogram of notes on the target instrument [shape=(n_mels, frames), in [0, 1]]."""
+        return to_level(self.play(notes, 0, frames), self.network.decoder.loudest.item())
 
 
-def level_to_own(decibels):
-    """Map mel power in dB to [0, 1], relative to its own maximum; what is silent throughout, to 0."""
-    loudest = decibels.max()
-    return Util.to_unit(decibels - loudest) if loudest > NoteDecoder.silence else np.zeros_like(decibels)
+def to_level(decibels, loudest):
+    """Map mel power in dB to [0, 1], the loudest frame at the mean power `loudest` in dB; what is silent, to 0.
+
+    A spectrogram lies in dB below its own maximum. That of summed powers is not the target's, whose partials meet in
+    phase now and then; the mean of a frame is nearer.
+    """
+    frame = 10 * np.log10((10 ** (decibels / 10)).mean(axis=0).max())
+    return Util.to_unit(decibels + loudest - frame) if frame > NoteDecoder.silence + 1 else np.zeros_like(decibels)
 
 
 def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.sounding_threshold):
@@ -200,7 +208,7 @@ def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.
 
     A note begins where the onset is at its highest within two frames and above its threshold, between frames as a
     triangle through the neighbours has it (Kong et al. 2021, "High-resolution piano transcription with pedals by
-    regressing onset and offset times"), and lasts while the key sounds, at most until the key is struck again.
+    regressing onset and offset times"), if the key then sounds; it lasts while it does, until it is struck again at most.
 
     Returns
     -------
@@ -216,6 +224,8 @@ def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.
     notes = []
     for key in np.nonzero(peaks.any(axis=0))[0]:
         found = np.nonzero(peaks[:, key])[0]
+        soon = np.minimum(found[:, None] + (1, 2, 3), frames - 1)
+        found = found[sounding[soon, key].mean(axis=1) >= sounding_threshold]
         quiet = np.nonzero(silent[:, key])[0]
         lean = after[found, key] - before[found, key]
         top = onset[found, key] - np.minimum(after[found, key], before[found, key])

@@ -190,6 +190,7 @@ class NoteDecoder(nn.Module):
         level = torch.full((hp.n_keys, len(knots), hp.n_mels), -55.0)
         level[:, knots < 0] = -95
         self.level = nn.Parameter(level)
+        self.register_buffer("loudest", torch.tensor(-15.0))
         self.loudness = nn.Parameter(torch.full((hp.n_keys, 1, hp.n_mels), 40.0))  # dB a decade of velocity
         self.slope = nn.Parameter(torch.zeros(hp.n_keys, 1, hp.n_mels))            # dB more at full velocity
         self.release = nn.Parameter(torch.full((hp.n_keys, hp.n_mels), 1.5))       # dB a frame

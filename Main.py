@@ -15,7 +15,7 @@ from tqdm import tqdm
 import DatasetCreator
 import Hyperparameters as hp
 import Util
-from AEModel import Model, NoteModel, digest, level_to_own, pick_notes, weigh
+from AEModel import Model, NoteModel, digest, pick_notes, weigh
 from Autoencoder import Autoencoder
 from UNet import UNet
 
@@ -205,12 +205,6 @@ def listen(audio, model):
     return weigh(pick_notes(heard.astype(np.float32)), pitch)
 
 
-def play_notes(notes, model, frames):
-    """Return the log-mel spectrogram of notes on the target instrument [shape=(n_mels, frames), in [0, 1], float16],
-    relative to its own maximum."""
-    return level_to_own(model.play(notes, 0, frames)).astype(np.float16)
-
-
 def band_levels(own, mean):
     """Return by how much a channel is louder than the mean of all, in power, band by band [shape=(n_mels, t)].
 
@@ -272,7 +266,7 @@ def resynthesise(audio, models, inversion=hp.inversion, notes=None):
     reference = max(DatasetCreator.mel_power(spectrum(mean, *part)).max() for part in parts)
     played = None
     if isinstance(models[0], NoteModel):
-        played = play_notes(listen(mean, models[0]) if notes is None else notes, models[0], frames)
+        played = models[0].image(listen(mean, models[0]) if notes is None else notes, frames).astype(np.float16)
     output, pictures = np.zeros((len(channels), (frames - 1) * hp.hop_length), np.float32), []
     for first, last in tqdm(parts, unit="chunk", disable=len(parts) < 2, leave=False):
         before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)

@@ -118,7 +118,7 @@ def score_decoder(folder, midi_files, model):
     distances = []
     for name, (_, synth) in DatasetCreator.pairs(folder).items():
         truth = DatasetCreator.spectrogram(Util.read_audio(synth))
-        output = Main.play_notes(Util.read_notes(midi_files[name]), model, truth.shape[1]).astype(np.float32)
+        output = model.image(Util.read_notes(midi_files[name]), truth.shape[1])
         distances.append(hp.top_db * np.abs(as_loud(output, truth) - truth).mean())
     return np.mean(distances)
 

@@ -23,7 +23,7 @@ import MIDI2Audio
 import UNetMain
 import Util
 from AEDataset import NoteDataset, note_labels
-from AEModel import Model, NoteModel, level_to_own, pick_notes, weigh
+from AEModel import Model, NoteModel, pick_notes, to_level, weigh
 from Autoencoder import Autoencoder, NoteAutoencoder, NoteDecoder, NoteEncoder, mel_bands, pitch_bands
 from UNet import UNet
 
@@ -287,7 +287,7 @@ def test_notes_are_picked_where_their_labels_put_them(seed):
 
 def test_nothing_heard_is_no_notes():
     assert pick_notes(np.zeros((3, 50, hp.n_keys), np.float32)).shape == (0, 4)
-    assert not level_to_own(np.full((hp.n_mels, 5), NoteDecoder.silence)).any()
+    assert not to_level(np.full((hp.n_mels, 5), NoteDecoder.silence), -15).any()
 
 
 def test_a_crop_has_the_labels_of_its_place():
@@ -665,7 +665,7 @@ def test_a_long_recording_is_played_without_seams_though_a_note_is_held_across(l
 
 def test_a_note_held_across_a_boundary_sounds_on_both_sides(decoder, model):
     notes = np.array([[0.5, 8.0, 60, 100]], np.float32)
-    image = Main.play_notes(notes, model, 700).astype(np.float32)
+    image = model.image(notes, 700)
     power = DatasetCreator.mel_from_log(image).sum(axis=0)
     for boundary in 256, 512:
         assert power[boundary] == pytest.approx(power[boundary - 1], rel=0.3) and power[boundary] > 0
