@@ -208,7 +208,7 @@ def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.
 
     A note begins where the onset is at its highest within two frames and above its threshold, between frames as a
     triangle through the neighbours has it (Kong et al. 2021, "High-resolution piano transcription with pedals by
-    regressing onset and offset times"), if the key then sounds; it lasts while it does, until it is struck again at most.
+    regressing onset and offset times"), if the key then sounds; it lasts while it does, or until it is struck again.
 
     Returns
     -------

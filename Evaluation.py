@@ -97,7 +97,7 @@ def note_scores(true, heard, tolerance=0.05):
                 left = [note for note in left if note is not best]
                 hits, distance = hits + 1, distance + abs(best[3] - velocity)
     precision, recall = hits / max(len(heard), 1), hits / max(len(true), 1)
-    return precision, recall, 2 * hits / max(len(true) + len(heard), 1), distance / max(hits, 1)
+    return precision, recall, 2 * hits / max(len(true) + len(heard), 1), float(distance / max(hits, 1))
 
 
 def ceiling(recording, truth, inversion=hp.inversion):

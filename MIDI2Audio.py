@@ -408,7 +408,7 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     midi_files = Util.pieces(midi_folder, midi_endings)
     names = sorted(midi_files)[shard[0]::shard[1]]
     note = output_folder / "preset.txt"
-    text = (preset_text(preset) + "".join(f", {preset_text(other)}" for other in take_presets)
+    text = (", ".join(dict.fromkeys(map(preset_text, (preset, *take_presets))))
             + (f", off by up to {detune:g} cents" if detune else "") + ", recorded" * recorded + "\n")
     rooms = Augmentation.rooms() if recorded else []
     # before the note is looked for, which another shard writes first

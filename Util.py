@@ -613,8 +613,8 @@ def frame(page, height=900):
     from IPython.display import HTML
 
     inside = page.replace("&", "&amp;").replace('"', "&quot;")
-    return HTML(f'<div><iframe srcdoc="{inside}" width="100%" height="{height}" style="border: 0" title="player"></iframe>'
-                "</div>")  # what begins with an iframe IPython warns of
+    return HTML(f'<div><iframe srcdoc="{inside}" width="100%" height="{height}" style="border: 0" title="player">'
+                "</iframe></div>")  # what begins with an iframe IPython warns of
 
 
 def shard(text):
