@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import DatasetCreator
 import Hyperparameters as hp
 import Util
 from AEDataset import AEDataset, Stored, map_spectrogram
@@ -65,7 +66,12 @@ def write_outputs(weights, names, data=hp.data, device="cpu", sources=("piano",)
     for name, source in tqdm(stale, desc="ae_output", unit="piece", disable=not stale):
         piano, target = (map_spectrogram(stored / name / f"{side}.npy").float().numpy() for side in (source, "synth"))
         if isinstance(model, NoteModel):
-            pitch = map_spectrogram(stored / name / f"{source}_pitch.npy").float().numpy()
+            path = stored / name / f"{source}_pitch.npy"
+            if not path.exists():  # `DatasetCreator.build` makes it only where there are notes
+                clip = Util.read_audio(DatasetCreator.pairs(data, source)[name][0])[:hp.limit_s * hp.sample_rate]
+                pitch = DatasetCreator.pitch_spectrogram(clip)[:, :-(-piano.shape[1] // 2)]
+            else:
+                pitch = map_spectrogram(path).float().numpy()
             output = as_loud(model.generate(pitch, piano), target)
         else:
             output = model.generate(piano)

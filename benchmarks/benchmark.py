@@ -23,6 +23,7 @@ import Hyperparameters as hp
 import Main
 import MIDI2Audio
 import Util
+from AEModel import NoteModel
 from Autoencoder import Autoencoder
 from UNet import UNet
 
@@ -69,7 +70,10 @@ def our_path(audio, models):
     spectrograms = [DatasetCreator.log_mel(power, power.max())]
     stages.done("front end")
     for name, model in zip(("autoencoder", "U-Net"), models):
-        spectrograms.append(model.generate(*spectrograms[::-1]))
+        if isinstance(model, NoteModel):
+            spectrograms.append(model.image(Main.listen(audio, model), power.shape[1]))
+        else:
+            spectrograms.append(model.generate(*spectrograms[::-1]))
         stages.done(name)
     magnitude = np.sqrt(DatasetCreator.power_from_mel(DatasetCreator.mel_from_log(spectrograms[-1]),
                                                       np.abs(guide) ** 2))
@@ -158,7 +162,9 @@ def inversions(folder, clip_s):
         piano, synth = (DatasetCreator.log_mel(power, power.max()) for power in powers)
         stages = [piano]
         for model in models:
-            stages.append(model.generate(*stages[::-1]))
+            notes = isinstance(model, NoteModel)
+            stages.append(model.image(Main.listen(recording, model), piano.shape[1]) if notes else
+                          model.generate(*stages[::-1]))
 
         def measure(kind, method, audio_of):
             start = time.perf_counter()

@@ -12,6 +12,7 @@ recordings piano/ and synth/, as MIDI2Audio.py leaves them.
 """
 import argparse
 import concurrent.futures
+import functools
 import multiprocessing
 import os
 import random
@@ -29,7 +30,7 @@ import Hyperparameters as hp
 import Training
 import Util
 from AEDataset import AEDataset, brief_split
-from AEModel import Model, autocast
+from AEModel import Model, NoteModel, autocast
 from Autoencoder import Autoencoder, FromBands, Stretch, ToBands
 from benchmark import table
 from UNet import Doubling, UNet
@@ -103,7 +104,12 @@ def measure(name, form, clips, options):
         model = Training.Trainer(Autoencoder(channels=channels), torch.nn.functional.l1_loss, learning_rate, cpu)
     elif name == "U-Net":
         unet = UNet(wf=options.wf or hp.unet_wf, in_channels=2, batch_norm=hp.unet_batch_norm)
-        model = UNetTrainer(unet, Model.load(Autoencoder, options.ae), torch.nn.functional.l1_loss, learning_rate, cpu)
+        autoencoder, l1 = Model.load(Autoencoder, options.ae), torch.nn.functional.l1_loss
+        if isinstance(autoencoder, NoteModel):  # the U-Net is trained on its stored outputs
+            model = Training.Trainer(unet, l1, learning_rate, cpu)
+            dataset = functools.partial(UNetDataset, in_channels=2)
+        else:
+            model = UNetTrainer(unet, autoencoder, l1, learning_rate, cpu)
         sources.insert(0, "ae_output/{}.npy")
     else:
         unet = UNet(wf=options.wf or hp.unet_report["wf"])

@@ -27,7 +27,7 @@ DatasetCreator:         Hyperparameters Util
 MIDI2Audio:             Augmentation Hyperparameters Util
 AEDataset:              Augmentation DatasetCreator Hyperparameters Util
 AEModel:                Autoencoder DatasetCreator Hyperparameters Util
-UNetDataset:            AEDataset AEModel Autoencoder Hyperparameters Util
+UNetDataset:            AEDataset AEModel Autoencoder DatasetCreator Hyperparameters Util
 Training:               AEModel Hyperparameters Util
 AEMain:                 AEDataset AEModel Autoencoder DatasetCreator Hyperparameters Training Util
 UNetMain:               AEDataset AEModel Autoencoder DatasetCreator Hyperparameters Training UNet UNetDataset Util
