@@ -214,7 +214,8 @@ def band_levels(own, mean):
     kernel = np.hanning(hp.stereo_frames + 2)[1:-1]
 
     def smooth(spectrum):
-        return np.stack([np.convolve(band, kernel, "same") for band in DatasetCreator.mel_power(spectrum)])
+        reach, power = kernel.size // 2, DatasetCreator.mel_power(spectrum)
+        return np.stack([np.convolve(band, kernel)[reach:reach + band.size] for band in power])
 
     own, mean = smooth(own), smooth(mean)
     return np.minimum(own / (mean + 1e-20), hp.stereo_limit).astype(np.float32)

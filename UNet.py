@@ -107,5 +107,4 @@ class UNet(nn.Module):
             skips.append(x)
         for up, skip in zip(self.up_path, skips[-2::-1]):
             x = up(x, skip)
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round the output to a third of a dB
-            return self.last((torch.cat([x, source], 1) if self.residual else x).float())[..., :frames]
+        return self.last(torch.cat([x, source], 1) if self.residual else x)[..., :frames]

@@ -100,7 +100,7 @@ def test_onsets_of_a_midi_file_count_a_chord_once():
 def test_evaluation_writes_the_same_table_twice(tmp_path, capsys):
     for mode, preset in (("piano", hp.piano_preset), ("synth", hp.synth_preset)):
         MIDI2Audio.synthesise_midi_to_audio(hp.data / "MIDI_test" / "satie_gymnopedie_1.mid",
-                                            tmp_path / "set" / mode / "satie_gymnopedie_1.wav", *preset, limit_s=5)
+                                            tmp_path / "set" / mode / "satie_gymnopedie_1.wav", *preset, limit_s=10)
     written = []
     for _ in range(2):
         Evaluation.main([str(tmp_path / "set"), "--model", "shipped", "-o", str(tmp_path / "scores")])
