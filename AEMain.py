@@ -12,7 +12,7 @@ import Hyperparameters as hp
 import Training
 import Util
 from AEDataset import AEDataset, NoteDataset, datasets
-from AEModel import NoteModel, autocast
+from AEModel import NoteModel, autocast, loudest_frame
 from Autoencoder import Autoencoder, NoteAutoencoder
 
 
@@ -63,8 +63,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
     def distance(self, notes, first, target):
         """L1 distance of what the decoder makes of true notes from the target, of `hp.top_db`, at the level that
         fits."""
-        output = torch.cat([self.network.decoder(notes, first + start, min(hp.decoder_frames, target.shape[1] - start))
-                            for start in range(0, target.shape[1], hp.decoder_frames)], 1) / hp.top_db + 1
+        output = self.decode(notes, first, target.shape[1]) / hp.top_db + 1
         loud = target > 0.25
         if loud.any():
             output = output + (target - output.detach())[loud].median()
@@ -87,12 +86,6 @@ class NoteTrainer(Training.Trainer, NoteModel):
 
     def example(self, clip):
         return clip["mel"], self.generate(clip["pitch"].numpy(), clip["mel"].numpy()), clip["target"]
-
-
-def loudest_frame(targets):
-    """Return the mean power in dB of the loudest frame of a spectrogram, the mean over `targets`."""
-    return float(np.mean([10 * np.log10((10 ** (Util.to_db(target[:].numpy()) / 10)).mean(axis=0).max())
-                          for target in targets]))
 
 
 def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
@@ -130,7 +123,8 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     if start:
         Training.start_from(trainer.network, start)
     if network == "notes" and part != "encoder":
-        trainer.network.decoder.loudest.fill_(loudest_frame(training.targets))
+        trainer.network.decoder.loudest.fill_(float(np.mean(
+            [loudest_frame(Util.to_db(target[:].numpy())) for target in training.targets])))
     settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
         seed=seed, augmented=augmented, validation_source=validation_source, start=start and str(start),

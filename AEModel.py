@@ -177,10 +177,12 @@ class NoteModel(Model):
     @torch.inference_mode()
     def play(self, notes, first, frames):
         """Return the mel power in dB [shape=(n_mels, frames)] of notes [shape=(n, 4)] from a frame on."""
-        notes = torch.from_numpy(notes).to(self.device)
-        parts = [self.network.decoder(notes, start, min(hp.decoder_frames, first + frames - start))
-                 for start in range(first, first + frames, hp.decoder_frames)]
-        return self.checked(torch.cat(parts, 1).cpu().numpy())
+        return self.checked(self.decode(torch.from_numpy(notes).to(self.device), first, frames).cpu().numpy())
+
+    def decode(self, notes, first, frames):
+        """As `play`, tensors on the model's device, a few frames at a time."""
+        return torch.cat([self.network.decoder(notes, start, min(hp.decoder_frames, first + frames - start))
+                          for start in range(first, first + frames, hp.decoder_frames)], 1)
 
     def generate(self, pitch, mel):
         """Map spectrograms as `hear` to the log-mel spectrogram of the target instrument [shape=(n_mels, t), in
@@ -199,8 +201,13 @@ def to_level(decibels, loudest):
     A spectrogram lies in dB below its own maximum. That of summed powers is not the target's, whose partials meet in
     phase now and then; the mean of a frame is nearer.
     """
-    frame = 10 * np.log10((10 ** (decibels / 10)).mean(axis=0).max())
+    frame = loudest_frame(decibels)
     return Util.to_unit(decibels + loudest - frame) if frame > NoteDecoder.silence + 1 else np.zeros_like(decibels)
+
+
+def loudest_frame(decibels):
+    """Return the mean power in dB of the loudest frame of a mel spectrogram in dB [shape=(n_mels, t)]."""
+    return 10 * np.log10((10 ** (decibels / 10)).mean(axis=0).max())
 
 
 def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.sounding_threshold):

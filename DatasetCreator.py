@@ -307,13 +307,17 @@ def store(recordings, outputs):
             Util.save_array(output, image.astype(np.float16))
 
 
+def pitch_beside(recording, frames):
+    """Return the pitch spectrogram of a file, as long as its stored mel spectrogram of so many frames."""
+    return pitch_spectrogram(Util.read_audio(recording)[:hp.limit_s * hp.sample_rate])[:, :-(-frames // 2)]
+
+
 def store_notes(recording, midi_path, mel, pitch, notes):
     """Write the pitch spectrogram of a recording, as long as that in `mel`, and the notes of its MIDI file, where
     missing or older than these."""
     if not Util.newer(pitch, mel):
-        clip = Util.read_audio(recording)[:hp.limit_s * hp.sample_rate]
         frames = Util.load_array(mel, np.float16, mmap_mode="r").shape[1]
-        Util.save_array(pitch, pitch_spectrogram(clip)[:, :-(-frames // 2)].astype(np.float16))
+        Util.save_array(pitch, pitch_beside(recording, frames).astype(np.float16))
     if not Util.newer(notes, midi_path):
         Util.save_array(notes, Util.read_notes(midi_path))
 

@@ -67,11 +67,10 @@ def write_outputs(weights, names, data=hp.data, device="cpu", sources=("piano",)
         piano, target = (map_spectrogram(stored / name / f"{side}.npy").float().numpy() for side in (source, "synth"))
         if isinstance(model, NoteModel):
             path = stored / name / f"{source}_pitch.npy"
-            if not path.exists():  # `DatasetCreator.build` makes it only where there are notes
-                clip = Util.read_audio(DatasetCreator.pairs(data, source)[name][0])[:hp.limit_s * hp.sample_rate]
-                pitch = DatasetCreator.pitch_spectrogram(clip)[:, :-(-piano.shape[1] // 2)]
-            else:
+            if path.exists():
                 pitch = map_spectrogram(path).float().numpy()
+            else:  # `DatasetCreator.build` makes it only where there are notes
+                pitch = DatasetCreator.pitch_beside(DatasetCreator.pairs(data, source)[name][0], piano.shape[1])
             output = as_loud(model.generate(pitch, piano), target)
         else:
             output = model.generate(piano)

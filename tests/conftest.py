@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 
 def pytest_configure():
@@ -149,3 +150,12 @@ def weights(tmp_path_factory):
     for name, network in ("ae", Autoencoder(channels=(16, 32, 32))), ("unet", UNet(wf=3)):
         torch.save(network.state_dict(), folder / f"{name}.torch")
     return folder / "ae.torch", folder / "unet.torch"
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Sums in another order differ in the last bit, so the number of threads must not vary."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -31,13 +31,7 @@ rate = hp.sample_rate / hp.hop_length  # frames a second
 small = dict(first=6, channels=6, blocks=1, narrow=2, width=12)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Sums in another order differ in the last bit, so the number of threads must not vary."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

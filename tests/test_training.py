@@ -32,13 +32,7 @@ from UNet import UNet
 brief = dict(epochs=2, batch_size=2, crop_frames=64, device="cpu")  # 4 batches an epoch: two clips of 258 frames
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Sums in another order differ in the last bit, so the number of threads must not vary."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def behind_an_autoencoder(data, model):
