@@ -57,7 +57,10 @@ class NoteTrainer(Training.Trainer, NoteModel):
             logits[:, :2].float(), labels[:, :2], reduction="none").sum(-1).mean((0, 2))
         onsets = labels[:, 0]  # loudness goes with the velocity's logarithm
         error = torch.nn.functional.logsigmoid(logits[:, 2].float()) - labels[:, 2].clamp(min=1 / 127).log()
-        velocity = (error.abs() * onsets).sum() / onsets.sum().clamp(min=1)
+        # How hard a whole crop is played is guessed at from its sound alone; which note is harder than which, heard.
+        sums = onsets.sum((1, 2), keepdim=True).clamp(min=1)
+        relative = error - (error * onsets).sum((1, 2), keepdim=True) / sums
+        velocity = ((relative.abs() + 0.25 * error.abs()) * onsets).sum() / onsets.sum().clamp(min=1)
         return entropy[0] + 0.3 * entropy[1] + 4 * velocity
 
     def distance(self, notes, first, target):
@@ -91,13 +94,14 @@ class NoteTrainer(Training.Trainer, NoteModel):
 def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
           learning_rate=hp.ae_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
           augmented=False, validation_source=None, start=None, network=None, part=None, channels=hp.ae_channels,
-          gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16, device="auto", overwrite=False, tensorboard=False):
+          gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16, average=0, device="auto", overwrite=False,
+          tensorboard=False):
     """Train data/models/<model>/ae.torch on the pairs below `data`, from the weights in `start` if there are any.
 
     `network` is "notes", for which each piece needs its notes, data/notes/<piece>.mid, or "report", the report's form,
     of which `channels` are the width; None is "notes" where there are notes. Of one of notes, `part` "encoder" or
     "decoder" trains that half alone: another target needs another decoder, another source another encoder.
-    `gradient_norm` and `bfloat16`: see `Training.Trainer`.
+    `gradient_norm`, `bfloat16` and `average`: see `Training.Trainer`.
 
     Raises as `DatasetCreator.build`, `Training.start_from` and `Training.fit`.
     """
@@ -113,7 +117,7 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     kind = NoteDataset if network == "notes" else AEDataset
     training, validation = datasets(names, data, seed, augmented, validation_source, kind)
     torch.manual_seed(seed)
-    how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16)
+    how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16, average=average)
     if network == "notes":
         parts = (part,) if part else ("encoder", "decoder")
         trainer = NoteTrainer(NoteAutoencoder(), learning_rate, device, parts, **how)

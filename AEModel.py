@@ -210,7 +210,8 @@ def loudest_frame(decibels):
     return 10 * np.log10((10 ** (decibels / 10)).mean(axis=0).max())
 
 
-def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.sounding_threshold):
+def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.sounding_threshold,
+               ending_threshold=hp.ending_threshold):
     """Read the notes off what `NoteModel.hear` returns.
 
     A note begins where the onset is at its highest within two frames and above its threshold, between frames as a
@@ -227,7 +228,7 @@ def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.
     padded = np.pad(onset, ((2, 2), (0, 0)))
     before_2, before, after, after_2 = (padded[i:i + frames] for i in (0, 1, 3, 4))
     peaks = (onset > onset_threshold) & (onset >= before) & (onset > after) & (onset >= before_2) & (onset > after_2)
-    silent = sounding < sounding_threshold
+    silent = sounding < ending_threshold
     notes = []
     for key in np.nonzero(peaks.any(axis=0))[0]:
         found = np.nonzero(peaks[:, key])[0]

@@ -7,6 +7,7 @@ import functools
 import io
 
 import numpy as np
+import scipy.fft
 import soundfile
 from scipy.signal import butter, fftconvolve, lfilter, sosfilt
 
@@ -82,6 +83,34 @@ def augment(power, maxima, rng):
     if rng.random() < 0.5:
         power = power + noise(power.shape, rng)
     return power
+
+
+def voiced(groups, keys, rng):
+    """Return the sum of groups of keys as a piano sounds whose hammers and strings are others.
+
+    Each group goes through an equaliser that follows its partials: drawn for the whole piano, with deviations of the
+    group's own, and without effect on how loud it is.
+
+    Parameters
+    ----------
+    groups : np.ndarray [shape=(n, samples)]
+    keys : list of n floats
+        MIDI key in the middle of each group.
+    rng : np.random.Generator
+    """
+    octaves = np.log2((0.25, 0.7, 1, 2, 3, 4, 6, 9, 16, 32, 90))  # above the fundamental
+    size = groups.shape[1]
+    hertz = np.maximum(np.fft.rfftfreq(size, 1 / hp.sample_rate), 1)
+    piano = rng.normal(0, 6, len(octaves)) + rng.uniform(-2, 2) * octaves
+    total = np.zeros(size, np.float32)
+    for audio, key in zip(groups, keys):
+        spectrum, own = scipy.fft.rfft(audio), piano + rng.normal(0, 2.5, len(octaves))
+        gain = 10 ** (np.interp(np.log2(hertz / 440) - (key - 69) / 12, octaves, own) / 20)
+        changed = spectrum * gain.astype(np.float32)
+        before, after = (np.linalg.norm(image) for image in (spectrum, changed))
+        if after > 0:
+            total += scipy.fft.irfft(changed * (before / after), size)
+    return total
 
 
 @functools.cache

@@ -29,7 +29,8 @@ import Util
 midi_endings = (".mid", ".midi")
 percussion_channel = 9
 bank_select = (0, 32)  # controllers that, like program changes, would override the chosen preset
-all_sound_off = 120    # controller
+all_sound_off = 120    # controllers
+reset_controllers = 121
 sustain = 64           # controller
 ticks_per_second = hp.sample_rate
 pitch_wheel_cents = 200  # the range of the pitch wheel that General MIDI starts with
@@ -180,7 +181,7 @@ def trim(midi_path, limit_s=hp.limit_s, bank=0, program=0, detune=0):
 
 
 def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=0, room=False, limit_s=hp.limit_s,
-                             detune=0):
+                             detune=0, voice=None):
     """Render the first seconds of a MIDI file on one preset of a SoundFont.
 
     Parameters
@@ -197,6 +198,8 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
         Seconds to render; a shorter piece ends `hp.release_s` after its last event.
     detune : float
         Cents by which the instrument is tuned off.
+    voice : random.Random or None
+        If given, draws from it a piano that there is not: see `render_voiced`.
 
     Raises
     ------
@@ -207,15 +210,34 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
     OSError
         If the wav, or FluidSynth's in the system's temporary folder, cannot be written.
     """
-    fluidsynth, soundfont = find_fluidsynth(), find_soundfont(soundfont)
+    preset = find_soundfont(soundfont), bank, program, room
     midi, length = trim(midi_path, limit_s, bank, program, detune)
+    samples = round(length * hp.sample_rate)
+    try:
+        audio = render_voiced(midi, samples, preset, voice) if voice else render(midi, samples, preset)
+    except RuntimeError as error:
+        raise ValueError(f"FluidSynth could not render {midi_path}: {error}") from None
+    loudest = np.abs(audio).max()
+    if loudest == 0:
+        raise ValueError(f"{midi_path} renders to silence on {Path(soundfont).name}:{bank}:{program}; remove it or "
+                         "choose another preset")
+    Util.write_audio(output_path, audio * (hp.peak / loudest))
+
+
+def render(midi, samples, preset, rate=hp.sample_rate):
+    """Return what FluidSynth makes of a MIDI file at `rate` Hz [shape=(samples,)], both channels' mean.
+
+    `preset` is (path of the SoundFont, bank, program, room or not). Raises as `synthesise_midi_to_audio`, and
+    RuntimeError, with what FluidSynth says, if it fails.
+    """
+    fluidsynth, (soundfont, bank, program, room) = find_fluidsynth(), preset
     with tempfile.TemporaryDirectory() as folder:
         trimmed, rendered = Path(folder) / "trimmed.mid", Path(folder) / "rendered.wav"
         with Util.replacing(trimmed) as temporary:
             midi.save(temporary)
         # the rate is given: FluidSynth's own 44,100 Hz read as 22,050 would be an octave low at half speed
         log = subprocess.run(
-            [fluidsynth, "-ni", "-r", str(hp.sample_rate), "-g", str(hp.gain), "-R", str(int(room)), "-C", "0",
+            [fluidsynth, "-ni", "-r", str(rate), "-g", str(hp.gain), "-R", str(int(room)), "-C", "0",
              "-o", "synth.reverb.room-size=0.7", "-o", "synth.reverb.level=0.5", "-o", "synth.dynamic-sample-loading=1",
              "-o", "synth.midi-bank-select=mma", "-o", "synth.polyphony=512",
              "-T", "wav", "-O", "float", "-F", rendered, soundfont, trimmed],
@@ -229,15 +251,43 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
         if full or log.returncode == -signal.SIGXFSZ:
             raise Util.unwritable(rendered, full[1] if full else "the file is too large")
         if log.returncode or not rendered.exists():
-            raise ValueError(f"FluidSynth could not render {midi_path}: {' '.join(log.stdout.split()[-40:])}")
-        audio, _ = soundfile.read(rendered, dtype="float32", always_2d=True)
-    audio = audio.mean(axis=1)[:round(length * hp.sample_rate)]
-    audio = np.pad(audio, (0, round(length * hp.sample_rate) - audio.size))
-    loudest = np.abs(audio).max()
-    if loudest == 0:
-        raise ValueError(f"{midi_path} renders to silence on {soundfont.name}:{bank}:{program}; remove it or choose "
-                         "another preset")
-    Util.write_audio(output_path, audio * (hp.peak / loudest))
+            raise RuntimeError(" ".join(log.stdout.split()[-40:]))
+        audio = soundfile.read(rendered, dtype="float32", always_2d=True)[0].mean(axis=1)[:samples]
+    return np.pad(audio, (0, samples - audio.size))
+
+
+def render_voiced(midi, samples, preset, rng):
+    """As `render`, on a piano that there is not: one of the preset's samples, played up to `hp.most_resized` semitones
+    higher or lower and slowed down or sped up until the pitch is right again, so that the strings are of another size;
+    and voiced, `Augmentation.voiced`, in groups of a few neighbouring keys. `rng` is a `random.Random`."""
+    shift = rng.randint(-hp.most_resized, hp.most_resized)
+    first, *messages = midi.tracks[0]  # the tempo, and what is played
+    groups = sorted({message.note // hp.voiced_keys for message in messages if message.type == "note_on"})
+    channels = sorted({message.channel for message in messages if hasattr(message, "channel")})
+    # After each group, for what still sounds. FluidSynth counts in milliseconds and begins notes at every 64th sample:
+    # so that the groups begin theirs together.
+    pause = hp.sample_rate + -(samples + hp.sample_rate) % (64 * 441)
+    track = mido.MidiTrack([first])
+    for group in groups:  # one after the other
+        rest = 0
+        for message in [mido.Message("control_change", channel=channel, control=reset_controllers)
+                        for channel in channels] + messages:
+            rest += message.time
+            if message.type in ("note_on", "note_off"):
+                if message.note // hp.voiced_keys != group:
+                    continue
+                message = message.copy(note=min(max(message.note + shift, 0), 127))
+            elif message.type == "end_of_track":
+                continue
+            track.append(message.copy(time=rest))
+            rest = 0
+        # to the same place in the next
+        track.append(mido.Message("control_change", channel=channels[0], control=all_sound_off, time=rest + pause))
+    rate = 2 * round(hp.sample_rate / 2 * 2 ** (shift / 12))
+    whole = mido.MidiFile(ticks_per_beat=rate // 2, tracks=[track])
+    audio = render(whole, len(groups) * (samples + pause), preset, rate).reshape(len(groups), -1)[:, :samples]
+    return Augmentation.voiced(audio, [hp.voiced_keys * (group + 0.5) for group in groups],
+                               np.random.default_rng(rng.getrandbits(64)))
 
 
 def check_preset(preset):
@@ -386,14 +436,15 @@ def keep_notes(midi_folder, audio_folder, output_folder, shard=(0, 1)):
 
 
 def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detune=0, shard=(0, 1), solo_piano=False,
-                      take_presets=(), recorded=False):
+                      take_presets=(), recorded=False, voiced=False):
     """Render every MIDI file below `midi_folder` on one preset, in parallel, to `output_folder`/<piece>.wav.
 
     Each piece is tuned off by up to `detune` cents, by another, but always the same, amount in each folder. `shard` (i,
     n) does every n-th piece from the i-th on. `solo_piano` skips, with a warning, what asks for other instruments. What
     is there already is kept unless its MIDI file is newer or `overwrite` is set. A MIDI file that cannot be rendered
     does not stop the others. Takes (`write_takes`) are rendered on one of `take_presets` each, if there are any, and if
-    they are to be `recorded`, `hp.recorded_share` of them go through `Augmentation.record`.
+    they are to be `recorded`, `hp.recorded_share` of them go through `Augmentation.record`; if `voiced`,
+    `hp.voiced_share` are of pianos that there are not, see `render_voiced`.
 
     Raises
     ------
@@ -409,7 +460,8 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     names = sorted(midi_files)[shard[0]::shard[1]]
     note = output_folder / "preset.txt"
     text = (", ".join(dict.fromkeys(map(preset_text, (preset, *take_presets))))
-            + (f", off by up to {detune:g} cents" if detune else "") + ", recorded" * recorded + "\n")
+            + (f", off by up to {detune:g} cents" if detune else "") + ", recorded" * recorded + ", voiced" * voiced
+            + "\n")
     rooms = Augmentation.rooms() if recorded else []
     # before the note is looked for, which another shard writes first
     others = Util.modified(output_folder.glob("*.wav"))
@@ -427,7 +479,7 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     Util.remove(others)  # so that an interruption leaves no mixture; what another shard has rendered since stays
     Util.save_text(note, text)
 
-    def render(name):
+    def render_one(name):
         output = output_folder / f"{name}.wav"
         try:
             if solo_piano and not is_solo_piano(midi_files.get(name.partition("~")[0], midi_files[name])):
@@ -436,7 +488,8 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
                 rng = random.Random(f"{output_folder.name} {name}")
                 take, cents = "~" in name, rng.uniform(-detune, detune)
                 chosen = rng.choice(take_presets) if take and take_presets else preset
-                synthesise_midi_to_audio(midi_files[name], output, *chosen,
+                voice = rng if take and voiced and rng.random() < hp.voiced_share else None
+                synthesise_midi_to_audio(midi_files[name], output, *chosen, voice=voice,
                                          detune=cents if take or not take_presets else 0)
                 if take and recorded and rng.random() < hp.recorded_share:
                     Util.write_audio(output, Augmentation.record(
@@ -446,7 +499,7 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
 
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        errors = [error for error in tqdm(pool.map(render, names), total=len(names), desc=str(output_folder.name),
+        errors = [error for error in tqdm(pool.map(render_one, names), total=len(names), desc=str(output_folder.name),
                                           unit="piece") if error]
     finally:
         pool.shutdown(cancel_futures=True)
@@ -454,14 +507,14 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
         raise ValueError("; ".join(errors))
 
 
-def synthesise_all(mode, data=hp.data, presets=None, detune=0, takes=0, recorded=False, **how):
+def synthesise_all(mode, data=hp.data, presets=None, detune=0, takes=0, recorded=False, voiced=False, **how):
     """Render data/MIDI on one side of the pair: `mode` "piano" into data/piano, "synth" into data/synth.
 
     `presets` are (SoundFont, bank, program), by default `hp.piano_preset` or `hp.synth_preset`. Several pianos for one
     synth go into data/piano, data/piano_2, data/piano_3 and so on, all but the first tuned off by up to `detune` cents.
     What an earlier call has left in more of these folders stays, with a warning. With `takes` of every piece there is
-    one folder: the pieces are rendered on the first piano, the takes on one of all of them each, as if `recorded` or
-    not. The notes of what is rendered are kept in data/notes.
+    one folder: the pieces are rendered on the first piano, the takes on one of all of them each, on the piano's side
+    as if `recorded` or `voiced`, see `synthesise_folder`, or not. The notes of what is rendered are kept in data/notes.
     The rest, and what is raised, is as for `synthesise_folder`; ValueError for another `mode`.
     """
     defaults = {"piano": hp.piano_preset, "synth": hp.synth_preset}
@@ -470,7 +523,7 @@ def synthesise_all(mode, data=hp.data, presets=None, detune=0, takes=0, recorded
     presets = presets or [defaults[mode]]
     if takes:
         write_takes(Path(data) / "MIDI", takes)
-        how.update(take_presets=presets, recorded=recorded and mode == "piano")
+        how.update(take_presets=presets, recorded=recorded and mode == "piano", voiced=voiced and mode == "piano")
         presets = presets[:1]
     folders = [mode, *(f"{mode}_{number}" for number in range(2, len(presets) + 1))]
     left = [str(Path(data) / name) for name in Util.numbered(data, "piano") if mode == "piano" and name not in folders]
@@ -514,6 +567,8 @@ def main(arguments=None):
     parser.add_argument("--takes", type=Util.natural, default=0, metavar="N",
                         help="add N takes of every piece, played differently, and an exercise, on one of the sources")
     parser.add_argument("--recorded", action="store_true", help="takes sound as if recorded in rooms")
+    parser.add_argument("--voiced", action="store_true",
+                        help="most takes are played on pianos that there are not, made of the sources")
     parser.add_argument("--list", metavar="FILE.sf2", help="list the presets of a SoundFont, and do nothing else")
     parser.add_argument("--shard", type=Util.shard, default=(0, 1), metavar="I/N",
                         help="do every N-th piece from the I-th on, from 0")
@@ -527,7 +582,7 @@ def main(arguments=None):
         return
     sources, target = [parse_preset(text) for text in options.source], parse_preset(options.target)
     how = dict(overwrite=options.overwrite, shard=options.shard, solo_piano=options.solo_piano)
-    takes = dict(takes=options.takes, recorded=options.recorded)
+    takes = dict(takes=options.takes, recorded=options.recorded, voiced=options.voiced)
     work = [lambda: synthesise_all("piano", options.data, sources, options.detune, **takes, **how),
             lambda: synthesise_all("synth", options.data, [target], takes=options.takes, **how)]
     if (options.data / "MIDI_test").exists():

@@ -143,11 +143,16 @@ class Trainer(Model):
         To which gradients are clipped; 0 leaves them as they are.
     bfloat16 : bool
         Whether mixed precision may be used: see `AEModel.autocast`.
+    average : int
+        Steps over which the weights are averaged that are validated and kept (Polyak and Juditsky 1992, as an
+        exponential mean); 0 takes them as they are.
     """
 
-    def __init__(self, network, loss, learning_rate, device, gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16):
+    def __init__(self, network, loss, learning_rate, device, gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16,
+                 average=0):
         super().__init__(network, device)
         self.loss, self.learning_rate, self.gradient_norm, self.bfloat16 = loss, learning_rate, gradient_norm, bfloat16
+        self.average, self.mean, self.steps = average, {}, 0
         if learning_rate:
             self.optimiser = torch.optim.Adam(network.parameters(), learning_rate)
         for module in network.modules():
@@ -173,6 +178,13 @@ class Trainer(Model):
             if self.gradient_norm:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_norm)
             self.optimiser.step()
+            if self.average:
+                self.steps += 1
+                for name, value in self.network.state_dict().items():
+                    if self.steps > 1 and value.is_floating_point():
+                        self.mean[name].lerp_(value, 1 / min(self.steps, self.average))
+                    else:
+                        self.mean[name] = value.clone()
             yield summed(loss.detach()).item()
 
     def loss_of(self, batch):
@@ -206,12 +218,26 @@ class Trainer(Model):
         """Make the network's input from a batch of the data set."""
         return source
 
+    @contextlib.contextmanager
+    def averaged(self):
+        """Within it the network has the mean of its weights, if there is one."""
+        last = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(self.mean or last)
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(last)
+
     def state(self):
-        return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
+        return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
+                **({"mean": self.mean, "steps": self.steps} if self.average else {})}
 
     def load_state(self, state):
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if self.average:
+            self.steps = state["steps"]
+            self.mean = {name: value.to(self.device) for name, value in state["mean"].items()}
 
 
 def start_from(network, path):
@@ -246,7 +272,7 @@ def load_checkpoint(path, settings, model):
         saved = {former_names.get(name, name): value for name, value in state["settings"].items()}
         if not saved.get("memory"):  # layers that the U-Net once could have; none is what it has now
             saved.pop("memory", None)
-        for name, then in (("gradient_norm", hp.gradient_norm), ("bfloat16", hp.bfloat16),
+        for name, then in (("gradient_norm", hp.gradient_norm), ("bfloat16", hp.bfloat16), ("average", 0),
                            ("autoencoder", settings.get("autoencoder"))):
             if name in settings:
                 saved.setdefault(name, then)
@@ -384,10 +410,11 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
             losses["training"].append(sum(state["epoch_losses"]) / len(state["epoch_losses"]))
             state.update(epoch=state["epoch"] + 1, batch=0, epoch_losses=[])
             if rank == 0:
-                losses["validation"].append(check_finite(model.validate(validation_set), state["epoch"]))
-                if losses["validation"][-1] == min(losses["validation"]):
-                    state["best"] = snapshot(model.network, note)
-                report(model, training_set, validation_set, weights, state, (time.monotonic() - started) / 60)
+                with model.averaged():
+                    losses["validation"].append(check_finite(model.validate(validation_set), state["epoch"]))
+                    if losses["validation"][-1] == min(losses["validation"]):
+                        state["best"] = snapshot(model.network, note)
+                    report(model, training_set, validation_set, weights, state, (time.monotonic() - started) / 60)
                 if events:
                     for part in ("training", "validation"):
                         events.add_scalar(f"{loss_name}/{part}", losses[part][-1], state["epoch"])
@@ -395,7 +422,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
                     events.flush()
             pause()
     if rank == 0:
-        save_tensors(weights.with_name(f"{weights.stem}_last.torch"), snapshot(model.network, note))
+        with model.averaged():
+            save_tensors(weights.with_name(f"{weights.stem}_last.torch"), snapshot(model.network, note))
         save_tensors(weights, state["best"])
         checkpoint.unlink(missing_ok=True)
         model.network.load_state_dict(state["best"])

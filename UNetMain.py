@@ -36,12 +36,12 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
           learning_rate=hp.unet_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
           augmented=False, validation_source=None, start=None, wf=hp.unet_wf, in_channels=hp.unet_in_channels,
           residual=hp.unet_residual, batch_norm=hp.unet_batch_norm, loss=hp.unet_loss, gradient_norm=hp.gradient_norm,
-          bfloat16=hp.bfloat16, device="auto", overwrite=False, tensorboard=False):
+          bfloat16=hp.bfloat16, average=0, device="auto", overwrite=False, tensorboard=False):
     """Train data/models/<model>/unet.torch, from the weights in `start` if there are any; `UNet` says what its form is.
 
     One channel in and nothing augmented is the report's form, on the stored outputs of the autoencoder
     data/models/<model>/ae.torch; so it is behind an autoencoder of notes, which are heard in whole clips. Else the
-    autoencoder runs on each batch. `gradient_norm` and `bfloat16`: see `Training.Trainer`.
+    autoencoder runs on each batch. `gradient_norm`, `bfloat16` and `average`: see `Training.Trainer`.
 
     Raises as `Training.start_from` and `Training.fit`, FileNotFoundError if the autoencoder's weights are missing, and
     ValueError if they are for another pair of instruments than those below `data`.
@@ -58,7 +58,7 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
     unet = UNet(wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm)
     if start:
         Training.start_from(unet, start)
-    how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16)
+    how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16, average=average)
     if isinstance(autoencoder, NoteModel) or in_channels == 1 and not augmented:
         Training.first_alone(lambda: write_outputs(ae, names, data, device, DatasetCreator.sources(data), bfloat16))
         kind = functools.partial(UNetDataset, in_channels=in_channels)

@@ -665,6 +665,8 @@ def training_flags(description, name, epochs, batch_size, learning_rate):
     parser.add_argument("--augmented", action="store_true",
                         help="train as if other microphones in other rooms had recorded")
     parser.add_argument("--validation-source", help="folder with a piano to validate on too, and not to train on")
+    parser.add_argument("--average", type=natural, default=0, metavar="STEPS",
+                        help="validate and keep the mean of the weights over so many steps")
     parser.add_argument("--start", type=Path, help="weights to start from, such as the shipped ones")
     parser.add_argument("--model", type=model_name, default="own",
                         help=f"the weights go to <data>/models/<model>/{name}.torch")

@@ -473,6 +473,64 @@ def test_a_recording_is_as_long_not_late_and_by_its_seed(responses, seed):
     assert abs(late(audio, first)) <= 0.005
 
 
+# pianos that there are not
+
+@pytest.fixture
+def played(tmp_path, midi, instruments):
+    """Render two chords, a second apart and the second with the pedal, on the piano, voiced by a seed or, without one,
+    as it is; return the audio."""
+    def render(seed=None, detune=0):
+        notes = [(0, key, onset, onset + 0.7) for onset in (0.2, 1.2) for key in (31, 50, 62, 69, 97)]
+        path = midi(tmp_path / "chords.mid", notes, pedal((0.0, 0), (1.1, 127), (2.2, 0)))
+        MIDI2Audio.synthesise_midi_to_audio(path, tmp_path / "chords.wav", *instruments[0], detune=detune,
+                                            voice=seed if seed is None else random.Random(seed))
+        return Util.read_audio(tmp_path / "chords.wav")
+    return render
+
+
+def test_a_piano_of_its_own_size_and_voice_is_the_piano(played, monkeypatch):
+    monkeypatch.setattr(hp, "most_resized", 0)
+    monkeypatch.setattr(Augmentation, "voiced", lambda groups, keys, rng: groups.sum(axis=0))
+    plain, voiced = played(), played(1)
+    assert plain.shape == voiced.shape
+    assert np.abs(voiced - plain).mean() < 1e-3 and np.abs(voiced - plain).max() < 0.1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_voiced_piano_plays_the_same_notes_at_the_same_time_by_its_seed(played, seed):
+    plain, first, again = played(), played(seed), played(seed)
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == plain.shape and np.abs(first).max() == pytest.approx(hp.peak, abs=1e-3)
+    whole, voiced = (DatasetCreator.spectrogram(audio) for audio in (plain, first))
+    assert np.abs(whole - voiced).mean() * hp.top_db > 1
+    assert abs(DatasetCreator.offset(whole, voiced)) <= 1
+    loud = [DatasetCreator.pitch_spectrogram(audio)[:, 20:35].mean(axis=1) for audio in (plain, first)]
+    bands = 1 + hp.pitch_bands_per_key * (np.array([50, 62, 69]) - hp.lowest_key)
+    for image in loud:  # the fundamentals stand out from the keys between
+        assert (image[bands] > image[bands + 3 * hp.pitch_bands_per_key] - 0.05).all()
+
+
+def test_an_equaliser_of_keys_leaves_their_loudness():
+    noise = np.random.default_rng(0).standard_normal((3, 20000)).astype(np.float32)
+    for group, key in zip(noise, (30, 60, 90)):
+        alone = Augmentation.voiced(group[None], [key], np.random.default_rng(2))
+        assert np.linalg.norm(alone) == pytest.approx(np.linalg.norm(group), rel=1e-3)
+        assert not np.allclose(alone, group, atol=0.1)
+    assert not Augmentation.voiced(np.zeros((1, 500), np.float32), [60], np.random.default_rng(2)).any()
+
+
+def test_takes_are_voiced_where_asked_for_and_on_the_pianos_side_only(tmp_path, midi, instruments, monkeypatch):
+    midi(tmp_path / "MIDI" / "one.mid")
+    heard, voiced = [], MIDI2Audio.render_voiced
+    monkeypatch.setattr(MIDI2Audio, "exercise", functools.partial(MIDI2Audio.exercise, limit_s=2))
+    monkeypatch.setattr(MIDI2Audio, "render_voiced", lambda *arguments: heard.append(1) or voiced(*arguments))
+    monkeypatch.setattr(hp, "voiced_share", 1)
+    MIDI2Audio.main(["--data", str(tmp_path), "--takes", "2", "--voiced"])
+    assert len(heard) == 3  # two takes and the exercise; not the piece
+    assert (tmp_path / "piano" / "preset.txt").read_text().endswith(", voiced\n")
+    assert "voiced" not in (tmp_path / "synth" / "preset.txt").read_text()
+
+
 def late(audio, recorded, most=0.1):
     """Seconds by which a recording is behind, from the cross-correlation."""
     size = 2 * audio.size

@@ -125,6 +125,29 @@ def test_the_weights_are_those_of_the_epoch_with_the_least_validation_loss(tmp_p
         assert torch.equal(value, state(tmp_path / "3.torch")[key])
 
 
+def test_the_mean_of_the_weights_is_what_is_validated_and_kept(tmp_path):
+    for name in "training", "validation":
+        for mode in "piano", "synth":
+            Util.save_array(tmp_path / "generated" / name / f"{mode}.npy", np.full((128, 64), 1, np.float16))
+    sets = AEDataset(["training"], tmp_path), AEDataset(["validation"], tmp_path)
+    settings = {**brief, "batch_size": 1, "schedule": "constant", "seed": 0, "trained_for": {}, "epochs": 6}
+    steps = {}
+    for average in 0, 3:
+        network = torch.nn.Conv2d(1, 1, 1)
+        torch.nn.init.zeros_(network.weight), torch.nn.init.zeros_(network.bias)
+        model = Training.Trainer(network, torch.nn.functional.l1_loss, 0.01, torch.device("cpu"), average=average)
+        step, steps[average] = model.optimiser.step, []
+        model.optimiser.step = lambda: (step(), steps[average].append(network.bias.item()))
+        Training.fit(model, *sets, tmp_path / f"{average}.torch", settings, "L1 loss")
+    assert steps[0] == steps[3] and len(steps[0]) == 6  # the training goes on from the weights, not from their mean
+    mean = steps[0][0]
+    for n, bias in enumerate(steps[0][1:], 2):
+        mean += (bias - mean) / min(n, 3)
+    assert state(tmp_path / "0_last.torch")["bias"].item() == pytest.approx(steps[0][-1])
+    assert state(tmp_path / "3_last.torch")["bias"].item() == pytest.approx(mean)
+    assert losses(tmp_path / "3.torch")["validation"][-1] > losses(tmp_path / "0.torch")["validation"][-1]  # it lags
+
+
 def test_long_clips_are_validated_in_parts(monkeypatch):
     lengths = []
 
@@ -267,6 +290,18 @@ def test_the_unet_resumes_as_well(data, form, dataset):
     assert_same(data / "models" / "own" / "unet.torch", data / "models" / "uninterrupted" / "unet.torch")
 
 
+def test_a_training_that_averages_resumes_as_well(data):
+    train_ae(data, model="uninterrupted", average=3)
+    with interruption(data, 11):
+        train_ae(data, average=3)
+    train_ae(data, average=3)
+    assert_same(data / "models" / "own" / "ae.torch", data / "models" / "uninterrupted" / "ae.torch")
+    with interruption(data, 3):
+        train_ae(data, overwrite=True)
+    with pytest.raises(ValueError, match=r"other settings \(average\)"):
+        train_ae(data, average=3)
+
+
 def test_a_checkpoint_of_other_settings_is_refused_naming_them(data):
     with interruption(data, 3):
         train_ae(data)
@@ -340,8 +375,12 @@ def test_overwrite_discards_once_and_the_same_command_goes_on(data, uninterrupte
     assert_same(weights, uninterrupted)
 
 
+def flipped(good, place):
+    return good[:place] + bytes([good[place] ^ 1]) + good[place + 1:]
+
+
 @pytest.mark.parametrize("damage", (lambda good: b"", lambda good: b"la la la", lambda good: good[:len(good) // 2],
-                                    lambda good: good[:20_000] + bytes([good[20_000] ^ 1]) + good[20_001:]))
+                                    lambda good: flipped(good, len(good) // 3)))
 def test_a_damaged_checkpoint_is_named_and_kept(data, damage):
     with interruption(data, 3):
         train_ae(data)

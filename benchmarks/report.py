@@ -1,0 +1,201 @@
+"""The report's own experiment, to its end, and what departs from it one at a time: the tables of results/report.md.
+
+`python benchmarks/report.py TRAIN TEST --target JR_elepiano.sf2:0:0` takes 94 MIDI files of the folder TRAIN, trains
+the report's autoencoder for 600 epochs and its U-Net for 50 below data/report, and scores both on the pieces in TEST
+beside what the report's published sounds give. It takes hours; an interrupted run goes on, what is trained is kept.
+"""
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import librosa
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import AEMain
+import DatasetCreator
+import Evaluation
+import Hyperparameters as hp
+import Main
+import MIDI2Audio
+import Training
+import UNetMain
+import Util
+from AEModel import Model
+from Autoencoder import Autoencoder
+from UNet import UNet
+
+n_pieces = 94           # as many as the report has
+data = hp.data / "report"
+unseen = "mz_331_3"     # of whose published sounds there are figures
+left_out = "TimGM6mb.sf2", 0, 0
+several = [hp.piano_preset, ("FluidR3_GM.sf2", 0, 1), ("Salamander.sf2", 0, 0), ("MuseScore_General_Full.sf3", 0, 0)]
+published = {  # log-mel L1 of the report's own sound files, dB: mz_331_3, a training piece
+    "unchanged": (11.05, 12.24), "autoencoder": (5.70, 4.38), "final": (5.95, 4.36), "ceiling": (2.25, 2.01)}
+ae_kept, unet_kept = (50, 100, 200, 400, 600), (5, 10, 20, 50)  # epochs whose weights are kept
+# What departs from the baseline, each alone, for as many epochs as the baseline is compared at.
+ae_brief, unet_brief = 100, 5
+ae_departures = {"wider": dict(channels=hp.ae_channels), "augmented": dict(augmented=True), "pianos": {}}
+unet_departures = {"two_inputs": dict(in_channels=2), "l1": dict(loss="l1"), "batch_norm": dict(batch_norm=True)}
+said = {"wider": "channels 256 512 512", "augmented": "augmented", "pianos": "four pianos in place of one",
+        "two_inputs": "the recording as second input", "l1": "L1 in place of MSE", "batch_norm": "batch normalisation"}
+
+
+def choose(folder, number=n_pieces):
+    """The pieces trained on: every third of the folder in the order of their names, from the first."""
+    return dict(sorted(Util.pieces(folder, MIDI2Audio.midi_endings).items())[::3][:number])
+
+
+def prepare(train, test, target):
+    """Render the pieces to train on and those to score."""
+    for folder, pieces in (("MIDI", choose(train)), ("MIDI_test", Util.pieces(test, MIDI2Audio.midi_endings))):
+        (data / folder).mkdir(parents=True, exist_ok=True)
+        for name, path in pieces.items():
+            if not Util.newer(data / folder / f"{name}.mid", path):
+                shutil.copy2(path, data / folder / f"{name}.mid")
+    MIDI2Audio.main(["--data", str(data), "--target", target])
+    MIDI2Audio.synthesise_folder(data / "MIDI_test", data / "left_out" / "piano", left_out)
+    shutil.copytree(data / "test" / "synth", data / "left_out" / "synth", dirs_exist_ok=True)
+
+
+def train(main, weights, kept=(), **settings):
+    """Train what is not trained yet, and keep the weights of some epochs beside the best, x_<epoch>.torch."""
+    if weights.exists() and not weights.with_suffix(".checkpoint").exists():
+        return
+    whole_report = Training.report
+
+    def report(model, training_set, validation_set, path, state, minutes):
+        whole_report(model, training_set, validation_set, path, state, minutes)
+        if state["epoch"] in kept:
+            note = {**state["settings"]["trained_for"],
+                    **{key: state["settings"][key] for key in ("autoencoder",) if key in state["settings"]}}
+            Training.save_tensors(path.with_name(f"{path.stem}_{state['epoch']}.torch"),
+                                  Training.snapshot(model.network, note))
+
+    Training.report = report
+    try:
+        main.train(model=weights.parent.name, **settings)
+    finally:
+        Training.report = whole_report
+
+
+def weights(model, network="ae", data=data):
+    return data / "models" / model / f"{network}.torch"
+
+
+def train_all():
+    """Train the baseline, then what departs from it: the U-Nets behind the baseline's autoencoder."""
+    train(AEMain, weights("report"), ae_kept, data=data, epochs=hp.ae_epochs, **hp.ae_report)
+    unet = {**hp.unet_report, "bfloat16": True}
+    train(UNetMain, weights("report", "unet"), unet_kept, data=data, epochs=hp.unet_epochs, **unet)
+    for name, change in ae_departures.items():
+        folder = several_pianos() if name == "pianos" else data
+        train(AEMain, weights(name, data=folder), data=folder, epochs=ae_brief, **{**hp.ae_report, **change})
+    for name, change in unet_departures.items():
+        weights(name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(weights("report"), weights(name))
+        train(UNetMain, weights(name, "unet"), data=data, epochs=unet_brief, **{**unet, **change})
+
+
+def several_pianos():
+    """Render the same pieces on four pianos, and return their folder."""
+    folder = data.with_name("report_pianos")
+    shutil.copytree(data / "MIDI", folder / "MIDI", dirs_exist_ok=True)
+    shutil.copytree(data / "synth", folder / "synth", dirs_exist_ok=True)
+    MIDI2Audio.synthesise_all("piano", folder, several)
+    return folder
+
+
+def read(folder, name):
+    """Return the recording and the true e-piano of a piece, 30 s of each."""
+    return (librosa.util.fix_length(Main.read_recording(folder / side / f"{name}.wav"),
+                                    size=hp.limit_s * hp.sample_rate) for side in ("piano", "synth"))
+
+
+def errors(folder, names, models, inversion):
+    """Return the log-mel L1 of each of `Evaluation.versions` in dB, the mean over pieces of a folder."""
+    distances = []
+    for name in tqdm(names, desc=f"{folder.name}, {inversion}", unit="piece", leave=False):
+        recording, truth = read(folder, name)
+        outputs = Evaluation.play(recording, truth, models, inversion)
+        distances.append([Evaluation.log_mel_l1(output, truth) for output in outputs.values()])
+    return np.mean(distances, axis=0)
+
+
+def error(folder, names, *paths):
+    """Return the log-mel L1 in dB of what the networks at `paths` make, the mean over pieces of a folder."""
+    models, distances = [Model.load(kind, path) for kind, path in zip((Autoencoder, UNet), paths)], []
+    for name in tqdm(names, desc=paths[-1].parent.name, unit="piece", leave=False):
+        recording, truth = read(folder, name)
+        distances.append(Evaluation.log_mel_l1(Main.resynthesise(recording, models)[0], truth))
+    return np.mean(distances)
+
+
+def row(*cells):
+    return "| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"
+
+
+def compared(training, test):
+    """Lines of a table: the report's published sounds, and this run's."""
+    models = Main.load_models(weights("report"), weights("report", "unet"))
+    places = (data / "test", [unseen]), (data, training[:1]), (data / "test", test)
+    here = [[errors(*place, models, inversion) for inversion in ("report", "kl")] for place in places]
+    yield row("", *(f"{what}: {how}" for what in (unseen, "training piece") for how in
+                    ("published", "report's inversion", "ours")), "test pieces: report's inversion", "ours")
+    yield "|---" * 9 + "|"
+    for i, version in enumerate(Evaluation.versions):
+        yield row(version, published[version][0], *(float(figures[i]) for figures in here[0]), published[version][1],
+                  *(float(figures[i]) for figures in here[1] + here[2]))
+
+
+def overfitted(training, test):
+    """Lines of a table: losses, and distances in the audio, by epoch."""
+    yield row("", "epoch", "training loss", "validation loss", "training pieces, dB", "test pieces, dB")
+    yield "|---" * 6 + "|"
+    for network, epochs in ("ae", ae_kept), ("unet", unet_kept):
+        losses = json.loads(weights("report", network).with_name(f"{network}_losses.json").read_text())
+        for epoch in epochs:
+            kept = weights("report", f"{network}_{epoch}")
+            paths = [kept] if network == "ae" else [weights("report"), kept]
+            yield row({"ae": "autoencoder", "unet": "U-Net"}[network], epoch,
+                      *(f"{losses[part][epoch - 1]:.5f}" for part in ("training", "validation")),
+                      float(error(data, training[:len(test)], *paths)), float(error(data / "test", test, *paths)))
+
+
+def departed(test):
+    """Lines of a table: what each departure makes of the test pieces, on the piano and on one left out."""
+    yield row("", "test pieces, dB", "on a piano left out, dB")
+    yield "|---" * 3 + "|"
+    rows = {f"the report's autoencoder, {ae_brief} epochs": [weights("report", f"ae_{ae_brief}")],
+            **{said[name]: [weights(name, data=data.with_name("report_pianos") if name == "pianos" else data)]
+               for name in ae_departures},
+            f"the report's U-Net behind its autoencoder of {hp.ae_epochs} epochs, {unet_brief} epochs":
+                [weights("report"), weights("report", f"unet_{unet_brief}")],
+            **{said[name]: [weights(name), weights(name, "unet")] for name in unet_departures}}
+    for name, paths in rows.items():
+        yield row(name, *(float(error(data / folder, test, *paths)) for folder in ("test", "left_out")))
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Repeat the report's own experiment, and depart from it.")
+    parser.add_argument("train", type=Path, help="folder with the MIDI files to choose those trained on from")
+    parser.add_argument("test", type=Path, help="folder with MIDI files to score")
+    parser.add_argument("--target", default=MIDI2Audio.preset_text(hp.synth_preset), metavar="FILE.sf2:BANK:PROGRAM",
+                        help="the electric piano (default: %(default)s; the report's is JR_elepiano.sf2:0:0)")
+    parser.add_argument("-o", "--output", type=Path, default=data / "report.md", help="default: data/report/report.md")
+    options = parser.parse_args(arguments)
+    prepare(options.train, options.test, options.target)
+    train_all()
+    training = json.loads(weights("report").with_name("ae_losses.json").read_text())["training_pieces"]
+    test = sorted(Util.pieces(data / "MIDI_test", MIDI2Audio.midi_endings))
+    tables = compared(training, test), overfitted(training, test), departed(test)
+    Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + "\n\nTrained on "
+                   + ", ".join(choose(options.train)) + ".\n")
+    print(options.output)
+
+
+if __name__ == "__main__":
+    Util.run(main)
