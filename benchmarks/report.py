@@ -82,8 +82,8 @@ def train(main, weights, kept=(), **settings):
         Training.report = whole_report
 
 
-def weights(model, network="ae", data=data):
-    return data / "models" / model / f"{network}.torch"
+def weights(model, network="ae", folder=None):
+    return (folder or data) / "models" / model / f"{network}.torch"
 
 
 def train_all():
@@ -93,7 +93,7 @@ def train_all():
     train(UNetMain, weights("report", "unet"), unet_kept, data=data, epochs=hp.unet_epochs, **unet)
     for name, change in ae_departures.items():
         folder = several_pianos() if name == "pianos" else data
-        train(AEMain, weights(name, data=folder), data=folder, epochs=ae_brief, **{**hp.ae_report, **change})
+        train(AEMain, weights(name, folder=folder), data=folder, epochs=ae_brief, **{**hp.ae_report, **change})
     for name, change in unet_departures.items():
         weights(name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(weights("report"), weights(name))
@@ -156,7 +156,7 @@ def overfitted(training, test):
     yield row("", "epoch", "training loss", "validation loss", "training pieces, dB", "test pieces, dB")
     yield "|---" * 6 + "|"
     for network, epochs in ("ae", ae_kept), ("unet", unet_kept):
-        losses = json.loads(weights("report", network).with_name(f"{network}_losses.json").read_text())
+        losses = json.loads(Util.read_text(weights("report", network).with_name(f"{network}_losses.json")))
         for epoch in epochs:
             kept = weights("report", f"{network}_{epoch}")
             paths = [kept] if network == "ae" else [weights("report"), kept]
@@ -170,7 +170,7 @@ def departed(test):
     yield row("", "test pieces, dB", "on a piano left out, dB")
     yield "|---" * 3 + "|"
     rows = {f"the report's autoencoder, {ae_brief} epochs": [weights("report", f"ae_{ae_brief}")],
-            **{said[name]: [weights(name, data=data.with_name("report_pianos") if name == "pianos" else data)]
+            **{said[name]: [weights(name, folder=data.with_name("report_pianos") if name == "pianos" else data)]
                for name in ae_departures},
             f"the report's U-Net behind its autoencoder of {hp.ae_epochs} epochs, {unet_brief} epochs":
                 [weights("report"), weights("report", f"unet_{unet_brief}")],
@@ -189,7 +189,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     prepare(options.train, options.test, options.target)
     train_all()
-    training = json.loads(weights("report").with_name("ae_losses.json").read_text())["training_pieces"]
+    training = json.loads(Util.read_text(weights("report").with_name("ae_losses.json")))["training_pieces"]
     test = sorted(Util.pieces(data / "MIDI_test", MIDI2Audio.midi_endings))
     tables = compared(training, test), overfitted(training, test), departed(test)
     Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + "\n\nTrained on "

@@ -130,3 +130,29 @@ def test_the_stand_in_for_torchaudio_is_its_filter_bank(peers):
 
     expected = librosa.filters.mel(sr=44100, n_fft=4096, n_mels=229, fmin=30, fmax=8000, htk=True, norm=None).T
     np.testing.assert_allclose(peers.mel_filters(2049, 30, 8000, 229, 44100).numpy(), expected, atol=1e-4)
+
+
+def test_the_reports_experiment_writes_its_tables(midi, instruments, tmp_path, monkeypatch, one_thread):
+    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
+    import report
+
+    for i in range(9):
+        midi(tmp_path / "train" / f"{i}.mid", [(0, 60 + i, 0.1, 0.6), (0, 48 + i, 0.7, 1.0)])
+    for name in "mz_331_3", "other":
+        midi(tmp_path / "test" / f"{name}.mid", [(0, 65, 0.1, 0.6), (0, 53, 0.7, 1.0)])
+    monkeypatch.setattr(hp, "limit_s", 2)
+    for name, value in dict(data=tmp_path / "report", left_out=("FluidR3_GM.sf2", 0, 1), several=report.several[:2],
+                            ae_kept=(1, 2), unet_kept=(1, 2), ae_brief=1, unet_brief=1).items():
+        monkeypatch.setattr(report, name, value)
+    monkeypatch.setattr(hp, "ae_epochs", 2), monkeypatch.setattr(hp, "unet_epochs", 2)
+    monkeypatch.setitem(hp.unet_report, "wf", 2)
+    report.main([str(tmp_path / "train"), str(tmp_path / "test"), "-o", str(tmp_path / "table.md")])
+    text = (tmp_path / "table.md").read_text()
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.torch")}
+    report.train_all()  # what is trained is kept
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.torch")}
+    assert sorted(report.choose(tmp_path / "train")) == ["0", "3", "6"]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 4 + 2 + 4 + 2 + 8 and "nan" not in text
+    assert [row[1] for row in rows[2:6]] == ["11.05", "5.70", "5.95", "2.25"]
+    assert all(float(cell) > 0 for row in rows[2:6] + rows[8:12] + rows[14:] for cell in row[1:])

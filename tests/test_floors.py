@@ -14,7 +14,7 @@ floors = (
     ("UNetDataset",),
     ("Training", "Main"),
     ("AEMain", "UNetMain", "Evaluation"),
-    ("benchmarks/benchmark", "benchmarks/goals", "benchmarks/experiments", "results/make"),
+    ("benchmarks/benchmark", "benchmarks/goals", "benchmarks/experiments", "benchmarks/report", "results/make"),
     ("benchmarks/cost", "benchmarks/training", "benchmarks/peers"),
 )
 picture = """\
