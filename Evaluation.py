@@ -129,6 +129,11 @@ def score(outputs, truth, midi_file=None):
     return scores
 
 
+def read_pair(paths):
+    """Return a recording and its true e-piano [shape=(n,) each], cut or filled up with silence to 30 s."""
+    return [librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate) for path in paths]
+
+
 def evaluate(folder, midi_folder, models, inversion=hp.inversion):
     """Score every piece of `folder`/piano against `folder`/synth, cut or filled up with silence to 30 s.
 
@@ -139,8 +144,7 @@ def evaluate(folder, midi_folder, models, inversion=hp.inversion):
     midi_files = Util.pieces(midi_folder, MIDI2Audio.midi_endings) if midi_folder and midi_folder.is_dir() else {}
     scores = {}
     for name, recordings in tqdm(DatasetCreator.pairs(folder).items(), desc="evaluation", unit="piece"):
-        recording, truth = (librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate)
-                            for path in recordings)
+        recording, truth = read_pair(recordings)
         scores[name] = score(play(recording, truth, models, inversion), truth, midi_files.get(name))
         if name in midi_files and isinstance(models[0], NoteModel):
             scores[name]["notes heard"] = dict(zip(note_metrics, note_scores(

@@ -221,8 +221,11 @@ class Trainer(Model):
     @contextlib.contextmanager
     def averaged(self):
         """Within it the network has the mean of its weights, if there is one."""
+        if not self.mean:
+            yield
+            return
         last = {name: value.clone() for name, value in self.network.state_dict().items()}
-        self.network.load_state_dict(self.mean or last)
+        self.network.load_state_dict(self.mean)
         try:
             yield
         finally:

@@ -127,8 +127,7 @@ def score(folder, midi_files, models, notes):
     """Return [shape=(pieces, versions, 2 or 3 metrics)]: log-mel L1 in dB, spectral convergence, note F1."""
     scores = []
     for name, paths in tqdm(DatasetCreator.pairs(folder).items(), desc="goals", unit="piece"):
-        recording, truth = (librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate)
-                            for path in paths)
+        recording, truth = Evaluation.read_pair(paths)
         outputs = Evaluation.play(recording, truth, models)
         scores.append([[*figures.values(), *([note_f1(outputs[version], midi_files[name])] if notes else [])]
                        for version, figures in Evaluation.score(outputs, truth).items()])

@@ -131,8 +131,7 @@ def score(play, folder, midi_files, note_f1):
     recall and F1 of the notes heard and their velocities' error, or nan; seconds a piece."""
     scores = []
     for name, paths in tqdm(DatasetCreator.pairs(folder).items(), unit="piece", leave=False):
-        recording, truth = (librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate)
-                            for path in paths)
+        recording, truth = Evaluation.read_pair(paths)
         started = time.perf_counter()
         audio, notes = play(recording)
         seconds, audio = time.perf_counter() - started, librosa.util.fix_length(audio, size=truth.size)
