@@ -10,13 +10,11 @@ import shutil
 import sys
 from pathlib import Path
 
-import librosa
 import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import AEMain
-import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
 import Main
@@ -50,8 +48,14 @@ def choose(folder, number=n_pieces):
 
 
 def prepare(train, test, target):
-    """Render the pieces to train on and those to score."""
-    for folder, pieces in (("MIDI", choose(train)), ("MIDI_test", Util.pieces(test, MIDI2Audio.midi_endings))):
+    """Render the pieces to train on and those to score. Raises, before hours have gone by, if something is missing that
+    the tables need."""
+    pieces_of = {"MIDI": choose(train), "MIDI_test": Util.pieces(test, MIDI2Audio.midi_endings)}
+    if unseen not in pieces_of["MIDI_test"]:
+        raise ValueError(f"{test} does not hold {unseen}.mid, of the report's sounds; get it from piano-midi.de")
+    for soundfont, *_ in (left_out, *several):
+        MIDI2Audio.find_soundfont(soundfont)
+    for folder, pieces in pieces_of.items():
         (data / folder).mkdir(parents=True, exist_ok=True)
         for name, path in pieces.items():
             if not Util.newer(data / folder / f"{name}.mid", path):
@@ -109,29 +113,23 @@ def several_pianos():
     return folder
 
 
-def read(folder, name):
-    """Return the recording and the true e-piano of a piece, 30 s of each."""
-    return (librosa.util.fix_length(Main.read_recording(folder / side / f"{name}.wav"),
-                                    size=hp.limit_s * hp.sample_rate) for side in ("piano", "synth"))
-
-
 def errors(folder, names, models, inversion):
     """Return the log-mel L1 of each of `Evaluation.versions` in dB, the mean over pieces of a folder."""
     distances = []
     for name in tqdm(names, desc=f"{folder.name}, {inversion}", unit="piece", leave=False):
-        recording, truth = read(folder, name)
+        recording, truth = Evaluation.read_pair(folder / side / f"{name}.wav" for side in ("piano", "synth"))
         outputs = Evaluation.play(recording, truth, models, inversion)
         distances.append([Evaluation.log_mel_l1(output, truth) for output in outputs.values()])
-    return np.mean(distances, axis=0)
+    return np.mean(distances, axis=0).tolist()
 
 
 def error(folder, names, *paths):
     """Return the log-mel L1 in dB of what the networks at `paths` make, the mean over pieces of a folder."""
     models, distances = [Model.load(kind, path) for kind, path in zip((Autoencoder, UNet), paths)], []
     for name in tqdm(names, desc=paths[-1].parent.name, unit="piece", leave=False):
-        recording, truth = read(folder, name)
+        recording, truth = Evaluation.read_pair(folder / side / f"{name}.wav" for side in ("piano", "synth"))
         distances.append(Evaluation.log_mel_l1(Main.resynthesise(recording, models)[0], truth))
-    return np.mean(distances)
+    return float(np.mean(distances))
 
 
 def row(*cells):
@@ -147,8 +145,8 @@ def compared(training, test):
                     ("published", "report's inversion", "ours")), "test pieces: report's inversion", "ours")
     yield "|---" * 9 + "|"
     for i, version in enumerate(Evaluation.versions):
-        yield row(version, published[version][0], *(float(figures[i]) for figures in here[0]), published[version][1],
-                  *(float(figures[i]) for figures in here[1] + here[2]))
+        yield row(version, published[version][0], *(figures[i] for figures in here[0]), published[version][1],
+                  *(figures[i] for figures in here[1] + here[2]))
 
 
 def overfitted(training, test):
@@ -162,7 +160,7 @@ def overfitted(training, test):
             paths = [kept] if network == "ae" else [weights("report"), kept]
             yield row({"ae": "autoencoder", "unet": "U-Net"}[network], epoch,
                       *(f"{losses[part][epoch - 1]:.5f}" for part in ("training", "validation")),
-                      float(error(data, training[:len(test)], *paths)), float(error(data / "test", test, *paths)))
+                      error(data, training[:len(test)], *paths), error(data / "test", test, *paths))
 
 
 def departed(test):
@@ -176,7 +174,7 @@ def departed(test):
                 [weights("report"), weights("report", f"unet_{unet_brief}")],
             **{said[name]: [weights(name), weights(name, "unet")] for name in unet_departures}}
     for name, paths in rows.items():
-        yield row(name, *(float(error(data / folder, test, *paths)) for folder in ("test", "left_out")))
+        yield row(name, *(error(data / folder, test, *paths) for folder in ("test", "left_out")))
 
 
 def main(arguments=None):

@@ -146,6 +146,9 @@ def test_the_reports_experiment_writes_its_tables(midi, instruments, tmp_path, m
         monkeypatch.setattr(report, name, value)
     monkeypatch.setattr(hp, "ae_epochs", 2), monkeypatch.setattr(hp, "unet_epochs", 2)
     monkeypatch.setitem(hp.unet_report, "wf", 2)
+    with pytest.raises(ValueError, match="train does not hold mz_331_3.mid"):  # before anything is rendered
+        report.main([str(tmp_path / "train"), str(tmp_path / "train")])
+    assert not report.data.exists()
     report.main([str(tmp_path / "train"), str(tmp_path / "test"), "-o", str(tmp_path / "table.md")])
     text = (tmp_path / "table.md").read_text()
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.torch")}
