@@ -12,25 +12,25 @@ import Hyperparameters as hp
 import Training
 import Util
 from AEDataset import AEDataset, NoteDataset, datasets
-from AEModel import NoteModel, autocast, loudest_frame
+from AEModel import NoteModel, autocast, beginnings, loudest_frame, seeming_ends
 from Autoencoder import Autoencoder, NoteAutoencoder
 
 
 class NoteTrainer(Training.Trainer, NoteModel):
-    """Encoder and decoder of a `NoteAutoencoder`, each taught apart by the true notes: see `Training.Trainer`.
+    """The parts of a `NoteAutoencoder`, each taught apart by the true notes: see `Training.Trainer`.
 
     The encoder by cross entropy on onsets and sounding keys, and the L1 distance of the velocities' logarithms at the
-    onsets; the decoder by the L1 distance from the target's spectrogram. `parts` are the halves to train, "encoder",
-    "decoder" or both.
+    onsets; the reviewer by cross entropy on the notes that the encoder hears and the L1 distance of their ends, which
+    do not teach the encoder; the decoder by the L1 distance from the target's spectrogram. `parts` are those to train.
     """
 
-    def __init__(self, network, learning_rate, device, parts=("encoder", "decoder"), **how):
+    def __init__(self, network, learning_rate, device, parts=("encoder", "reviewer", "decoder"), **how):
         super().__init__(network, None, learning_rate, device, **how)
         self.parts = parts
         # No momentum and a short memory for the decoder's: a key that is rarely played is moved when it is played only,
         # and no further than others.
         rare = dict(scale=hp.decoder_rate, betas=(0.0, 0.9))
-        groups = [{"params": list(network.encoder.parameters())}] if "encoder" in parts else []
+        groups = [{"params": list(getattr(network, part).parameters())} for part in parts if part != "decoder"]
         if "decoder" in parts:
             *levels, release = network.decoder.parameters()
             groups += [{"params": levels, **rare}, {"params": [release], **rare, "scale": hp.release_rate}]
@@ -39,29 +39,76 @@ class NoteTrainer(Training.Trainer, NoteModel):
     def loss_of(self, batch):
         batch = {name: value.to(self.device) for name, value in batch.items()}
         loss, size = 0, len(batch["target"])
-        if "encoder" in self.parts:
-            loss = loss + self.misheard(batch)
+        listening = "encoder" in self.parts
+        if listening or "reviewer" in self.parts:
+            self.network.encoder.train(listening and self.network.training)
+            with torch.set_grad_enabled(listening and torch.is_grad_enabled()), autocast(self.device, self.bfloat16):
+                logits = self.network(batch["pitch"], batch["mel"]).float()
+            if listening:
+                loss = loss + self.misheard(logits, batch["labels"])
+            if "reviewer" in self.parts:
+                heard = logits.detach().sigmoid()
+                loss = loss + self.misjudged(heard, batch["labels"]) + self.misplaced(heard, batch)
         if "decoder" in self.parts:
-            played = size if len(self.parts) == 1 else hp.decoder_crops  # a few are enough beside the encoder's
+            played = hp.decoder_crops if listening else size  # a few are enough beside the encoder's
             distances = [self.distance(*crop) for crop in zip(
                 batch["notes"][:played], batch["first"].tolist(), batch["target"])]
             loss = loss + sum(distances) / len(distances)
         return loss, size
 
-    def misheard(self, batch):
+    def misheard(self, logits, labels):
         """Loss of the encoder."""
-        with autocast(self.device, self.bfloat16):
-            logits = self.network(batch["pitch"], batch["mel"])
-        labels = batch["labels"]
         entropy = torch.nn.functional.binary_cross_entropy_with_logits(
-            logits[:, :2].float(), labels[:, :2], reduction="none").sum(-1).mean((0, 2))
+            logits[:, :2], labels[:, :2], reduction="none").sum(-1).mean((0, 2))
         onsets = labels[:, 0]  # loudness goes with the velocity's logarithm
-        error = torch.nn.functional.logsigmoid(logits[:, 2].float()) - labels[:, 2].clamp(min=1 / 127).log()
+        error = torch.nn.functional.logsigmoid(logits[:, 2]) - labels[:, 2].clamp(min=1 / 127).log()
         # How hard a whole crop is played is guessed at from its sound alone; which note is harder than which, heard.
         sums = onsets.sum((1, 2), keepdim=True).clamp(min=1)
         relative = error - (error * onsets).sum((1, 2), keepdim=True) / sums
         velocity = ((relative.abs() + 0.25 * error.abs()) * onsets).sum() / onsets.sum().clamp(min=1)
         return entropy[0] + 0.3 * entropy[1] + 4 * velocity
+
+    def misjudged(self, heard, labels):
+        """Loss of the reviewer's first opinion: of the notes that seem to begin, where the labels have an onset, they
+        were played.
+
+        With them go, of each clip's first frame, the lowest key and the highest, so that there are always some.
+        """
+        found = [beginnings(clip, hp.candidate_threshold) for clip in heard.cpu().numpy()]
+        clip, frame, key = (torch.from_numpy(np.concatenate(part)).to(self.device) for part in zip(*(
+            (np.full(len(frames) + 2, i), np.append(frames, (0, 0)), np.append(keys, (0, hp.n_keys - 1)))
+            for i, (frames, keys) in enumerate(found))))
+        played = (labels[clip, 0, frame, key] > 0).float()
+        return torch.nn.functional.binary_cross_entropy_with_logits(
+            self.network.reviewer(heard, clip, frame, key), played)
+
+    def misplaced(self, heard, batch):
+        """Loss of the reviewer's second opinion: how far the ends of the true notes are from where they seem to be, if
+        that is well within the crop, in units of ten frames.
+
+        With them goes, of each clip's first frame, the lowest key and the highest, at no distance: see `misjudged`.
+        """
+        found, (length, margin) = [], (heard.shape[2], max(self.network.reviewer.ending))
+        for i, (clip, notes, first) in enumerate(zip(heard.cpu().numpy(), batch["notes"].cpu().numpy(),
+                                                     batch["first"].tolist())):
+            found.append(((i, 0, 0, 0, length, 0), (i, 0, hp.n_keys - 1, 0, length, 0)))
+            key = notes[:, 2].astype(int) - hp.lowest_key
+            notes, key = notes[(key >= 0) & (key < hp.n_keys)], key[(key >= 0) & (key < hp.n_keys)]
+            order = np.lexsort((notes[:, 0], key))
+            begin, end = notes[order, :2].T * (hp.sample_rate / hp.hop_length) - first
+            key, frame = key[order], np.rint(begin).astype(int)
+            again = np.where(np.append(key[1:] == key[:-1], False), np.roll(begin, -1), length)
+            inside = (frame < length - 3) & (again > 3)
+            frame, key, begin, end, again = (part[inside] for part in (frame, key, begin, end, again))
+            start = np.maximum(frame, 0)
+            sounds = clip[1, np.minimum(start + 2, length - 1), key] > hp.ending_threshold
+            seems = seeming_ends(clip[1], start, key, again)
+            good = sounds & (seems < length - margin)
+            found.append(np.stack([np.full(len(key), i), frame, key, seems, again, end - seems], 1)[good])
+        found = torch.from_numpy(np.concatenate(found).astype(np.float32)).to(self.device)
+        clip, frame, key = found[:, :3].long().T
+        later = self.network.reviewer.lateness(heard, clip, frame, key, *found[:, 3:5].T)
+        return (later - found[:, 5].clamp(-hp.farthest, hp.farthest)).abs().mean() / 10
 
     def distance(self, notes, first, target):
         """L1 distance of what the decoder makes of true notes from the target, of `hp.top_db`, at the level that
@@ -76,13 +123,13 @@ class NoteTrainer(Training.Trainer, NoteModel):
     @torch.inference_mode()
     def validate(self, dataset):
         """Return the mean over all frames of whole clips of the L1 loss of the spectrogram, as of the report's form,
-        or, if only one half is trained, of that half's loss."""
+        or, if not all parts are trained, of their loss."""
         self.network.eval()
         losses, frames = zip(*((self.judge(clip), clip["target"].shape[1]) for clip in dataset))
         return float(np.average(losses, weights=frames))
 
     def judge(self, clip):
-        if len(self.parts) == 1:
+        if len(self.parts) < 3:
             return self.loss_of(torch.utils.data.default_collate([clip]))[0].item()
         _, output, target = self.example(clip)
         return np.abs(output - target.numpy()).mean()
@@ -99,8 +146,9 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     """Train data/models/<model>/ae.torch on the pairs below `data`, from the weights in `start` if there are any.
 
     `network` is "notes", for which each piece needs its notes, data/notes/<piece>.mid, or "report", the report's form,
-    of which `channels` are the width; None is "notes" where there are notes. Of one of notes, `part` "encoder" or
-    "decoder" trains that half alone: another target needs another decoder, another source another encoder.
+    of which `channels` are the width; None is "notes" where there are notes. Of one of notes, `part` "encoder", with
+    the reviewer, "reviewer" or "decoder" trains that alone: another target needs another decoder, another source
+    another encoder.
     `gradient_norm`, `bfloat16` and `average`: see `Training.Trainer`.
 
     Raises as `DatasetCreator.build`, `Training.start_from` and `Training.fit`.
@@ -119,14 +167,14 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     torch.manual_seed(seed)
     how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16, average=average)
     if network == "notes":
-        parts = (part,) if part else ("encoder", "decoder")
+        parts = {None: ("encoder", "reviewer", "decoder"), "encoder": ("encoder", "reviewer")}.get(part, (part,))
         trainer = NoteTrainer(NoteAutoencoder(), learning_rate, device, parts, **how)
     else:
         trainer = Training.Trainer(Autoencoder(channels=channels), torch.nn.functional.l1_loss, learning_rate, device,
                                    **how)
     if start:
         Training.start_from(trainer.network, start)
-    if network == "notes" and part != "encoder":
+    if network == "notes" and "decoder" in parts:
         trainer.network.decoder.loudest.fill_(float(np.mean(
             [loudest_frame(Util.to_db(target[:].numpy())) for target in training.targets])))
     settings = dict(
@@ -145,7 +193,7 @@ def main(arguments=None):
     parser.add_argument("--channels", type=Util.positive, nargs=3, default=hp.ae_channels, help="of the three layers")
     parser.add_argument("--network", choices=("notes", "report"),
                         help="an autoencoder of notes, or the report's (default: notes where data/notes has them)")
-    parser.add_argument("--part", choices=("encoder", "decoder"),
+    parser.add_argument("--part", choices=("encoder", "reviewer", "decoder"),
                         help="train this half of an autoencoder of notes alone")
     options = vars(Util.training_options(parser, arguments, hp.ae_report))
     report = options.pop("report")

@@ -187,8 +187,31 @@ class NoteModel(Model):
     def generate(self, pitch, mel):
         """Map spectrograms as `hear` to the log-mel spectrogram of the target instrument [shape=(n_mels, t), in
         [0, 1]]."""
-        notes = weigh(pick_notes(self.hear(pitch, mel)), pitch)
-        return self.image(notes, mel.shape[1])
+        return self.image(weigh(self.notes(self.hear(pitch, mel)), pitch), mel.shape[1])
+
+    def notes(self, heard):
+        """Return the notes of what `hear` returns, as `pick_notes`, reviewed, if the network has a reviewer."""
+        return pick_notes(heard, self if self.network.reviewer else None)
+
+    @torch.inference_mode()
+    def played(self, heard, frame, key):
+        """Return how likely the notes were played that seem to begin in these frames and keys [shape=(n,)]."""
+        self.network.eval()
+        reviewer, likely = self.network.reviewer, np.zeros(len(frame), np.float32)
+        for part in np.array_split(np.argsort(frame, kind="stable"), -(-len(frame) // hp.reviewed_notes)):
+            first = max(frame[part[0]] - reviewer.before, 0)
+            near = torch.from_numpy(heard[None, :, first:frame[part[-1]] + reviewer.after]).to(self.device)
+            places = (torch.from_numpy(place).to(self.device) for place in (0 * part, frame[part] - first, key[part]))
+            likely[part] = reviewer(near, *places).sigmoid().cpu().numpy()
+        return self.checked(likely)
+
+    @torch.inference_mode()
+    def lateness(self, heard, frame, key, end, again):
+        """Return by how many frames these notes ended later than it seems: see `NoteReviewer`."""
+        self.network.eval()
+        places = (torch.from_numpy(place).to(self.device) for place in (0 * frame, frame, key, end, again))
+        return self.checked(self.network.reviewer.lateness(
+            torch.from_numpy(heard[None]).to(self.device), *places).cpu().numpy())
 
     def image(self, notes, frames):
         """Return the log-mel spectrogram of notes on the target instrument [shape=(n_mels, frames), in [0, 1]]."""
@@ -210,13 +233,36 @@ def loudest_frame(decibels):
     return 10 * np.log10((10 ** (decibels / 10)).mean(axis=0).max())
 
 
-def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.sounding_threshold,
+def beginnings(heard, onset_threshold, sounding_threshold=hp.sounding_threshold):
+    """Return frames and keys, from 0, in which notes seem to begin [shape=(n,) each], key by key: where the onset is at
+    its highest within two frames and above its threshold, if the key then sounds."""
+    onset, sounding, _ = heard
+    padded = np.pad(onset, ((2, 2), (0, 0)))
+    before_2, before, after, after_2 = (padded[i:i + len(onset)] for i in (0, 1, 3, 4))
+    peaks = (onset > onset_threshold) & (onset >= before) & (onset > after) & (onset >= before_2) & (onset > after_2)
+    key, frame = np.nonzero(peaks.T)
+    soon = np.minimum(frame[:, None] + (1, 2, 3), len(onset) - 1)
+    sounds = sounding[soon, key[:, None]].mean(axis=1) >= sounding_threshold
+    return frame[sounds], key[sounds]
+
+
+def seeming_ends(sounding, frame, key, again, ending_threshold=hp.ending_threshold):
+    """Return the frames in which notes seem to end [shape=(n,)]: their key no longer sounds [shape=(t, n_keys)], or is
+    struck again."""
+    frames = np.arange(len(sounding) + 1, dtype=np.int32)[:, None]
+    silent = np.pad(sounding < ending_threshold, ((0, 1), (0, 0)), constant_values=True)
+    quiet = np.minimum.accumulate(np.where(silent, frames, len(sounding))[::-1])[::-1]  # the next frame without sound
+    return np.minimum(quiet[np.minimum(frame + 2, len(sounding)), key], again).astype(np.float32)
+
+
+def pick_notes(heard, reviewer=None, onset_threshold=hp.onset_threshold, sounding_threshold=hp.sounding_threshold,
                ending_threshold=hp.ending_threshold):
     """Read the notes off what `NoteModel.hear` returns.
 
-    A note begins where the onset is at its highest within two frames and above its threshold, between frames as a
-    triangle through the neighbours has it (Kong et al. 2021, "High-resolution piano transcription with pedals by
-    regressing onset and offset times"), if the key then sounds; it lasts while it does, or until it is struck again.
+    They begin at `beginnings`, between frames as a triangle through the neighbours has it (Kong et al. 2021,
+    "High-resolution piano transcription with pedals by regressing onset and offset times"), and last while their key
+    sounds, or until it is struck again. A `reviewer`, a NoteModel, has its say in both: of what is even above
+    `hp.candidate_threshold` it keeps what it gives `hp.played_threshold`, and it corrects the ends.
 
     Returns
     -------
@@ -224,28 +270,24 @@ def pick_notes(heard, onset_threshold=hp.onset_threshold, sounding_threshold=hp.
         Onset and end in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
     """
     onset, sounding, velocity = heard
-    frames = len(onset)
-    padded = np.pad(onset, ((2, 2), (0, 0)))
-    before_2, before, after, after_2 = (padded[i:i + frames] for i in (0, 1, 3, 4))
-    peaks = (onset > onset_threshold) & (onset >= before) & (onset > after) & (onset >= before_2) & (onset > after_2)
-    silent = sounding < ending_threshold
-    notes = []
-    for key in np.nonzero(peaks.any(axis=0))[0]:
-        found = np.nonzero(peaks[:, key])[0]
-        soon = np.minimum(found[:, None] + (1, 2, 3), frames - 1)
-        found = found[sounding[soon, key].mean(axis=1) >= sounding_threshold]
-        quiet = np.nonzero(silent[:, key])[0]
-        lean = after[found, key] - before[found, key]
-        top = onset[found, key] - np.minimum(after[found, key], before[found, key])
-        times = found + lean / (2 * top + 1e-9)
-        for i, frame in enumerate(found):
-            limit = times[i + 1] if i + 1 < len(found) else frames
-            ended = np.searchsorted(quiet, frame + 2)
-            end = min(quiet[ended] if ended < len(quiet) else frames, limit)
-            notes.append((times[i], end, key + hp.lowest_key, max(127 * velocity[frame, key], 1)))
-    notes = np.array(sorted(notes), np.float32).reshape(-1, 4)
-    notes[:, :2] *= hp.hop_length / hp.sample_rate
-    return notes
+    frame, key = beginnings(heard, hp.candidate_threshold if reviewer else onset_threshold, sounding_threshold)
+    if reviewer and len(frame):
+        kept = reviewer.played(heard, frame, key) > hp.played_threshold
+        frame, key = frame[kept], key[kept]
+    if not len(frame):
+        return np.zeros((0, 4), np.float32)
+    before, top, after = (np.pad(onset, ((1, 1), (0, 0)))[frame + i, key] for i in range(3))
+    begin = (frame + (after - before) / (2 * (top - np.minimum(after, before)) + 1e-9)).astype(np.float32)
+    same = np.append(key[1:] == key[:-1], False)
+    again = np.where(same, np.roll(begin, -1), np.float32(len(onset)))
+    end = seeming_ends(sounding, frame, key, again, ending_threshold)
+    if reviewer:
+        late = reviewer.lateness(heard, frame, key, end, again)
+        late = np.where(late > 0, hp.later_share * late, late).clip(-hp.farthest, hp.farthest)
+        end = np.minimum(np.maximum(end + late, begin + hp.shortest), again)
+    seconds = np.stack([begin, end]) * (hp.hop_length / hp.sample_rate)
+    notes = np.stack([*seconds, key + hp.lowest_key, np.maximum(127 * velocity[frame, key], 1)], 1)
+    return notes[np.lexsort(notes.T[::-1])].astype(np.float32)
 
 
 def weigh(notes, pitch):

@@ -229,22 +229,92 @@ decibel = 10 / torch.log(torch.tensor(10.0)).item()  # dB a neper of power
 inaudible = 160.0  # dB that a note has fallen when it is left out
 
 
+class Opinion(nn.Module):
+    """A number for each of some notes from what is seen of them [shape=(n, features)], by fully connected layers."""
+
+    def __init__(self, features, width=64, narrow=32):
+        super().__init__()
+        self.scale = nn.BatchNorm2d(features)
+        self.layers = nn.Sequential(
+            nn.Hardtanh(-5, 5), nn.Linear(features, width), nn.ReLU(), nn.Dropout(0.3),
+            nn.Linear(width, narrow), nn.ReLU(), nn.Dropout(0.3), nn.Linear(narrow, 1))
+
+    def forward(self, seen):
+        return self.layers(self.scale(seen[..., None, None])[..., 0, 0])[:, 0]
+
+
+class NoteReviewer(nn.Module):
+    """A second look at each note that seems to have been played, with what the other keys do meanwhile.
+
+    Whether it was played, or is another's overtone, its echo, or no more than a noise: of that tell the keys whose
+    partials meet its own. And when it ended: many end together, when the pedal is let go.
+
+    `heard` [shape=(batch, 3, t, n_keys), in [0, 1]] is what `NoteEncoder` says of onset, sounding and velocity. Notes
+    begin in `clip`, `frame` and `key`, seem to end in frame `end`, and their key is struck again in frame `again`, each
+    [shape=(n,)].
+    """
+
+    keys = tuple(sorted(sign * distance for sign in (-1, 1) for distance in (
+        1, 2, 3, 4, 5, 7, 12, 16, 19, 24, 28, 31, 36)))  # semitones to those it looks at
+    before, after = 14, 45                              # frames of the onset
+    ending = tuple(range(-48, 49, 4))                   # frames from the end
+
+    def __init__(self):
+        super().__init__()
+        self.played, self.later = Opinion(7 * len(self.keys) + 28), Opinion(3 * len(self.ending) + 3)
+
+    def forward(self, heard, clip, frame, key):
+        """Return the logits that the notes were played [shape=(n,)]."""
+        return self.played(self.beginning_of(heard, clip, frame, key))
+
+    def lateness(self, heard, clip, frame, key, end, again):
+        """Return by how many frames they ended later [shape=(n,)]."""
+        return 10 * self.later(self.ending_of(heard, clip, frame, key, end, again))
+
+    def beginning_of(self, heard, clip, frame, key):
+        reach, at = max(self.keys), self.before  # where the note's own frame and key lie
+        padded = nn.functional.pad(heard, (reach, reach, self.before, self.after)).unbind(1)
+        frames = (frame[:, None] + torch.arange(self.before + self.after, device=frame.device))[..., None]
+        own, others = key[:, None] + reach, key[:, None] + reach + torch.tensor(self.keys, device=key.device)
+        onset, sounding, velocity = (image[clip[:, None, None], frames, others[:, None]] for image in padded)
+        struck, sounds, hard = (image[clip[:, None, None], frames, own[:, None]][..., 0] for image in padded)
+        loudness = (127 * hard[:, at]).clamp(min=1).log()[:, None]
+        harder = (127 * velocity[:, at - 1:at + 2]).clamp(min=1).log() - loudness[..., None]
+        return torch.cat([
+            onset[:, :at - 3].amax(1), onset[:, at - 3:at + 4].amax(1), onset[:, at + 4:at + 14].amax(1),
+            *(sounding[:, at + first:at + last].mean(1) for first, last in ((-8, -3), (1, 7), (12, 24))),
+            (harder * (onset[:, at - 1:at + 2] > 0.1)).sum(1) / 3,
+            struck[:, at - 4:at + 5], sounds[:, at - 10:at:2], sounds[:, at::4], loudness - 4,
+            key[:, None] / hp.n_keys - 0.5], 1)
+
+    def ending_of(self, heard, clip, frame, key, end, again):
+        sounding, last = heard[:, 1], heard.shape[2] - 1
+        frames = torch.arange(last + 1, device=heard.device)
+        released = (sounding[:, (frames - 2).clamp(min=0)] - sounding[:, (frames + 2).clamp(max=last)]).clamp(min=0)
+        near = (end.round().long()[:, None] + torch.tensor(self.ending, device=end.device)).clamp(0, last)
+        return torch.cat([
+            sounding[clip[:, None], near, key[:, None]], released.sum(2)[clip[:, None], near].clamp(max=8) / 2,
+            sounding.sum(2)[clip[:, None], near] / 10, (end - frame).clamp(min=1).log()[:, None] / 3,
+            key[:, None] / hp.n_keys - 0.5, ((again - end) / 60).clamp(max=1)[:, None]], 1)
+
+
 class NoteAutoencoder(nn.Module):
-    """An autoencoder whose latent is what was played: `NoteEncoder` and `NoteDecoder`."""
+    """An autoencoder whose latent is what was played: `NoteEncoder`, if so `reviewed` `NoteReviewer`, `NoteDecoder`."""
 
     name = "an autoencoder"
     in_channels = 2
 
-    def __init__(self, **form):
+    def __init__(self, reviewed=True, **form):
         super().__init__()
         self.encoder, self.decoder = NoteEncoder(**form), NoteDecoder()
+        self.reviewer = NoteReviewer() if reviewed else None
 
     @classmethod
     def of_form(cls, state):
         """Return a network, not trained, of the form that a state_dict has. Raises KeyError if it is of another kind.
         """
         first, _, *_ = state["encoder.stem.weight"].shape
-        return cls(first=first, channels=len(state["encoder.time.0.weight"]),
+        return cls("reviewer.played.scale.weight" in state, first=first, channels=len(state["encoder.time.0.weight"]),
                    narrow=len(state["encoder.squeeze.weight"]),
                    blocks=len({key.split(".")[2] for key in state if key.startswith("encoder.blocks.")}),
                    width=len(state["encoder.gather.weight"]))

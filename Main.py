@@ -15,7 +15,7 @@ from tqdm import tqdm
 import DatasetCreator
 import Hyperparameters as hp
 import Util
-from AEModel import Model, NoteModel, digest, pick_notes, weigh
+from AEModel import Model, NoteModel, digest, weigh
 from Autoencoder import Autoencoder
 from UNet import UNet
 
@@ -202,7 +202,7 @@ def listen(audio, model):
         once[:, 1:] = (once[:, 1:] + again) / 2
         heard[:, first:last] = once[:, first - before:last - before]
         pitch[:, first // 2:-(-last // 2)] = images[0][:, (first - before) // 2:-(-(last - before) // 2)]
-    return weigh(pick_notes(heard.astype(np.float32)), pitch)
+    return weigh(model.notes(heard.astype(np.float32)), pitch)
 
 
 def band_levels(own, mean):

@@ -233,26 +233,32 @@ class Trainer(Model):
 
     def state(self):
         return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
+                "random": torch.get_rng_state(),
                 **({"mean": self.mean, "steps": self.steps} if self.average else {})}
 
     def load_state(self, state):
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if "random" in state:  # not in older checkpoints
+            torch.set_rng_state(state["random"])
         if self.average:
             self.steps = state["steps"]
             self.mean = {name: value.to(self.device) for name, value in state["mean"].items()}
 
 
 def start_from(network, path):
-    """Give a network the weights in `path` to train on from.
+    """Give a network the weights in `path` to train on from; a reviewer that they lack starts anew.
 
     Raises as `load_weights`, and ValueError if they are of a network of another form.
     """
+    state = load_weights(path)
     try:
-        network.load_state_dict(load_weights(path))
-    except RuntimeError:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except RuntimeError:  # other shapes
+        missing, unexpected = state, ()
+    if unexpected or not all(key.startswith("reviewer.") for key in missing):
         raise ValueError(f"{path} does not fit the network to train; "
-                         "give the flags of its form that it was trained with") from None
+                         "give the flags of its form that it was trained with")
 
 
 def save_tensors(path, content):
@@ -399,7 +405,9 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
             first, steps = state["epoch"] * len(batches), settings["epochs"] * len(batches)
             factors = [schedule(first + i, steps, settings["schedule"]) for i in range(state["batch"], len(batches))]
             keys = [batch[rank::number] for batch in batches[state["batch"]:]]
-            with tqdm(model.train_epoch(torch.utils.data.DataLoader(training_set, batch_sampler=keys), factors),
+            loader = torch.utils.data.DataLoader(  # a generator of its own leaves torch's, for dropout, as it was
+                training_set, batch_sampler=keys, generator=torch.Generator())
+            with tqdm(model.train_epoch(loader, factors),
                       total=len(batches), initial=state["batch"], leave=False, disable=rank > 0,
                       desc=f"epoch {state['epoch'] + 1}/{settings['epochs']}", unit="batch") as bar:
                 for loss in bar:
