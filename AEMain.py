@@ -12,7 +12,7 @@ import Hyperparameters as hp
 import Training
 import Util
 from AEDataset import AEDataset, NoteDataset, datasets
-from AEModel import NoteModel, autocast, beginnings, loudest_frame, seeming_ends
+from AEModel import NoteModel, autocast, beginnings, loudest_frame, seeming_ends, struck_again
 from Autoencoder import Autoencoder, NoteAutoencoder
 
 
@@ -97,7 +97,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
             order = np.lexsort((notes[:, 0], key))
             begin, end = notes[order, :2].T * (hp.sample_rate / hp.hop_length) - first
             key, frame = key[order], np.rint(begin).astype(int)
-            again = np.where(np.append(key[1:] == key[:-1], False), np.roll(begin, -1), length)
+            again = struck_again(key, begin, length)
             inside = (frame < length - 3) & (again > 3)
             frame, key, begin, end, again = (part[inside] for part in (frame, key, begin, end, again))
             start = np.maximum(frame, 0)

@@ -246,6 +246,12 @@ def beginnings(heard, onset_threshold, sounding_threshold=hp.sounding_threshold)
     return frame[sounds], key[sounds]
 
 
+def struck_again(key, begin, last):
+    """Return when the key of each note is struck next [shape=(n,)], `last` if it is not; of notes key by key, in the
+    order of their beginnings."""
+    return np.where(np.append(key[1:] == key[:-1], False), np.roll(begin, -1), last)
+
+
 def seeming_ends(sounding, frame, key, again, ending_threshold=hp.ending_threshold):
     """Return the frames in which notes seem to end [shape=(n,)]: their key no longer sounds [shape=(t, n_keys)], or is
     struck again."""
@@ -278,8 +284,7 @@ def pick_notes(heard, reviewer=None, onset_threshold=hp.onset_threshold, soundin
         return np.zeros((0, 4), np.float32)
     before, top, after = (np.pad(onset, ((1, 1), (0, 0)))[frame + i, key] for i in range(3))
     begin = (frame + (after - before) / (2 * (top - np.minimum(after, before)) + 1e-9)).astype(np.float32)
-    same = np.append(key[1:] == key[:-1], False)
-    again = np.where(same, np.roll(begin, -1), np.float32(len(onset)))
+    again = struck_again(key, begin, np.float32(len(onset)))
     end = seeming_ends(sounding, frame, key, again, ending_threshold)
     if reviewer:
         late = reviewer.lateness(heard, frame, key, end, again)
