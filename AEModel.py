@@ -287,8 +287,7 @@ def pick_notes(heard, reviewer=None, onset_threshold=hp.onset_threshold, soundin
     again = struck_again(key, begin, np.float32(len(onset)))
     end = seeming_ends(sounding, frame, key, again, ending_threshold)
     if reviewer:
-        late = reviewer.lateness(heard, frame, key, end, again)
-        late = np.where(late > 0, hp.later_share * late, late).clip(-hp.farthest, hp.farthest)
+        late = reviewer.lateness(heard, frame, key, end, again).clip(-hp.farthest, hp.farthest)
         end = np.minimum(np.maximum(end + late, begin + hp.shortest), again)
     seconds = np.stack([begin, end]) * (hp.hop_length / hp.sample_rate)
     notes = np.stack([*seconds, key + hp.lowest_key, np.maximum(127 * velocity[frame, key], 1)], 1)

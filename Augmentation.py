@@ -6,6 +6,7 @@ which is closer to what happens, on audio, once.
 import functools
 import io
 
+import librosa
 import numpy as np
 import scipy.fft
 import soundfile
@@ -151,6 +152,27 @@ def rooms(number=hp.n_rooms, seed=hp.seed):
             response[:len(single)] += single
         first = min(int(np.argmax(np.abs(single) > 0.3 * np.abs(single).max())) for single in pair)
         response = response[max(first - 5, 0):][:int(2.5 * hp.sample_rate)]
+        responses.append((response / np.linalg.norm(response)).astype(np.float32))
+    return responses
+
+
+@functools.cache
+def reverbs(number=hp.n_reverbs, seed=hp.seed):
+    """Draw artificial reverbs, as studios and electronic pianos add them: impulse responses of unit energy, the direct
+    sound, and after a delay noise that falls exponentially, in the upper bands as fast or faster.
+
+    As a room's upper bands always fall faster, what is learnt from `rooms` alone takes such a tail for held notes.
+    Returns as `rooms`.
+    """
+    rng, responses = np.random.default_rng(seed), []
+    for _ in range(number):
+        noise = librosa.stft(rng.standard_normal(int(2.5 * hp.sample_rate)), n_fft=hp.n_fft, hop_length=hp.hop_length)
+        places, times = np.linspace(0, 1, len(noise))[:, None], np.arange(noise.shape[1]) / frames_per_second
+        seconds = rng.uniform(0.4, 3) * rng.uniform(0.3, 1.2) ** places  # until 60 dB down
+        tail = librosa.istft(noise * 10 ** (-3 * times / seconds), hop_length=hp.hop_length)
+        delay, wet = rng.uniform(0, 0.05), 10 ** (rng.uniform(-18, 0) / 20)
+        response = np.append(np.zeros(round(delay * hp.sample_rate)), tail * wet / np.linalg.norm(tail))
+        response[0] += 1
         responses.append((response / np.linalg.norm(response)).astype(np.float32))
     return responses
 

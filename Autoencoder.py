@@ -123,13 +123,14 @@ class NoteEncoder(nn.Module):
         3 x 3 convolutions before the layers that span all keys.
     narrow, width : int
         Channels a key on the way into those layers and out of them, and their own.
+    layers : int
+        How many of them there are, each looking twice as far as the one before.
     """
 
     partials = (0.5, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # in the pitch spectrogram, with the bands on both sides
     mel_partials = (1, 2, 3, 4, 6)                      # in the mel spectrogram, which knows better when
-    dilations = (1, 2, 4, 8)
 
-    def __init__(self, first=48, channels=32, blocks=3, narrow=8, width=256):
+    def __init__(self, first=48, channels=32, blocks=3, narrow=8, width=256, layers=6):
         super().__init__()
         bands, mels = pitch_bands(self.partials), mel_bands(self.mel_partials)
         self.register_buffer("bands", bands.flatten(), persistent=False)
@@ -140,8 +141,8 @@ class NoteEncoder(nn.Module):
         self.blocks = nn.ModuleList(Convolution(channels, channels, (3, 3)) for _ in range(blocks))
         self.squeeze = nn.Conv2d(channels, narrow, 1)
         self.gather = nn.Conv2d(narrow * hp.n_keys, width, (1, 3), padding=(0, 1))
-        self.dilated = nn.ModuleList(nn.Conv2d(width, width, (1, 3), padding=(0, dilation), dilation=(1, dilation))
-                                     for dilation in self.dilations)
+        self.dilated = nn.ModuleList(nn.Conv2d(width, width, (1, 3), padding=(0, 2 ** i), dilation=(1, 2 ** i))
+                                     for i in range(layers))
         self.spread = nn.Conv2d(width, narrow * hp.n_keys, 1)
         self.last = Convolution(channels + narrow, channels, (3, 3))
         self.head = nn.Conv2d(channels, 6, 1)
@@ -179,7 +180,7 @@ class NoteDecoder(nn.Module):
     once key and pedal are up. The powers of the notes add up.
     """
 
-    silence = -120.0  # dB of a frame without notes
+    silence = -300.0  # dB of a frame without notes
 
     def __init__(self):
         super().__init__()
@@ -187,9 +188,9 @@ class NoteDecoder(nn.Module):
             [float(first), float(last)]).log10(), n)
         knots = torch.cat([dense(-4, 16), dense(16, 64, 2), dense(64, 160, 4), geometric(160, 1000, 16)]).float()
         self.register_buffer("knots", knots, persistent=False)  # frames since the onset; the last is 11.6 s later
-        level = torch.full((hp.n_keys, len(knots), hp.n_mels), -55.0)
-        level[:, knots < 0] = -95
-        self.level = nn.Parameter(level)
+        level = -40 - knots.clamp(min=0) / 20  # where a key is seldom heard so late, it is left at that
+        level[knots < 0] = -95
+        self.level = nn.Parameter(level[None, :, None].repeat(hp.n_keys, 1, hp.n_mels))
         self.register_buffer("loudest", torch.tensor(-15.0))
         self.loudness = nn.Parameter(torch.full((hp.n_keys, 1, hp.n_mels), 40.0))  # dB a decade of velocity
         self.slope = nn.Parameter(torch.zeros(hp.n_keys, 1, hp.n_mels))            # dB more at full velocity
@@ -221,7 +222,7 @@ class NoteDecoder(nn.Module):
         level = level + (self.loudness[key] * (torch.log10(velocity) + 0.22)[:, None, None]
                          + self.slope[key] * (velocity - 0.6)[:, None, None])
         level = level - self.release.clamp(min=0)[key][:, None] * (now - end[:, None]).clamp(min=0)[..., None]
-        level = level.masked_fill((since < start)[..., None], -140).clamp(max=40)
+        level = level.masked_fill((since < start)[..., None], self.silence)
         return torch.logsumexp(level / decibel, 0).T * decibel
 
 
@@ -317,6 +318,7 @@ class NoteAutoencoder(nn.Module):
         return cls("reviewer.played.scale.weight" in state, first=first, channels=len(state["encoder.time.0.weight"]),
                    narrow=len(state["encoder.squeeze.weight"]),
                    blocks=len({key.split(".")[2] for key in state if key.startswith("encoder.blocks.")}),
+                   layers=len({key.split(".")[2] for key in state if key.startswith("encoder.dilated.")}),
                    width=len(state["encoder.gather.weight"]))
 
     def forward(self, pitch, mel):

@@ -462,7 +462,7 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     text = (", ".join(dict.fromkeys(map(preset_text, (preset, *take_presets))))
             + (f", off by up to {detune:g} cents" if detune else "") + ", recorded" * recorded + ", voiced" * voiced
             + "\n")
-    rooms = Augmentation.rooms() if recorded else []
+    rooms = [*Augmentation.rooms(), *Augmentation.reverbs()] if recorded else []
     # before the note is looked for, which another shard writes first
     others = Util.modified(output_folder.glob("*.wav"))
     if others and not note.exists():

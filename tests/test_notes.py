@@ -42,7 +42,7 @@ def decoder():
     torch.manual_seed(0)
     decoder = NoteDecoder()
     with torch.no_grad():
-        decoder.level.add_(4 * torch.randn(decoder.level.shape) - decoder.knots.clamp(min=0)[None, :, None] / 20)
+        decoder.level.add_(4 * torch.randn(decoder.level.shape))
         decoder.loudness.add_(5 * torch.randn(decoder.loudness.shape))
         decoder.slope.add_(5 * torch.randn(decoder.slope.shape))
         decoder.release.add_(torch.rand(decoder.release.shape))
@@ -222,6 +222,31 @@ def test_the_reviewer_alone_is_trained_on_what_the_encoder_hears_as_it_is(takes)
     assert changed == {"reviewer"}
 
 
+def test_the_level_of_a_decoder_returns_to_the_targets(decoder):
+    """Of the level of a whole clip the loss of its spectrogram does not know; it must not drift away."""
+    torch.manual_seed(0)
+    network, batches = NoteAutoencoder(**small), []
+    for seed in range(120):
+        notes = torch.from_numpy(some_notes(60, 3.0, seed))
+        with torch.no_grad():
+            target = torch.from_numpy(to_level(decoder(notes, 0, 200).numpy(), -15.0))
+        batches.append({"notes": notes[None], "first": torch.tensor([0]), "target": target[None]})
+    network.decoder.load_state_dict(decoder.state_dict())
+    with torch.no_grad():
+        network.decoder.level.sub_(50)
+    trainer = AEMain.NoteTrainer(network, 2e-3, torch.device("cpu"), ("decoder",))
+
+    def off(batch):
+        with torch.no_grad():
+            output = trainer.decode(batch["notes"][0], 0, 200) / hp.top_db + 1
+        return hp.top_db * (batch["target"][0] - output)[batch["target"][0] > 0.25].median().item()
+
+    before = np.mean([off(batch) for batch in batches[::10]])
+    losses = list(trainer.train_epoch(batches, np.linspace(1, 0, len(batches))))
+    after = np.mean([off(batch) for batch in batches[::10]])
+    assert abs(before) > 40 and abs(after) < 3 and max(losses) < 0.03
+
+
 # the reviewer
 
 def with_ghosts(seed, frames=600):
@@ -302,7 +327,6 @@ def test_a_note_goes_on_where_it_only_seemed_to_be_struck_again():
 
 
 def test_ends_are_corrected_within_the_note_and_the_next(monkeypatch):
-    monkeypatch.setattr(hp, "later_share", 1.0)
     monkeypatch.setattr(hp, "farthest", 300)
     heard = note_labels(np.array([(0.5, 1.0, 60, 90), (1.5, 2.0, 60, 90), (1.0, 2.0, 64, 90)], np.float32), 0, 400)
     for late, ends in (20, (1.0 + 20 / rate, 2.0 + 20 / rate, 2.0 + 20 / rate)), (300, (1.5, 400 / rate, 400 / rate)), (
@@ -687,6 +711,16 @@ def test_rooms_begin_with_the_direct_sound_and_are_by_their_seed():
         assert abs(DatasetCreator.offset(*map(DatasetCreator.spectrogram, (audio, wet)))) <= 1
 
 
+def test_reverbs_add_to_the_direct_sound_and_are_by_their_seed():
+    responses, (again, *_), (other, *_) = (Augmentation.reverbs.__wrapped__(8, seed) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(responses[0], again)
+    assert not np.array_equal(responses[0][:2000], other[:2000])
+    for response in responses:
+        assert np.linalg.norm(response) == pytest.approx(1, rel=1e-3) and response[0] == response.max() > 0.5
+        halves = np.array_split(response[1:], 2)
+        assert np.linalg.norm(halves[0]) > np.linalg.norm(halves[1]) > 0
+
+
 # training
 
 brief = ["--epochs", "2", "--batch-size", "2", "--crop-frames", "64", "--device", "cpu"]
@@ -756,7 +790,7 @@ def test_a_training_of_notes_goes_on_as_if_it_had_not_been_stopped(takes, narrow
 @pytest.mark.parametrize("half", (False, True), ids=("single", "half precision"))
 def test_form_and_weights_come_back(tmp_path, model, half):
     torch.manual_seed(3)
-    network = NoteAutoencoder(**{**small, "blocks": 2, "narrow": 3})
+    network = NoteAutoencoder(**{**small, "blocks": 2, "narrow": 3, "layers": 5})
     network.decoder = model.network.decoder
     saved = {key: value.half() if half and value.is_floating_point() else value
              for key, value in network.state_dict().items()}
