@@ -287,7 +287,7 @@ def pick_notes(heard, reviewer=None, onset_threshold=hp.onset_threshold, soundin
     again = struck_again(key, begin, np.float32(len(onset)))
     end = seeming_ends(sounding, frame, key, again, ending_threshold)
     if reviewer:
-        late = reviewer.lateness(heard, frame, key, end, again).clip(-hp.farthest, hp.farthest)
+        late = reviewer.lateness(heard, frame, key, end, again).clip(-hp.farthest, hp.farthest) - hp.end_lag
         end = np.minimum(np.maximum(end + late, begin + hp.shortest), again)
     seconds = np.stack([begin, end]) * (hp.hop_length / hp.sample_rate)
     notes = np.stack([*seconds, key + hp.lowest_key, np.maximum(127 * velocity[frame, key], 1)], 1)
@@ -299,7 +299,8 @@ def weigh(notes, pitch):
 
     The encoder says how hard a recording is played, with an error that differs from note to note; how much louder one
     note is than another can be measured. What is left of the encoder's velocities without the measured levels is taken
-    for a smooth curve over the keys, that of piano and microphones; curve and levels make most of the new velocities.
+    for a smooth curve over the keys, that of piano and microphones; curve and levels make half of the new velocities.
+    These are spread a little, as what is learnt with errors is drawn to the middle.
 
     Parameters
     ----------
@@ -330,5 +331,6 @@ def weigh(notes, pitch):
     curve = np.stack([np.ones_like(key), key, key ** 2, key ** 3], 1)
     fitted = curve @ np.linalg.lstsq(curve, heard - measured, rcond=None)[0] + measured
     weighed = notes.copy()
-    weighed[:, 3] = np.exp(heard + hp.velocity_share * (fitted - heard)).clip(1, 127)
+    between = heard + hp.velocity_share * (fitted - heard)
+    weighed[:, 3] = np.exp(between.mean() + hp.velocity_spread * (between - between.mean())).clip(1, 127)
     return weighed

@@ -323,13 +323,14 @@ def test_a_note_goes_on_where_it_only_seemed_to_be_struck_again():
     reviewer = types.SimpleNamespace(played=lambda heard, frame, key: np.array(frame < rate, float),
                                      lateness=lambda *note: np.zeros(1))
     first, = pick_notes(heard, reviewer)
-    np.testing.assert_allclose(first[:2], (0.5, 2.5), atol=1.01 / rate)
+    np.testing.assert_allclose(first[:2], (0.5, 2.5 - hp.end_lag / rate), atol=1.01 / rate)
 
 
 def test_ends_are_corrected_within_the_note_and_the_next(monkeypatch):
     monkeypatch.setattr(hp, "farthest", 300)
     heard = note_labels(np.array([(0.5, 1.0, 60, 90), (1.5, 2.0, 60, 90), (1.0, 2.0, 64, 90)], np.float32), 0, 400)
-    for late, ends in (20, (1.0 + 20 / rate, 2.0 + 20 / rate, 2.0 + 20 / rate)), (300, (1.5, 400 / rate, 400 / rate)), (
+    later = (20 - hp.end_lag) / rate
+    for late, ends in (20, (1.0 + later, 2.0 + later, 2.0 + later)), (300, (1.5, 400 / rate, 400 / rate)), (
             -300, (0.5 + hp.shortest / rate, 1.5 + hp.shortest / rate, 1.0 + hp.shortest / rate)):
         reviewer = types.SimpleNamespace(played=lambda heard, frame, key: np.ones(len(frame)),
                                          lateness=lambda heard, frame, *note: np.full(len(frame), late))
