@@ -372,7 +372,7 @@ def exercise(rng, limit_s=hp.limit_s):
         for _ in range(rng.choice((1, 1, 1, 2, 3, 4))):
             key = round(rng.gauss(centre, 9))
             if free.get(key, limit_s) < now:
-                length = math.exp(rng.uniform(-3, 1.2))
+                length = math.exp(rng.uniform(-3, 2.4))
                 free[key] = now + length + 0.02
                 struck = now + rng.uniform(0, 0.02)
                 events += [(struck, 2, mido.Message("note_on", note=key, velocity=rng.randint(8, 127))),
