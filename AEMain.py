@@ -39,6 +39,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
     def train_epoch(self, batches, factors):
         """As `Training.Trainer.train_epoch`. The level of a whole clip, of which the decoder's loss does not know, would
         drift, and leave behind what is seldom heard: all of it is moved back to where the targets are."""
+        self.off = []  # of a validation
         for loss in super().train_epoch(batches, factors):
             off = Training.summed(torch.tensor([float(sum(self.off)), len(self.off)], device=self.device))
             if off[1]:
