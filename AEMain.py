@@ -12,8 +12,8 @@ import Hyperparameters as hp
 import Training
 import Util
 from AEDataset import AEDataset, NoteDataset, datasets
-from AEModel import NoteModel, autocast, beginnings, loudest_frame, seeming_ends, struck_again
-from Autoencoder import Autoencoder, NoteAutoencoder
+from AEModel import NoteModel, autocast, beginnings, load_weights, loudest_frame, noted, seeming_ends, struck_again
+from Autoencoder import Autoencoder, NoteAutoencoder, NoteDecoder
 
 
 class NoteTrainer(Training.Trainer, NoteModel):
@@ -152,6 +152,11 @@ class NoteTrainer(Training.Trainer, NoteModel):
         return clip["mel"], self.generate(clip["pitch"].numpy(), clip["mel"].numpy()), clip["target"]
 
 
+def target(note):
+    """Return the target instrument of what `AEModel.noted` returns."""
+    return note.get("pair", "").rpartition(" -> ")[2]
+
+
 def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
           learning_rate=hp.ae_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
           augmented=False, validation_source=None, start=None, network=None, part=None, channels=hp.ae_channels,
@@ -162,7 +167,7 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     `network` is "notes", for which each piece needs its notes, data/notes/<piece>.mid, or "report", the report's form,
     of which `channels` are the width; None is "notes" where there are notes. Of one of notes, `part` "encoder", with
     the reviewer, "reviewer" or "decoder" trains that alone: another target needs another decoder, another source
-    another encoder.
+    another encoder. A decoder for another target than that of `start` begins anew.
     `gradient_norm`, `bfloat16` and `average`: see `Training.Trainer`.
 
     Raises as `DatasetCreator.build`, `Training.start_from` and `Training.fit`.
@@ -189,6 +194,8 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     if start:
         Training.start_from(trainer.network, start)
     if network == "notes" and "decoder" in parts:
+        if start and target(noted(load_weights(start))) not in ("", target(DatasetCreator.trained_for(data))):
+            trainer.network.decoder.load_state_dict(NoteDecoder().state_dict())  # sooner learnt than relearnt
         trainer.network.decoder.loudest.fill_(float(np.mean(
             [loudest_frame(Util.to_db(target[:].numpy())) for target in training.targets])))
     settings = dict(

@@ -613,6 +613,21 @@ def test_notes_are_for_all_pieces_or_for_none(takes):
         AEMain.train(takes, network="notes")
 
 
+@pytest.mark.parametrize("pair, kept", (("a -> it", True), ("a -> another", False), (None, True)))
+def test_a_decoder_for_another_target_begins_anew(takes, model, tmp_path, monkeypatch, pair, kept):
+    target = DatasetCreator.trained_for(takes)["pair"].rpartition(" -> ")[2]
+    note = {"front_end": DatasetCreator.front_end(), **({"pair": pair.replace("it", target)} if pair else {})}
+    Training.save_tensors(tmp_path / "ae.torch", Training.snapshot(model.network, note))
+    monkeypatch.setattr(AEMain, "NoteAutoencoder", functools.partial(NoteAutoencoder, **small))
+    monkeypatch.setattr(AEMain.NoteTrainer, "train_epoch", lambda self, batches, factors: (0.0 for _ in batches))
+    AEMain.train(takes, part="decoder", start=tmp_path / "ae.torch", epochs=1, model="other")
+    trained = torch.load(takes / "models" / "other" / "ae.torch", weights_only=True)
+    expected = (model.network.decoder if kept else NoteDecoder()).state_dict()
+    for key, value in expected.items():
+        assert key == "loudest" or torch.equal(trained[f"decoder.{key}"].float(), value), key
+    assert torch.equal(trained["encoder.head.weight"].float(), model.network.encoder.head.weight)
+
+
 # as if recorded
 
 @pytest.mark.parametrize("seed", range(12))
