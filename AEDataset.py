@@ -153,6 +153,14 @@ def recoloured(pitch, mel, rng):
     return images
 
 
+def placed(notes, first):
+    """Return onsets and ends in frames from `first` on, keys from 0, and velocities of notes [shape=(n, 4)], without
+    those of keys that no piano has."""
+    notes = notes[(notes[:, 2] >= hp.lowest_key) & (notes[:, 2] < hp.lowest_key + hp.n_keys)]
+    onset, end = notes[:, :2].T.astype(float) * (hp.sample_rate / hp.hop_length) - first
+    return onset, end, notes[:, 2].astype(int) - hp.lowest_key, notes[:, 3]
+
+
 def note_labels(notes, first, frames):
     """What a `NoteEncoder` is to say [shape=(3, frames, n_keys), float32] of notes [shape=(n, 4)] from a frame on.
 
@@ -160,9 +168,7 @@ def note_labels(notes, first, frames):
     frames is between their values (Kong et al. 2021); sounding: 1 until its end; velocity, of 127, where the onset is
     not 0.
     """
-    key = notes[:, 2].astype(int) - hp.lowest_key
-    notes, key = notes[(key >= 0) & (key < hp.n_keys)], key[(key >= 0) & (key < hp.n_keys)]
-    onset, end = notes[:, :2].T.astype(float) * (hp.sample_rate / hp.hop_length) - first
+    onset, end, key, velocity = placed(notes, first)
     labels = np.zeros((3, frames, hp.n_keys), np.float32)
     changes = np.zeros((frames + 1, hp.n_keys), int)  # how many notes begin less how many end
     for times, change in ((onset, 1), (np.maximum(end, onset + 2), -1)):
@@ -174,7 +180,7 @@ def note_labels(notes, first, frames):
     order = np.argsort(likely[note, place], kind="stable")  # of two notes of one key the nearer is written last
     note, place = note[order], place[order]
     where = near[note, place].astype(int), key[note]
-    labels[0][where], labels[2][where] = likely[note, place], notes[note, 3] / 127
+    labels[0][where], labels[2][where] = likely[note, place], velocity[note] / 127
     return labels
 
 

@@ -11,7 +11,7 @@ import DatasetCreator
 import Hyperparameters as hp
 import Training
 import Util
-from AEDataset import AEDataset, NoteDataset, datasets
+from AEDataset import AEDataset, NoteDataset, datasets, placed
 from AEModel import NoteModel, autocast, beginnings, load_weights, loudest_frame, noted, seeming_ends, struck_again
 from Autoencoder import Autoencoder, NoteAutoencoder, NoteDecoder
 
@@ -104,11 +104,10 @@ class NoteTrainer(Training.Trainer, NoteModel):
         for i, (clip, notes, first) in enumerate(zip(heard.cpu().numpy(), batch["notes"].cpu().numpy(),
                                                      batch["first"].tolist())):
             found.append(((i, 0, 0, 0, length, 0), (i, 0, hp.n_keys - 1, 0, length, 0)))
-            key = notes[:, 2].astype(int) - hp.lowest_key
-            notes, key = notes[(key >= 0) & (key < hp.n_keys)], key[(key >= 0) & (key < hp.n_keys)]
-            order = np.lexsort((notes[:, 0], key))
-            begin, end = notes[order, :2].T * (hp.sample_rate / hp.hop_length) - first
-            key, frame = key[order], np.rint(begin).astype(int)
+            begin, end, key, _ = placed(notes, first)
+            order = np.lexsort((begin, key))
+            begin, end, key = begin[order], end[order], key[order]
+            frame = np.rint(begin).astype(int)
             again = struck_again(key, begin, length)
             inside = (frame < length - 3) & (again > 3)
             frame, key, begin, end, again = (part[inside] for part in (frame, key, begin, end, again))
