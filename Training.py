@@ -282,7 +282,7 @@ def load_checkpoint(path, settings, model):
         if not saved.get("memory"):  # layers that the U-Net once could have; none is what it has now
             saved.pop("memory", None)
         for name, then in (("gradient_norm", hp.gradient_norm), ("bfloat16", hp.bfloat16), ("average", 0),
-                           ("autoencoder", settings.get("autoencoder"))):
+                           ("held_out", False), ("autoencoder", settings.get("autoencoder"))):
             if name in settings:
                 saved.setdefault(name, then)
         differing = [name for name in {**settings, **saved} if settings.get(name) != saved.get(name)]

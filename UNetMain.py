@@ -35,13 +35,17 @@ class UNetTrainer(Training.Trainer):
 def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_batch_size,
           learning_rate=hp.unet_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
           augmented=False, validation_source=None, start=None, wf=hp.unet_wf, in_channels=hp.unet_in_channels,
-          residual=hp.unet_residual, batch_norm=hp.unet_batch_norm, loss=hp.unet_loss, gradient_norm=hp.gradient_norm,
-          bfloat16=hp.bfloat16, average=0, device="auto", overwrite=False, tensorboard=False):
+          residual=hp.unet_residual, batch_norm=hp.unet_batch_norm, loss=hp.unet_loss, held_out=False,
+          gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16, average=0, device="auto", overwrite=False,
+          tensorboard=False):
     """Train data/models/<model>/unet.torch, from the weights in `start` if there are any; `UNet` says what its form is.
 
     One channel in and nothing augmented is the report's form, on the stored outputs of the autoencoder
     data/models/<model>/ae.torch; so it is behind an autoencoder of notes, which are heard in whole clips. Else the
-    autoencoder runs on each batch. `gradient_norm`, `bfloat16` and `average`: see `Training.Trainer`.
+    autoencoder runs on each batch. With `held_out` the pieces, those for validation too, are those that a training of
+    the autoencoder with this seed has not seen: of the others it hears the notes too well, so that there is less to
+    mend than in a recording (Wolpert 1992, "Stacked generalization"). `gradient_norm`, `bfloat16` and `average`: see
+    `Training.Trainer`.
 
     Raises as `Training.start_from` and `Training.fit`, FileNotFoundError if the autoencoder's weights are missing, and
     ValueError if they are for another pair of instruments than those below `data`.
@@ -49,6 +53,8 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
     device, folder = Util.choose_device(device), Path(data) / "models" / model
     ae, trained_for = folder / "ae.torch", DatasetCreator.trained_for(data)
     names = Training.first_alone(lambda: DatasetCreator.build(data))
+    if held_out:
+        names = Util.split(names, seed)[1]
     autoencoder = Model.load(Autoencoder, ae, device)
     if autoencoder.pair not in (None, trained_for["pair"]):
         raise ValueError(f"{ae} was trained for {autoencoder.pair}, and {data} holds {trained_for['pair']}; "
@@ -70,7 +76,8 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
     settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
         seed=seed, augmented=augmented, validation_source=validation_source, start=start and str(start), wf=wf,
-        in_channels=in_channels, residual=residual, batch_norm=batch_norm, loss=loss, **how, pieces=names,
+        in_channels=in_channels, residual=residual, batch_norm=batch_norm, loss=loss, held_out=held_out, **how,
+        pieces=names,
         trained_for=trained_for, autoencoder=digest(autoencoder.network.state_dict()))
     Training.fit(trainer, training, validation, folder / "unet.torch", settings, f"{loss.upper()} loss", overwrite,
                  tensorboard)
@@ -86,6 +93,8 @@ def main(arguments=None):
     parser.add_argument("--batch-norm", action=argparse.BooleanOptionalAction, default=hp.unet_batch_norm,
                         help="with batch normalisation or without")
     parser.add_argument("--loss", choices=("mse", "l1"), default=hp.unet_loss, help="of the spectrograms")
+    parser.add_argument("--held-out", action="store_true",
+                        help="train on the pieces that the autoencoder was not trained on, with the same --seed")
     options = Util.training_options(parser, arguments, hp.unet_report)
     del options.report
     train(**vars(options))

@@ -93,6 +93,15 @@ def test_the_same_seed_gives_the_same_weights_and_losses(train):
     assert losses(first)["training"] != losses(other)["training"]
 
 
+def test_a_unet_is_trained_on_what_its_autoencoder_was_not(data):
+    train_ae(data, epochs=1, seed=3)
+    held_out = Util.split(losses(data / "models" / "own" / "ae.torch")["settings"]["pieces"], 3)[1]
+    UNetMain.train(**{**brief, "data": data, "wf": 3, "epochs": 1, "seed": 3, "held_out": True})
+    recorded = losses(data / "models" / "own" / "unet.torch")
+    assert recorded["settings"]["pieces"] == held_out
+    assert sorted({*recorded["training_pieces"], *recorded["validation_pieces"]}) == held_out
+
+
 def test_what_a_training_leaves(train):
     weights = train()
     stem = weights.stem
