@@ -18,11 +18,13 @@ class UNetDataset(AEDataset):
     """As `AEDataset`, with data/ae_output/<piece>.npy, which `write_outputs` leaves, in place of the piano, and with
     data/ae_output/piano_2/<piece>.npy in place of piano_2, and so on; nothing is augmented.
 
-    An item's source is [shape=(in_channels, n_mels, t)]: with two channels the piano comes after it.
+    An item's source is [shape=(in_channels, n_mels, t)]: with two channels the piano comes after it. With `own_level`,
+    behind an autoencoder of notes, the target is as loud as the output, whose level is all that is known when a
+    recording is played; otherwise the output has learnt the target's.
     """
 
-    def __init__(self, names, data=hp.data, sources=("piano",), augmented=False, in_channels=1):
-        self.in_channels = in_channels
+    def __init__(self, names, data=hp.data, sources=("piano",), augmented=False, in_channels=1, own_level=False):
+        self.in_channels, self.own_level, self.gains = in_channels, own_level, {}
         super().__init__(names, data, sources)
 
     def load(self, name, data, sources):
@@ -36,7 +38,16 @@ class UNetDataset(AEDataset):
         clip = self.sources[piece][first:first + self.in_channels]
         images = (image[:, start:start + frames].float() for image in (*clip, self.targets[piece]))
         *source, target = (torch.nn.functional.pad(image, (0, frames - image.shape[1])) for image in images)
+        if self.own_level:
+            target = torch.from_numpy(amplified(target.numpy(), self.gain(piece, first)))
         return torch.stack(source), target[None]
+
+    def gain(self, piece, first):
+        """By how many dB an output is louder than its target, of the whole piece; kept, as it has to be read for it."""
+        if (piece, first) not in self.gains:
+            images = (image[:].numpy() for image in (self.targets[piece], self.sources[piece][first]))
+            self.gains[piece, first] = gain(*images)
+        return self.gains[piece, first]
 
 
 def output_path(name, source, data):
@@ -48,14 +59,16 @@ def write_outputs(weights, names, data=hp.data, device="cpu", sources=("piano",)
     """Write what the autoencoder with these weights makes of every piece on every piano of `sources`: see
     `output_path`.
 
-    data/ae_output/weights.txt says whose they are, with the `digest` of the weights, and whether in single precision,
-    as for `bfloat16` False. What has been written before, by the same, is kept. Raises as `Model.load`.
+    data/ae_output/weights.txt says whose they are, with the `digest` of the weights, whether in single precision, as for
+    `bfloat16` False, and whether at a level of their own, as what notes give is. What has been written before, by the
+    same, is kept. Raises as `Model.load`.
     """
     model = Model.load(Autoencoder, weights, Util.choose_device(device))
     model.bfloat16 = bfloat16
     note = Path(data) / "ae_output" / "weights.txt"
     text = " ".join([Path(os.path.relpath(weights, data)).as_posix(), digest(model.network.state_dict()),
-                     *["in single precision"] * (not bfloat16)]) + "\n"
+                     *["in single precision"] * (not bfloat16),
+                     *["at a level of their own"] * isinstance(model, NoteModel)]) + "\n"
     if not note.exists() or Util.read_text(note) != text:
         for path in note.parent.rglob("*.npy"):
             path.unlink()
@@ -64,21 +77,31 @@ def write_outputs(weights, names, data=hp.data, device="cpu", sources=("piano",)
     stale = [(name, source) for source in sources for name in names if not Util.newer(
         output_path(name, source, data), weights, stored / name / f"{source}.npy")]
     for name, source in tqdm(stale, desc="ae_output", unit="piece", disable=not stale):
-        piano, target = (map_spectrogram(stored / name / f"{side}.npy").float().numpy() for side in (source, "synth"))
+        piano = map_spectrogram(stored / name / f"{source}.npy").float().numpy()
         if isinstance(model, NoteModel):
             path = stored / name / f"{source}_pitch.npy"
             if path.exists():
                 pitch = map_spectrogram(path).float().numpy()
             else:  # `DatasetCreator.build` makes it only where there are notes
                 pitch = DatasetCreator.pitch_beside(DatasetCreator.pairs(data, source)[name][0], piano.shape[1])
-            output = as_loud(model.generate(pitch, piano), target)
+            output = model.generate(pitch, piano)
         else:
             output = model.generate(piano)
         Util.save_array(output_path(name, source, data), output.astype(np.float16))
 
 
+def gain(output, target):
+    """By how many dB a spectrogram in [0, 1] is softer than another, in the mean power of all."""
+    powers = [np.mean(10 ** (Util.to_db(image) / 10)) for image in (output, target)]
+    return 10 * np.log10(powers[1] / powers[0])
+
+
+def amplified(image, decibels):
+    """Return a spectrogram in [0, 1] that is louder, its silence as it is."""
+    return np.where(image > 0, Util.to_unit(Util.to_db(image) + decibels), 0).astype(np.float32)
+
+
 def as_loud(output, target):
     """Bring a spectrogram in [0, 1] to the mean power of another: what notes give has a level of its own, and that of
     the audio is set at the very end."""
-    powers = [np.mean(10 ** (Util.to_db(image) / 10)) for image in (output, target)]
-    return np.where(output > 0, Util.to_unit(Util.to_db(output) + 10 * np.log10(powers[1] / powers[0])), 0)
+    return amplified(output, gain(output, target))

@@ -67,7 +67,7 @@ def train(data=hp.data, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_b
     how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16, average=average)
     if isinstance(autoencoder, NoteModel) or in_channels == 1 and not augmented:
         Training.first_alone(lambda: write_outputs(ae, names, data, device, DatasetCreator.sources(data), bfloat16))
-        kind = functools.partial(UNetDataset, in_channels=in_channels)
+        kind = functools.partial(UNetDataset, in_channels=in_channels, own_level=isinstance(autoencoder, NoteModel))
         training, validation = datasets(names, data, seed, False, validation_source, kind)
         trainer = Training.Trainer(unet, losses[loss], learning_rate, device, **how)
     else:

@@ -28,6 +28,7 @@ from AEDataset import NoteDataset, note_labels
 from AEModel import Model, NoteModel, beginnings, pick_notes, to_level, weigh
 from Autoencoder import Autoencoder, NoteAutoencoder, NoteDecoder, NoteEncoder, NoteReviewer, mel_bands, pitch_bands
 from UNet import UNet
+from UNetDataset import UNetDataset, gain, write_outputs
 
 rate = hp.sample_rate / hp.hop_length  # frames a second
 small = dict(first=6, channels=6, blocks=1, narrow=2, width=12)
@@ -773,6 +774,27 @@ def test_both_trainings_and_playing_one_after_the_other(takes, narrow, tmp_path,
     assert played.size == recording.size and np.isfinite(played).all()
     assert (tmp_path / "one_epiano.png").exists()
     assert "next: python UNetMain.py" in capsys.readouterr().out
+
+
+def test_a_unet_is_trained_on_what_it_sees_when_a_recording_is_played(takes, model, tmp_path):
+    """The level of what notes give is their own; that of the target is not known then."""
+    names = DatasetCreator.build(takes)
+    with torch.no_grad():
+        model.network.encoder.head.bias.zero_()  # so that it hears notes
+    Training.save_tensors(tmp_path / "ae.torch", Training.snapshot(model.network, {}))
+    write_outputs(tmp_path / "ae.torch", names, takes)
+    dataset = UNetDataset(names, takes, in_channels=2, own_level=True)
+    for i, name in enumerate(names):
+        (output, piano), target = ([image.numpy() for image in part] for part in dataset[i])
+        pitch = np.load(takes / "generated" / name / "piano_pitch.npy").astype(np.float32)
+        np.testing.assert_allclose(output, model.generate(pitch, piano), atol=1e-3)
+        stored = np.load(takes / "generated" / name / "synth.npy").astype(np.float32)
+        inside = (target[0] > 0.02) & (target[0] < 0.98) & (stored > 0)
+        louder = (target[0] - stored)[inside]
+        assert inside.sum() > 1000 and np.ptp(louder) < 1e-3  # all of it by the same
+        assert gain(stored, output) == pytest.approx(hp.top_db * louder.mean(), abs=0.1)
+        crop = dataset[i, 40, 64, 3][1][0].numpy()
+        np.testing.assert_allclose(crop, target[0][:, 40:104], atol=1e-6)
 
 
 def test_the_report_is_trained_on_the_same_data(takes):
