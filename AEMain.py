@@ -26,7 +26,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
 
     def __init__(self, network, learning_rate, device, parts=("encoder", "reviewer", "decoder"), **how):
         super().__init__(network, None, learning_rate, device, **how)
-        self.parts, self.off = parts, []  # by how many dB the levels of the last clips were too low
+        self.parts = parts
         # No momentum and a short memory for the decoder's: a key that is rarely played is moved when it is played only,
         # and no further than others.
         rare = dict(scale=hp.decoder_rate, betas=(0.0, 0.9))
@@ -35,18 +35,6 @@ class NoteTrainer(Training.Trainer, NoteModel):
             *levels, release = network.decoder.parameters()
             groups += [{"params": levels, **rare}, {"params": [release], **rare, "scale": hp.release_rate}]
         self.optimiser = torch.optim.Adam(groups, learning_rate)
-
-    def train_epoch(self, batches, factors):
-        """As `Training.Trainer.train_epoch`. The level of a whole clip, of which the decoder's loss does not know, would
-        drift, and leave behind what is seldom heard: all of it is moved back to where the targets are."""
-        self.off = []  # of a validation
-        for loss in super().train_epoch(batches, factors):
-            off = Training.summed(torch.tensor([float(sum(self.off)), len(self.off)], device=self.device))
-            if off[1]:
-                with torch.no_grad():
-                    self.network.decoder.level.add_(hp.level_share * off[0] / off[1])
-            self.off = []
-            yield loss
 
     def loss_of(self, batch):
         batch = {name: value.to(self.device) for name, value in batch.items()}
@@ -123,15 +111,14 @@ class NoteTrainer(Training.Trainer, NoteModel):
 
     def distance(self, notes, first, target):
         """L1 distance of what the decoder makes of true notes from the target, of `hp.top_db`, at the level that
-        fits."""
+        fits, and a little of how far it is off: levels would drift, and leave behind what is seldom heard."""
         output = self.decode(notes, first, target.shape[1]) / hp.top_db + 1
-        loud = target > 0.25
+        loud, off = target > 0.25, 0
         if loud.any():
-            off = (target - output.detach())[loud].median()
-            output = output + off
-            self.off.append(hp.top_db * off)
-        within = output.clamp(0, 1)
-        return (within + 0.01 * (output - within) - target).abs().mean()  # what is too soft to hear still has a slope
+            differences = (target - output)[loud]
+            output, off = output + differences.detach().median(), differences.mean().abs()
+        within = output.clamp(0, 1)  # what is too soft to hear still has a slope
+        return (within + 0.01 * (output - within) - target).abs().mean() + hp.level_share * off
 
     @torch.inference_mode()
     def validate(self, dataset):

@@ -188,7 +188,7 @@ class NoteDecoder(nn.Module):
             [float(first), float(last)]).log10(), n)
         knots = torch.cat([dense(-4, 16), dense(16, 64, 2), dense(64, 160, 4), geometric(160, 1000, 16)]).float()
         self.register_buffer("knots", knots, persistent=False)  # frames since the onset; the last is 11.6 s later
-        level = -40 - knots.clamp(min=0) / 20  # where a key is seldom heard so late, it is left at that
+        level = -40 - knots.clamp(min=0) / 10  # where a key is seldom heard so late, it is left at that
         level[knots < 0] = -95
         self.level = nn.Parameter(level[None, :, None].repeat(hp.n_keys, 1, hp.n_mels))
         self.register_buffer("loudest", torch.tensor(-15.0))
