@@ -54,7 +54,7 @@ ae_learning_rate = 2e-3
 ae_channels = (256, 512, 512)
 onset_frames = 2.5          # over which the label of an onset falls to nothing, on both sides
 candidate_threshold = 0.04  # how sure of an onset the encoder has to be for the reviewer to look at it
-played_threshold = 0.4      # how sure the reviewer then has to be
+played_threshold = 0.45     # how sure the reviewer then has to be
 reviewed_notes = 1024       # that it looks at at once
 onset_threshold = 0.2       # how sure of an onset the encoder has to be without a reviewer
 sounding_threshold = 0.3    # that the key sounds after it
@@ -88,6 +88,7 @@ unet_report = dict(wf=6, in_channels=1, residual=False, batch_norm=False, loss="
 
 # mel spectrogram -> audio
 inversion = "kl"        # "report": librosa's NNLS and Griffin-Lim from random phase
+silent = 0.02           # of a network's output, up to which it counts as silence: 1.6 of 80 dB
 kl_iterations = 40
 kl_floor = 1e-4         # added to the starting spectrum, relative to each frame's maximum
 griffin_lim_iterations = 32

@@ -277,7 +277,7 @@ def resynthesise(audio, models, inversion=hp.inversion, notes=None):
             stages.append(played[:, before:after].astype(np.float32))
         for model in models[len(stages) - 1:]:
             stages.append(model.generate(*stages[::-1]))
-        mel = DatasetCreator.mel_from_log(stages[-1])
+        mel = DatasetCreator.mel_from_log(np.where(stages[-1] > hp.silent, stages[-1], 0))
         start, end = max(first - half, 0) * hp.hop_length, min(last + half, frames) * hp.hop_length
         if len(channels) > 1:
             guides = [spectrum(channel, before, after) for channel in channels]

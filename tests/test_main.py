@@ -125,6 +125,18 @@ def test_there_is_no_seam_between_chunks(unchunked, monkeypatch):
     assert error[border].mean() < error[~border].mean() + 0.1 and error.mean() < 0.3
 
 
+@pytest.mark.parametrize("trace, heard", ((0.9 * hp.silent, False), (1.1 * hp.silent, True)))
+def test_traces_of_what_a_network_left_are_silence(trace, heard):
+    class Traces(torch.nn.Module):
+        in_channels = 1
+
+        def forward(self, x):
+            return torch.full_like(x, trace)
+
+    output, [_, picture] = Main.resynthesise(notes(1), [Model(Traces())])
+    assert output.any() == heard and picture == pytest.approx(trace, rel=0.01)  # which is drawn as it is
+
+
 def test_models_load_once(networks, monkeypatch):
     reads, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda path, **options: reads.append(path) or load(path, **options))
