@@ -181,6 +181,7 @@ class NoteDecoder(nn.Module):
     """
 
     silence = -300.0  # dB of a frame without notes
+    slowest = 0.5     # dB a frame that a note falls at least once key and pedal are up, so that it does end
 
     def __init__(self):
         super().__init__()
@@ -206,8 +207,9 @@ class NoteDecoder(nn.Module):
         key = notes[:, 2].long() - hp.lowest_key
         start, last = self.knots[0], self.knots[-1]
         known = (key >= 0) & (key < hp.n_keys)
-        slowest = self.release.clamp(min=0).amin(1)[key.clamp(0, hp.n_keys - 1)]  # of the key's bands
-        heard = known & (onset + start < first + frames) & (end + inaudible / slowest > first)
+        release = self.release.clamp(min=self.slowest)
+        falling = release.amin(1)[key.clamp(0, hp.n_keys - 1)]  # of the key's bands the slowest
+        heard = known & (onset + start < first + frames) & (end + inaudible / falling > first)
         if not heard.any():
             return self.level.new_full((hp.n_mels, frames), self.silence)
         onset, end, key, velocity = onset[heard], end[heard], key[heard], (notes[heard, 3] / 127).clamp(0.02, 1)
@@ -221,7 +223,7 @@ class NoteDecoder(nn.Module):
         level = torch.lerp(before, after, share[..., None])
         level = level + (self.loudness[key] * (torch.log10(velocity) + 0.22)[:, None, None]
                          + self.slope[key] * (velocity - 0.6)[:, None, None])
-        level = level - self.release.clamp(min=0)[key][:, None] * (now - end[:, None]).clamp(min=0)[..., None]
+        level = level - release[key][:, None] * (now - end[:, None]).clamp(min=0)[..., None]
         level = level.masked_fill((since < start)[..., None], self.silence)
         return torch.logsumexp(level / decibel, 0).T * decibel
 

@@ -91,7 +91,7 @@ def direct_sum(decoder, notes, first, frames):
                 decibels = np.interp(since, knots, level[key, :, band])
                 decibels += loudness[key, 0, band] * (np.log10(velocity) + 0.22)
                 decibels += slope[key, 0, band] * (velocity - 0.6)
-                power[band, frame] += 10 ** ((decibels - max(release[key, band], 0) * over) / 10)
+                power[band, frame] += 10 ** ((decibels - max(release[key, band], decoder.slowest) * over) / 10)
     return 10 * np.log10(np.maximum(power, 1e-12))
 
 
@@ -133,6 +133,16 @@ def test_parts_of_a_piece_are_those_of_the_whole(model, monkeypatch):
 
 
 @torch.inference_mode()
+def test_a_note_ends_whatever_was_learnt(decoder):
+    """Else each frame of a long recording would be a sum over all notes before it."""
+    with torch.no_grad():
+        decoder.release[:] = -1
+    notes = torch.from_numpy(some_notes(60, 3.0))
+    last = notes[:, 1].max().item() * rate
+    assert (decoder(notes, int(last + 1 + 160 / decoder.slowest), 20) == NoteDecoder.silence).all()
+    assert (decoder(notes, int(last), 3) > NoteDecoder.silence).all()
+
+
 def test_an_onset_may_lie_between_two_frames(decoder):
     first, between, last = (decoder(torch.tensor([[(43 + share) / rate, 2, 60, 80]]), 43, 15) for share in (0, 0.5, 1))
     torch.testing.assert_close(first[:, :-1], last[:, 1:], atol=0.02, rtol=0)
