@@ -96,13 +96,13 @@ def direct_sum(decoder, notes, first, frames):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("first, frames", ((0, 20), (57, 9), (300, 3), (900, 3)))
+@pytest.mark.parametrize("first, frames", ((0, 20), (57, 9), (300, 3), (500, 3)))
 def test_the_decoder_is_a_direct_sum_of_powers(decoder, first, frames):
     notes = np.array([(0.0, 0.3, 60, 90), (0.113, 0.5, 60, 20), (0.15, 10.4, 21, 127), (0.2, 0.9, 108, 1),
                       (0.62, 0.7, 64, 64), (3.46, 3.6, 50, 80)], np.float32)
     ours = decoder(torch.from_numpy(notes), first, frames).numpy()
     direct = direct_sum(decoder, notes, first, frames)
-    loud = direct > -110
+    loud = direct > -115
     assert loud.mean() > 0.5
     np.testing.assert_allclose(ours[loud], direct[loud], atol=0.02)
     assert (ours[~loud] < -100).all()
