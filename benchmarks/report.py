@@ -2,7 +2,8 @@
 
 `python benchmarks/report.py TRAIN TEST --target JR_elepiano.sf2:0:0` takes 94 MIDI files of the folder TRAIN, trains
 the report's autoencoder for 600 epochs and its U-Net for 50 below data/report, and scores both on the pieces in TEST
-beside what the report's published sounds give. It takes hours; an interrupted run goes on, what is trained is kept.
+beside what the report's published sounds give; and draws its figures 1 and 5. It takes hours; an interrupted run goes
+on, what is trained is kept.
 """
 import argparse
 import json
@@ -33,6 +34,8 @@ left_out = "TimGM6mb.sf2", 0, 0
 several = [hp.piano_preset, ("FluidR3_GM.sf2", 0, 1), ("Salamander.sf2", 0, 0), ("MuseScore_General_Full.sf3", 0, 0)]
 published = {  # log-mel L1 of the report's own sound files, dB: mz_331_3, a training piece
     "unchanged": (11.05, 12.24), "autoencoder": (5.70, 4.38), "final": (5.95, 4.36), "ceiling": (2.25, 2.01)}
+figures = {"report_figure_1": ("ae", "The report's experiment: losses of the autoencoder"),
+           "report_figure_5": ("unet", "The report's experiment: losses of the U-Net")}
 ae_kept, unet_kept = (50, 100, 200, 400, 600), (5, 10, 20, 50)  # epochs whose weights are kept
 # What departs from the baseline, each alone, for as many epochs as the baseline is compared at.
 ae_brief, unet_brief = 100, 5
@@ -192,6 +195,9 @@ def main(arguments=None):
     tables = compared(training, test), overfitted(training, test), departed(test)
     Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + "\n\nTrained on "
                    + ", ".join(choose(options.train)) + ".\n")
+    for name, (network, title) in figures.items():
+        losses = json.loads(Util.read_text(weights("report", network).with_name(f"{network}_losses.json")))
+        Util.save_figure(options.output.with_name(f"{name}.png"), Util.plot_losses(losses, title))
     print(options.output)
 
 

@@ -151,6 +151,7 @@ def test_the_reports_experiment_writes_its_tables(midi, instruments, tmp_path, m
     assert not report.data.exists()
     report.main([str(tmp_path / "train"), str(tmp_path / "test"), "-o", str(tmp_path / "table.md")])
     text = (tmp_path / "table.md").read_text()
+    assert all((tmp_path / f"report_figure_{number}.png").read_bytes().startswith(b"\x89PNG") for number in (1, 5))
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.torch")}
     report.train_all()  # what is trained is kept
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.torch")}
