@@ -138,7 +138,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
         return clip["mel"], self.generate(clip["pitch"].numpy(), clip["mel"].numpy()), clip["target"]
 
 
-def target(note):
+def target_of(note):
     """Return the target instrument of what `AEModel.noted` returns."""
     return note.get("pair", "").rpartition(" -> ")[2]
 
@@ -180,7 +180,7 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     if start:
         Training.start_from(trainer.network, start)
     if network == "notes" and "decoder" in parts:
-        if start and target(noted(load_weights(start))) not in ("", target(DatasetCreator.trained_for(data))):
+        if start and target_of(noted(load_weights(start))) not in ("", target_of(DatasetCreator.trained_for(data))):
             trainer.network.decoder.load_state_dict(NoteDecoder().state_dict())  # sooner learnt than relearnt
         trainer.network.decoder.loudest.fill_(float(np.mean(
             [loudest_frame(Util.to_db(target[:].numpy())) for target in training.targets])))
