@@ -3,7 +3,7 @@
 `python benchmarks/report.py TRAIN TEST --target JR_elepiano.sf2:0:0` takes 94 MIDI files of the folder TRAIN, trains
 the report's autoencoder for 600 epochs and its U-Net for 50 below data/report, and scores both on the pieces in TEST
 beside what the report's published sounds give; and draws its figures 1 and 5. It takes hours; an interrupted run goes
-on, what is trained is kept.
+on, what is trained is kept, and `--so-far` makes tables and figures of it without training.
 """
 import argparse
 import json
@@ -36,7 +36,7 @@ published = {  # log-mel L1 of the report's own sound files, dB: mz_331_3, a tra
     "unchanged": (11.05, 12.24), "autoencoder": (5.70, 4.38), "final": (5.95, 4.36), "ceiling": (2.25, 2.01)}
 figures = {"report_figure_1": ("ae", "The report's experiment: losses of the autoencoder"),
            "report_figure_5": ("unet", "The report's experiment: losses of the U-Net")}
-ae_kept, unet_kept = (50, 100, 200, 400, 600), (5, 10, 20, 50)  # epochs whose weights are kept
+ae_kept, unet_kept = (50, 100, 200, 400, 600), (1, 2, 5, 10, 20, 50)  # epochs whose weights are kept
 # What departs from the baseline, each alone, for as many epochs as the baseline is compared at.
 ae_brief, unet_brief = 100, 5
 ae_departures = {"wider": dict(channels=hp.ae_channels), "augmented": dict(augmented=True), "pianos": {}}
@@ -93,6 +93,17 @@ def weights(model, network="ae", folder=None):
     return (folder or data) / "models" / model / f"{network}.torch"
 
 
+def unet_so_far():
+    """The baseline's U-Net, or, as long as it is not trained to the end, as it was after the last epoch kept.
+
+    Raises FileNotFoundError if there is none.
+    """
+    for path in weights("report", "unet"), *(weights("report", f"unet_{epoch}") for epoch in unet_kept[::-1]):
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"{path} is not there yet; leave --so-far out to train")
+
+
 def train_all():
     """Train the baseline, then what departs from it: the U-Nets behind the baseline's autoencoder."""
     train(AEMain, weights("report"), ae_kept, data=data, epochs=hp.ae_epochs, **hp.ae_report)
@@ -141,7 +152,7 @@ def row(*cells):
 
 def compared(training, test):
     """Lines of a table: the report's published sounds, and this run's."""
-    models = Main.load_models(weights("report"), weights("report", "unet"))
+    models = Main.load_models(weights("report"), unet_so_far())
     places = (data / "test", [unseen]), (data, training[:1]), (data / "test", test)
     here = [[errors(*place, models, inversion) for inversion in ("report", "kl")] for place in places]
     yield row("", *(f"{what}: {how}" for what in (unseen, "training piece") for how in
@@ -160,6 +171,8 @@ def overfitted(training, test):
         losses = json.loads(Util.read_text(weights("report", network).with_name(f"{network}_losses.json")))
         for epoch in epochs:
             kept = weights("report", f"{network}_{epoch}")
+            if not kept.exists():
+                continue
             paths = [kept] if network == "ae" else [weights("report"), kept]
             yield row({"ae": "autoencoder", "unet": "U-Net"}[network], epoch,
                       *(f"{losses[part][epoch - 1]:.5f}" for part in ("training", "validation")),
@@ -177,6 +190,8 @@ def departed(test):
                 [weights("report"), weights("report", f"unet_{unet_brief}")],
             **{said[name]: [weights(name), weights(name, "unet")] for name in unet_departures}}
     for name, paths in rows.items():
+        if not all(path.exists() for path in paths):
+            continue
         yield row(name, *(error(data / folder, test, *paths) for folder in ("test", "left_out")))
 
 
@@ -187,14 +202,17 @@ def main(arguments=None):
     parser.add_argument("--target", default=MIDI2Audio.preset_text(hp.synth_preset), metavar="FILE.sf2:BANK:PROGRAM",
                         help="the electric piano (default: %(default)s; the report's is JR_elepiano.sf2:0:0)")
     parser.add_argument("-o", "--output", type=Path, default=data / "report.md", help="default: data/report/report.md")
+    parser.add_argument("--so-far", action="store_true", help="train nothing; rows that are not trained are left out")
     options = parser.parse_args(arguments)
-    prepare(options.train, options.test, options.target)
-    train_all()
+    if not options.so_far:
+        prepare(options.train, options.test, options.target)
+        train_all()
+    unet = unet_so_far()
     training = json.loads(Util.read_text(weights("report").with_name("ae_losses.json")))["training_pieces"]
     test = sorted(Util.pieces(data / "MIDI_test", MIDI2Audio.midi_endings))
     tables = compared(training, test), overfitted(training, test), departed(test)
-    Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + "\n\nTrained on "
-                   + ", ".join(choose(options.train)) + ".\n")
+    Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + f"\n\nThe U-Net of the first table "
+                   f"is {unet.name}. Trained on {', '.join(choose(options.train))}.\n")
     for name, (network, title) in figures.items():
         losses = json.loads(Util.read_text(weights("report", network).with_name(f"{network}_losses.json")))
         Util.save_figure(options.output.with_name(f"{name}.png"), Util.plot_losses(losses, title))

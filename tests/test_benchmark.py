@@ -160,3 +160,15 @@ def test_the_reports_experiment_writes_its_tables(midi, instruments, tmp_path, m
     assert len(rows) == 2 + 4 + 2 + 4 + 2 + 8 and "nan" not in text
     assert [row[1] for row in rows[2:6]] == ["11.05", "5.70", "5.95", "2.25"]
     assert all(float(cell) > 0 for row in rows[2:6] + rows[8:12] + rows[14:] for cell in row[1:])
+
+    for model in "report", "l1":  # as if stopped between the epochs 1 and 2
+        (report.data / "models" / model / "unet.torch").unlink()
+    report.weights("report", "unet_2").unlink()
+    so_far = [str(tmp_path / "train"), str(tmp_path / "test"), "--so-far", "-o", str(tmp_path / "so_far.md")]
+    report.main(so_far)
+    fewer = (tmp_path / "so_far.md").read_text()
+    assert "The U-Net of the first table is unet.torch" in text and "unet_1.torch" in fewer
+    assert fewer.count("\n| U-Net |") == 1 and "| L1 in place of MSE |" in text and "| L1 in place of MSE |" not in fewer
+    report.weights("report", "unet_1").unlink()
+    with pytest.raises(FileNotFoundError, match="unet_1.torch is not there yet; leave --so-far out"):
+        report.main(so_far)
