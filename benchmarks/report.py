@@ -23,9 +23,11 @@ import MIDI2Audio
 import Training
 import UNetMain
 import Util
+from AEDataset import brief_split
 from AEModel import Model
 from Autoencoder import Autoencoder
 from UNet import UNet
+from UNetDataset import UNetDataset
 
 n_pieces = 94           # as many as the report has
 data = hp.data / "report"
@@ -94,14 +96,21 @@ def weights(model, network="ae", folder=None):
 
 
 def unet_so_far():
-    """The baseline's U-Net, or, as long as it is not trained to the end, as it was after the last epoch kept.
+    """Return where the baseline's U-Net lies, and after how many epochs it was taken: as long as it is not trained to
+    the end, that of the best epoch up to now, as in the end, out of its checkpoint.
 
-    Raises FileNotFoundError if there is none.
+    Raises FileNotFoundError if not one epoch has ended.
     """
-    for path in weights("report", "unet"), *(weights("report", f"unet_{epoch}") for epoch in unet_kept[::-1]):
-        if path.exists():
-            return path
-    raise FileNotFoundError(f"{path} is not there yet; leave --so-far out to train")
+    path = weights("report", "unet")
+    checkpoint = path.with_suffix(".checkpoint")
+    state = Training.load_tensors(checkpoint) if checkpoint.exists() else {"best": None}
+    if not path.exists() and not state["best"]:
+        raise FileNotFoundError(f"{path} is not there, nor has an epoch of its training ended; leave --so-far out")
+    if path.exists():
+        return path, hp.unet_epochs
+    so_far = path.with_name("unet_so_far.torch")
+    Training.save_tensors(so_far, state["best"])
+    return so_far, state["epoch"]
 
 
 def train_all():
@@ -150,9 +159,9 @@ def row(*cells):
     return "| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"
 
 
-def compared(training, test):
-    """Lines of a table: the report's published sounds, and this run's."""
-    models = Main.load_models(weights("report"), unet_so_far())
+def compared(training, test, unet):
+    """Lines of a table: the report's published sounds, and this run's, with the U-Net at the path `unet`."""
+    models = Main.load_models(weights("report"), unet)
     places = (data / "test", [unseen]), (data, training[:1]), (data / "test", test)
     here = [[errors(*place, models, inversion) for inversion in ("report", "kl")] for place in places]
     yield row("", *(f"{what}: {how}" for what in (unseen, "training piece") for how in
@@ -163,19 +172,28 @@ def compared(training, test):
                   *(figures[i] for figures in here[1] + here[2]))
 
 
+def untouched(names):
+    """Return the MSE of the autoencoder's outputs for the training and the validation pieces: the loss of a U-Net that
+    leaves them as they are."""
+    return [np.average([float(((source - target) ** 2).mean()) for source, target in clips],
+                       weights=[target.shape[-1] for _, target in clips])
+            for clips in (list(UNetDataset(part, data)) for part in brief_split(names, hp.seed))]
+
+
 def overfitted(training, test):
-    """Lines of a table: losses, and distances in the audio, by epoch."""
+    """Lines of a table: losses, and distances in the audio, by epoch; epoch 0 of the U-Net is without it."""
     yield row("", "epoch", "training loss", "validation loss", "training pieces, dB", "test pieces, dB")
     yield "|---" * 6 + "|"
-    for network, epochs in ("ae", ae_kept), ("unet", unet_kept):
+    for network, epochs in ("ae", ae_kept), ("unet", (0, *unet_kept)):
         losses = json.loads(Util.read_text(weights("report", network).with_name(f"{network}_losses.json")))
         for epoch in epochs:
             kept = weights("report", f"{network}_{epoch}")
-            if not kept.exists():
+            if epoch and not kept.exists():
                 continue
-            paths = [kept] if network == "ae" else [weights("report"), kept]
-            yield row({"ae": "autoencoder", "unet": "U-Net"}[network], epoch,
-                      *(f"{losses[part][epoch - 1]:.5f}" for part in ("training", "validation")),
+            paths = [kept] if network == "ae" else [weights("report"), kept][:1 + bool(epoch)]
+            both = [losses[part][epoch - 1] for part in ("training", "validation")] if epoch else untouched(
+                losses["settings"]["pieces"])
+            yield row({"ae": "autoencoder", "unet": "U-Net"}[network], epoch, *(f"{loss:.5f}" for loss in both),
                       error(data, training[:len(test)], *paths), error(data / "test", test, *paths))
 
 
@@ -207,12 +225,12 @@ def main(arguments=None):
     if not options.so_far:
         prepare(options.train, options.test, options.target)
         train_all()
-    unet = unet_so_far()
+    unet, epochs = unet_so_far()
     training = json.loads(Util.read_text(weights("report").with_name("ae_losses.json")))["training_pieces"]
     test = sorted(Util.pieces(data / "MIDI_test", MIDI2Audio.midi_endings))
-    tables = compared(training, test), overfitted(training, test), departed(test)
-    Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + f"\n\nThe U-Net of the first table "
-                   f"is {unet.name}. Trained on {', '.join(choose(options.train))}.\n")
+    tables = compared(training, test, unet), overfitted(training, test), departed(test)
+    Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + f"\n\nFinal: with the best of {epochs} "
+                   f"epochs of the U-Net, by validation. Trained on {', '.join(choose(options.train))}.\n")
     for name, (network, title) in figures.items():
         losses = json.loads(Util.read_text(weights("report", network).with_name(f"{network}_losses.json")))
         Util.save_figure(options.output.with_name(f"{name}.png"), Util.plot_losses(losses, title))

@@ -157,18 +157,20 @@ def test_the_reports_experiment_writes_its_tables(midi, instruments, tmp_path, m
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.torch")}
     assert sorted(report.choose(tmp_path / "train")) == ["0", "3", "6"]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + 4 + 2 + 4 + 2 + 8 and "nan" not in text
+    assert len(rows) == 2 + 4 + 2 + 5 + 2 + 8 and "nan" not in text
     assert [row[1] for row in rows[2:6]] == ["11.05", "5.70", "5.95", "2.25"]
-    assert all(float(cell) > 0 for row in rows[2:6] + rows[8:12] + rows[14:] for cell in row[1:])
+    figures = [row[1:] for row in rows[2:6] + rows[15:]] + [row[2:] for row in rows[8:13]]  # without the epoch
+    assert all(float(cell) > 0 for row in figures for cell in row)
 
-    for model in "report", "l1":  # as if stopped between the epochs 1 and 2
-        (report.data / "models" / model / "unet.torch").unlink()
-    report.weights("report", "unet_2").unlink()
+    last = report.weights("report", "unet")
+    report.Training.save_tensors(last.with_suffix(".checkpoint"), {  # as if stopped between the epochs 1 and 2
+        "epoch": 1, "best": report.Training.load_tensors(report.weights("report", "unet_1"))})
+    last.unlink(), report.weights("report", "unet_2").unlink(), report.weights("l1", "unet").unlink()
     so_far = [str(tmp_path / "train"), str(tmp_path / "test"), "--so-far", "-o", str(tmp_path / "so_far.md")]
     report.main(so_far)
     fewer = (tmp_path / "so_far.md").read_text()
-    assert "The U-Net of the first table is unet.torch" in text and "unet_1.torch" in fewer
-    assert fewer.count("\n| U-Net |") == 1 and "| L1 in place of MSE |" in text and "| L1 in place of MSE |" not in fewer
-    report.weights("report", "unet_1").unlink()
-    with pytest.raises(FileNotFoundError, match="unet_1.torch is not there yet; leave --so-far out"):
+    assert "Final: with the best of 2 epochs" in text and "Final: with the best of 1 epochs" in fewer
+    assert fewer.count("\n| U-Net |") == 2 and "| L1 in place of MSE |" in text and "| L1 in place of MSE |" not in fewer
+    last.with_suffix(".checkpoint").unlink()
+    with pytest.raises(FileNotFoundError, match="unet.torch is not there, nor has.*leave --so-far out"):
         report.main(so_far)
