@@ -97,17 +97,14 @@ def weights(model, network="ae", folder=None):
 
 def unet_so_far():
     """Return where the baseline's U-Net lies, and after how many epochs it was taken: as long as it is not trained to
-    the end, that of the best epoch up to now, as in the end, out of its checkpoint.
-
-    Raises FileNotFoundError if not one epoch has ended.
-    """
+    the end, that of the best epoch up to now, as in the end, out of its checkpoint; None, 0 if there is none."""
     path = weights("report", "unet")
-    checkpoint = path.with_suffix(".checkpoint")
-    state = Training.load_tensors(checkpoint) if checkpoint.exists() else {"best": None}
-    if not path.exists() and not state["best"]:
-        raise FileNotFoundError(f"{path} is not there, nor has an epoch of its training ended; leave --so-far out")
     if path.exists():
         return path, hp.unet_epochs
+    checkpoint = path.with_suffix(".checkpoint")
+    state = Training.load_tensors(checkpoint) if checkpoint.exists() else {"best": None}
+    if not state["best"]:
+        return None, 0
     so_far = path.with_name("unet_so_far.torch")
     Training.save_tensors(so_far, state["best"])
     return so_far, state["epoch"]
@@ -160,16 +157,16 @@ def row(*cells):
 
 
 def compared(training, test, unet):
-    """Lines of a table: the report's published sounds, and this run's, with the U-Net at the path `unet`."""
-    models = Main.load_models(weights("report"), unet)
+    """Lines of a table: the report's published sounds, and this run's, with the U-Net at the path `unet`, if any."""
+    models = [Model.load(kind, path) for kind, path in ((Autoencoder, weights("report")), (UNet, unet)) if path]
     places = (data / "test", [unseen]), (data, training[:1]), (data / "test", test)
     here = [[errors(*place, models, inversion) for inversion in ("report", "kl")] for place in places]
     yield row("", *(f"{what}: {how}" for what in (unseen, "training piece") for how in
                     ("published", "report's inversion", "ours")), "test pieces: report's inversion", "ours")
     yield "|---" * 9 + "|"
     for i, version in enumerate(Evaluation.versions):
-        yield row(version, published[version][0], *(figures[i] for figures in here[0]), published[version][1],
-                  *(figures[i] for figures in here[1] + here[2]))
+        cells = [["-" if version == "final" and not unet else figures[i] for figures in place] for place in here]
+        yield row(version, published[version][0], *cells[0], published[version][1], *cells[1], *cells[2])
 
 
 def untouched(names):
@@ -185,6 +182,8 @@ def overfitted(training, test):
     yield row("", "epoch", "training loss", "validation loss", "training pieces, dB", "test pieces, dB")
     yield "|---" * 6 + "|"
     for network, epochs in ("ae", ae_kept), ("unet", (0, *unet_kept)):
+        if network == "unet" and not unet_so_far()[0]:
+            continue
         losses = json.loads(Util.read_text(weights("report", network).with_name(f"{network}_losses.json")))
         for epoch in epochs:
             kept = weights("report", f"{network}_{epoch}")
@@ -226,12 +225,16 @@ def main(arguments=None):
         prepare(options.train, options.test, options.target)
         train_all()
     unet, epochs = unet_so_far()
+    if not weights("report").exists():
+        raise FileNotFoundError(f"{weights('report')} is not trained yet; leave --so-far out")
     training = json.loads(Util.read_text(weights("report").with_name("ae_losses.json")))["training_pieces"]
     test = sorted(Util.pieces(data / "MIDI_test", MIDI2Audio.midi_endings))
     tables = compared(training, test, unet), overfitted(training, test), departed(test)
-    Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + f"\n\nFinal: with the best of {epochs} "
-                   f"epochs of the U-Net, by validation. Trained on {', '.join(choose(options.train))}.\n")
+    Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + f"\n\nU-Net: the best of {epochs} "
+                   f"epochs, by validation. Trained on {', '.join(choose(options.train))}.\n")
     for name, (network, title) in figures.items():
+        if network == "unet" and not unet:
+            continue
         losses = json.loads(Util.read_text(weights("report", network).with_name(f"{network}_losses.json")))
         Util.save_figure(options.output.with_name(f"{name}.png"), Util.plot_losses(losses, title))
     print(options.output)
