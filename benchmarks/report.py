@@ -177,12 +177,12 @@ def untouched(names):
             for clips in (list(UNetDataset(part, data)) for part in brief_split(names, hp.seed))]
 
 
-def overfitted(training, test):
+def overfitted(training, test, unet):
     """Lines of a table: losses, and distances in the audio, by epoch; epoch 0 of the U-Net is without it."""
     yield row("", "epoch", "training loss", "validation loss", "training pieces, dB", "test pieces, dB")
     yield "|---" * 6 + "|"
     for network, epochs in ("ae", ae_kept), ("unet", (0, *unet_kept)):
-        if network == "unet" and not unet_so_far()[0]:
+        if network == "unet" and not unet:
             continue
         losses = json.loads(Util.read_text(weights("report", network).with_name(f"{network}_losses.json")))
         for epoch in epochs:
@@ -229,7 +229,7 @@ def main(arguments=None):
         raise FileNotFoundError(f"{weights('report')} is not trained yet; leave --so-far out")
     training = json.loads(Util.read_text(weights("report").with_name("ae_losses.json")))["training_pieces"]
     test = sorted(Util.pieces(data / "MIDI_test", MIDI2Audio.midi_endings))
-    tables = compared(training, test, unet), overfitted(training, test), departed(test)
+    tables = compared(training, test, unet), overfitted(training, test, unet), departed(test)
     Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + f"\n\nU-Net: the best of {epochs} "
                    f"epochs, by validation. Trained on {', '.join(choose(options.train))}.\n")
     for name, (network, title) in figures.items():
