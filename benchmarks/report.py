@@ -71,7 +71,8 @@ def prepare(train, test, target):
 
 
 def train(main, weights, kept=(), **settings):
-    """Train what is not trained yet, and keep the weights of some epochs beside the best, x_<epoch>.torch."""
+    """Train what is not trained yet, and keep the weights of some epochs, x_<epoch>.torch, and the best up to then,
+    x_best_<epoch>.torch."""
     if weights.exists() and not weights.with_suffix(".checkpoint").exists():
         return
     whole_report = Training.report
@@ -83,6 +84,7 @@ def train(main, weights, kept=(), **settings):
                     **{key: state["settings"][key] for key in ("autoencoder",) if key in state["settings"]}}
             Training.save_tensors(path.with_name(f"{path.stem}_{state['epoch']}.torch"),
                                   Training.snapshot(model.network, note))
+            Training.save_tensors(path.with_name(f"{path.stem}_best_{state['epoch']}.torch"), state["best"])
 
     Training.report = report
     try:
@@ -197,14 +199,15 @@ def overfitted(training, test, unet):
 
 
 def departed(test):
-    """Lines of a table: what each departure makes of the test pieces, on the piano and on one left out."""
+    """Lines of a table: what each departure makes of the test pieces, on the piano and on one left out; all with the
+    weights of the best of as many epochs, by validation."""
     yield row("", "test pieces, dB", "on a piano left out, dB")
     yield "|---" * 3 + "|"
-    rows = {f"the report's autoencoder, {ae_brief} epochs": [weights("report", f"ae_{ae_brief}")],
+    rows = {f"the report's autoencoder, {ae_brief} epochs": [weights("report", f"ae_best_{ae_brief}")],
             **{said[name]: [weights(name, folder=data.with_name("report_pianos") if name == "pianos" else data)]
                for name in ae_departures},
             f"the report's U-Net behind its autoencoder of {hp.ae_epochs} epochs, {unet_brief} epochs":
-                [weights("report"), weights("report", f"unet_{unet_brief}")],
+                [weights("report"), weights("report", f"unet_best_{unet_brief}")],
             **{said[name]: [weights(name), weights(name, "unet")] for name in unet_departures}}
     for name, paths in rows.items():
         if not all(path.exists() for path in paths):

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import Hyperparameters as hp
 import Main
@@ -163,6 +164,8 @@ def test_the_reports_experiment_writes_its_tables(midi, instruments, tmp_path, m
     assert all(float(cell) > 0 for row in figures for cell in row)
 
     last = report.weights("report", "unet")
+    best, kept = (report.Training.load_tensors(path) for path in (last, report.weights("report", "unet_best_2")))
+    assert best.keys() == kept.keys() and all(torch.equal(best[name], kept[name]) for name in best)
     report.Training.save_tensors(last.with_suffix(".checkpoint"), {  # as if stopped between the epochs 1 and 2
         "epoch": 1, "best": report.Training.load_tensors(report.weights("report", "unet_1"))})
     last.unlink(), report.weights("report", "unet_2").unlink(), report.weights("l1", "unet").unlink()
