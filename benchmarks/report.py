@@ -39,8 +39,9 @@ published = {  # log-mel L1 of the report's own sound files, dB: mz_331_3, a tra
 figures = {"report_figure_1": ("ae", "The report's experiment: losses of the autoencoder"),
            "report_figure_5": ("unet", "The report's experiment: losses of the U-Net")}
 ae_kept, unet_kept = (50, 100, 200, 400, 600), (1, 2, 5, 10, 20, 50)  # epochs whose weights are kept
-# What departs from the baseline, each alone, for as many epochs as the baseline is compared at.
-ae_brief, unet_brief = 100, 5
+# What departs from the baseline, each alone, is trained to the last of these epochs, and compared after each of them:
+# at a constant rate a network is better after one epoch, worse after the next.
+ae_brief, unet_brief = (60, 70, 80, 90, 100), (3, 4, 5)
 ae_departures = {"wider": dict(channels=hp.ae_channels), "augmented": dict(augmented=True), "pianos": {}}
 unet_departures = {"two_inputs": dict(in_channels=2), "l1": dict(loss="l1"), "batch_norm": dict(batch_norm=True)}
 said = {"wider": "channels 256 512 512", "augmented": "augmented", "pianos": "four pianos in place of one",
@@ -71,8 +72,7 @@ def prepare(train, test, target):
 
 
 def train(main, weights, kept=(), **settings):
-    """Train what is not trained yet, and keep the weights of some epochs, x_<epoch>.torch, and the best up to then,
-    x_best_<epoch>.torch."""
+    """Train what is not trained yet, and keep the weights of some epochs, x_<epoch>.torch."""
     if weights.exists() and not weights.with_suffix(".checkpoint").exists():
         return
     whole_report = Training.report
@@ -84,7 +84,6 @@ def train(main, weights, kept=(), **settings):
                     **{key: state["settings"][key] for key in ("autoencoder",) if key in state["settings"]}}
             Training.save_tensors(path.with_name(f"{path.stem}_{state['epoch']}.torch"),
                                   Training.snapshot(model.network, note))
-            Training.save_tensors(path.with_name(f"{path.stem}_best_{state['epoch']}.torch"), state["best"])
 
     Training.report = report
     try:
@@ -114,16 +113,17 @@ def unet_so_far():
 
 def train_all():
     """Train the baseline, then what departs from it: the U-Nets behind the baseline's autoencoder."""
-    train(AEMain, weights("report"), ae_kept, data=data, epochs=hp.ae_epochs, **hp.ae_report)
+    train(AEMain, weights("report"), ae_kept + ae_brief, data=data, epochs=hp.ae_epochs, **hp.ae_report)
     unet = {**hp.unet_report, "bfloat16": True}
-    train(UNetMain, weights("report", "unet"), unet_kept, data=data, epochs=hp.unet_epochs, **unet)
+    train(UNetMain, weights("report", "unet"), unet_kept + unet_brief, data=data, epochs=hp.unet_epochs, **unet)
     for name, change in ae_departures.items():
         folder = several_pianos() if name == "pianos" else data
-        train(AEMain, weights(name, folder=folder), data=folder, epochs=ae_brief, **{**hp.ae_report, **change})
+        train(AEMain, weights(name, folder=folder), ae_brief, data=folder, epochs=ae_brief[-1],
+              **{**hp.ae_report, **change})
     for name, change in unet_departures.items():
         weights(name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(weights("report"), weights(name))
-        train(UNetMain, weights(name, "unet"), data=data, epochs=unet_brief, **{**unet, **change})
+        train(UNetMain, weights(name, "unet"), unet_brief, data=data, epochs=unet_brief[-1], **{**unet, **change})
 
 
 def several_pianos():
@@ -199,20 +199,23 @@ def overfitted(training, test, unet):
 
 
 def departed(test):
-    """Lines of a table: what each departure makes of the test pieces, on the piano and on one left out; all with the
-    weights of the best of as many epochs, by validation."""
-    yield row("", "test pieces, dB", "on a piano left out, dB")
-    yield "|---" * 3 + "|"
-    rows = {f"the report's autoencoder, {ae_brief} epochs": [weights("report", f"ae_best_{ae_brief}")],
-            **{said[name]: [weights(name, folder=data.with_name("report_pianos") if name == "pianos" else data)]
-               for name in ae_departures},
-            f"the report's U-Net behind its autoencoder of {hp.ae_epochs} epochs, {unet_brief} epochs":
-                [weights("report"), weights("report", f"unet_best_{unet_brief}")],
-            **{said[name]: [weights(name), weights(name, "unet")] for name in unet_departures}}
-    for name, paths in rows.items():
-        if not all(path.exists() for path in paths):
-            continue
-        yield row(name, *(error(data / folder, test, *paths) for folder in ("test", "left_out")))
+    """Lines of a table: what each departure makes of the test pieces, on the piano and on one left out; the mean, and
+    the least and the most, over the epochs `ae_brief` or `unet_brief`."""
+    yield row("", "test pieces, dB", "from - to", "on a piano left out, dB", "from - to")
+    yield "|---" * 5 + "|"
+    for network, departures, epochs, baseline in (
+            ("ae", ae_departures, ae_brief, "the report's autoencoder"),
+            ("unet", unet_departures, unet_brief, f"its U-Net behind its autoencoder of {hp.ae_epochs} epochs")):
+        for name in ("report", *departures):
+            folder = data.with_name("report_pianos") if name == "pianos" else data
+            kept = [weights(name, f"{network}_{epoch}", folder) for epoch in epochs]
+            if not all(path.exists() for path in kept):
+                continue
+            cells = []
+            for side in ("test", "left_out"):
+                distances = [error(data / side, test, *[weights(name)] * (network == "unet"), path) for path in kept]
+                cells += [float(np.mean(distances)), f"{min(distances):.2f} - {max(distances):.2f}"]
+            yield row(said.get(name, baseline), *cells)
 
 
 def main(arguments=None):
