@@ -24,7 +24,7 @@ import Training
 import UNetMain
 import Util
 from AEDataset import brief_split
-from AEModel import Model
+from AEModel import Model, noted
 from Autoencoder import Autoencoder
 from UNet import UNet
 from UNetDataset import UNetDataset
@@ -80,10 +80,8 @@ def train(main, weights, kept=(), **settings):
     def report(model, training_set, validation_set, path, state, minutes):
         whole_report(model, training_set, validation_set, path, state, minutes)
         if state["epoch"] in kept:
-            note = {**state["settings"]["trained_for"],
-                    **{key: state["settings"][key] for key in ("autoencoder",) if key in state["settings"]}}
             Training.save_tensors(path.with_name(f"{path.stem}_{state['epoch']}.torch"),
-                                  Training.snapshot(model.network, note))
+                                  Training.snapshot(model.network, noted(state["best"])))
 
     Training.report = report
     try:
@@ -146,12 +144,16 @@ def errors(folder, names, models, inversion):
 
 
 def error(folder, names, *paths):
-    """Return the log-mel L1 in dB of what the networks at `paths` make, the mean over pieces of a folder."""
-    models, distances = [Model.load(kind, path) for kind, path in zip((Autoencoder, UNet), paths)], []
+    """Return the log-mel L1 in dB of what the networks at `paths` make, and by how much their spectrogram is too loud
+    in bands up to 24 dB below the loudest, in dB; means over pieces of a folder."""
+    models, both = [Model.load(kind, path) for kind, path in zip((Autoencoder, UNet), paths)], []
     for name in tqdm(names, desc=paths[-1].parent.name, unit="piece", leave=False):
         recording, truth = Evaluation.read_pair(folder / side / f"{name}.wav" for side in ("piano", "synth"))
-        distances.append(Evaluation.log_mel_l1(Main.resynthesise(recording, models)[0], truth))
-    return float(np.mean(distances))
+        output, (*_, image) = Main.resynthesise(recording, models)
+        true = Main.whole_spectrogram(truth).astype(np.float32)[:, :image.shape[1]]
+        too_loud = hp.top_db * (image[:, :true.shape[1]] - true)
+        both.append((Evaluation.log_mel_l1(output, truth), too_loud[hp.top_db * (1 - true) < 24].mean()))
+    return np.mean(both, axis=0).tolist()
 
 
 def row(*cells):
@@ -195,14 +197,14 @@ def overfitted(training, test, unet):
             both = [losses[part][epoch - 1] for part in ("training", "validation")] if epoch else untouched(
                 losses["settings"]["pieces"])
             yield row({"ae": "autoencoder", "unet": "U-Net"}[network], epoch, *(f"{loss:.5f}" for loss in both),
-                      error(data, training[:len(test)], *paths), error(data / "test", test, *paths))
+                      error(data, training[:len(test)], *paths)[0], error(data / "test", test, *paths)[0])
 
 
 def departed(test):
     """Lines of a table: what each departure makes of the test pieces, on the piano and on one left out; the mean, and
     the least and the most, over the epochs `ae_brief` or `unet_brief`."""
-    yield row("", "test pieces, dB", "from - to", "on a piano left out, dB", "from - to")
-    yield "|---" * 5 + "|"
+    yield row("", "test pieces, dB", "from - to", "loud bands too loud by, dB", "on a piano left out, dB", "from - to")
+    yield "|---" * 6 + "|"
     for network, departures, epochs, baseline in (
             ("ae", ae_departures, ae_brief, "the report's autoencoder"),
             ("unet", unet_departures, unet_brief, f"its U-Net behind its autoencoder of {hp.ae_epochs} epochs")):
@@ -211,11 +213,11 @@ def departed(test):
             kept = [weights(name, f"{network}_{epoch}", folder) for epoch in epochs]
             if not all(path.exists() for path in kept):
                 continue
-            cells = []
-            for side in ("test", "left_out"):
-                distances = [error(data / side, test, *[weights(name)] * (network == "unet"), path) for path in kept]
-                cells += [float(np.mean(distances)), f"{min(distances):.2f} - {max(distances):.2f}"]
-            yield row(said.get(name, baseline), *cells)
+            (here, loud), (elsewhere, _) = (zip(*(error(
+                data / side, test, *[weights(name)] * (network == "unet"), path) for path in kept))
+                for side in ("test", "left_out"))
+            both = [(float(np.mean(part)), f"{min(part):.2f} - {max(part):.2f}") for part in (here, elsewhere)]
+            yield row(said.get(name, baseline), *both[0], float(np.mean(loud)), *both[1])
 
 
 def main(arguments=None):
@@ -236,8 +238,8 @@ def main(arguments=None):
     training = json.loads(Util.read_text(weights("report").with_name("ae_losses.json")))["training_pieces"]
     test = sorted(Util.pieces(data / "MIDI_test", MIDI2Audio.midi_endings))
     tables = compared(training, test, unet), overfitted(training, test, unet), departed(test)
-    Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + f"\n\nU-Net: the best of {epochs} "
-                   f"epochs, by validation. Trained on {', '.join(choose(options.train))}.\n")
+    Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + f"\n\nU-Net: the best of "
+                   f"{epochs} epochs, by validation. Trained on {', '.join(choose(options.train))}.\n")
     for name, (network, title) in figures.items():
         if network == "unet" and not unet:
             continue
