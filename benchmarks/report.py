@@ -203,21 +203,25 @@ def overfitted(training, test, unet):
 def departed(test):
     """Lines of a table: what each departure makes of the test pieces, on the piano and on one left out; the mean, and
     the least and the most, over the epochs `ae_brief` or `unet_brief`."""
+    def after(epochs, name, network, folder=data):
+        return [[weights(name, folder=folder)] * (network == "unet") + [weights(name, f"{network}_{epoch}", folder)]
+                for epoch in epochs]
+
     yield row("", "test pieces, dB", "from - to", "loud bands too loud by, dB", "on a piano left out, dB", "from - to")
     yield "|---" * 6 + "|"
-    for network, departures, epochs, baseline in (
-            ("ae", ae_departures, ae_brief, "the report's autoencoder"),
-            ("unet", unet_departures, unet_brief, f"its U-Net behind its autoencoder of {hp.ae_epochs} epochs")):
-        for name in ("report", *departures):
-            folder = data.with_name("report_pianos") if name == "pianos" else data
-            kept = [weights(name, f"{network}_{epoch}", folder) for epoch in epochs]
-            if not all(path.exists() for path in kept):
-                continue
-            (here, loud), (elsewhere, _) = (zip(*(error(
-                data / side, test, *[weights(name)] * (network == "unet"), path) for path in kept))
-                for side in ("test", "left_out"))
-            both = [(float(np.mean(part)), f"{min(part):.2f} - {max(part):.2f}") for part in (here, elsewhere)]
-            yield row(said.get(name, baseline), *both[0], float(np.mean(loud)), *both[1])
+    folders = {"pianos": data.with_name("report_pianos")}
+    rows = {"the report's autoencoder": after(ae_brief, "report", "ae"),
+            **{said[name]: after(ae_brief, name, "ae", folders.get(name, data)) for name in ae_departures},
+            f"the report's autoencoder, {hp.ae_epochs} epochs": [[weights("report")]],
+            "and its U-Net": after(unet_brief, "report", "unet"),
+            **{said[name]: after(unet_brief, name, "unet") for name in unet_departures}}
+    for label, networks in rows.items():
+        if not all(path.exists() for paths in networks for path in paths):
+            continue
+        (here, loud), (elsewhere, _) = (zip(*(error(data / side, test, *paths) for paths in networks))
+                                        for side in ("test", "left_out"))
+        both = [(float(np.mean(part)), f"{min(part):.2f} - {max(part):.2f}") for part in (here, elsewhere)]
+        yield row(label, *both[0], float(np.mean(loud)), *both[1])
 
 
 def main(arguments=None):

@@ -157,7 +157,7 @@ def test_the_reports_experiment_writes_its_tables(midi, instruments, tmp_path, m
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.torch")}
     assert sorted(report.choose(tmp_path / "train")) == ["0", "3", "6"]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + 4 + 2 + 5 + 2 + 8 and "nan" not in text
+    assert len(rows) == 2 + 4 + 2 + 5 + 2 + 9 and "nan" not in text
     assert [row[1] for row in rows[2:6]] == ["11.05", "5.70", "5.95", "2.25"]
     figures = [row[1:] for row in rows[2:6]] + [row[2:] for row in rows[8:13]]  # without the epoch
     assert all(float(cell) > 0 for row in figures for cell in row)
