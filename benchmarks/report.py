@@ -201,14 +201,14 @@ def overfitted(training, test, unet):
 
 
 def departed(test):
-    """Lines of a table: what each departure makes of the test pieces, on the piano and on one left out; the mean, and
-    the least and the most, over the epochs `ae_brief` or `unet_brief`."""
+    """Lines of a table: what each departure makes of the test pieces, on the piano and on one left out; the mean over
+    the epochs `ae_brief` or `unet_brief`, and in brackets after each of them."""
     def after(epochs, name, network, folder=data):
         return [[weights(name, folder=folder)] * (network == "unet") + [weights(name, f"{network}_{epoch}", folder)]
                 for epoch in epochs]
 
-    yield row("", "test pieces, dB", "from - to", "loud bands too loud by, dB", "on a piano left out, dB", "from - to")
-    yield "|---" * 6 + "|"
+    yield row("", "test pieces, dB", "loud bands too loud by, dB", "on a piano left out, dB")
+    yield "|---" * 4 + "|"
     folders = {"pianos": data.with_name("report_pianos")}
     rows = {"the report's autoencoder": after(ae_brief, "report", "ae"),
             **{said[name]: after(ae_brief, name, "ae", folders.get(name, data)) for name in ae_departures},
@@ -220,8 +220,8 @@ def departed(test):
             continue
         (here, loud), (elsewhere, _) = (zip(*(error(data / side, test, *paths) for paths in networks))
                                         for side in ("test", "left_out"))
-        both = [(float(np.mean(part)), f"{min(part):.2f} - {max(part):.2f}") for part in (here, elsewhere)]
-        yield row(label, *both[0], float(np.mean(loud)), *both[1])
+        yield row(label, *(f"{np.mean(part):.2f} ({', '.join(f'{each:.2f}' for each in part)})" for part in (
+            here, loud, elsewhere)))
 
 
 def main(arguments=None):
