@@ -151,7 +151,7 @@ def error(folder, names, *paths):
         recording, truth = Evaluation.read_pair(folder / side / f"{name}.wav" for side in ("piano", "synth"))
         output, (*_, image) = Main.resynthesise(recording, models)
         true = Main.whole_spectrogram(truth).astype(np.float32)[:, :image.shape[1]]
-        too_loud = hp.top_db * (image[:, :true.shape[1]] - true)
+        too_loud = hp.top_db * (image - true)
         both.append((Evaluation.log_mel_l1(output, truth), too_loud[hp.top_db * (1 - true) < 24].mean()))
     return np.mean(both, axis=0).tolist()
 

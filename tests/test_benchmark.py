@@ -161,9 +161,10 @@ def test_the_reports_experiment_writes_its_tables(midi, instruments, tmp_path, m
     assert [row[1] for row in rows[2:6]] == ["11.05", "5.70", "5.95", "2.25"]
     figures = [row[1:] for row in rows[2:6]] + [row[2:] for row in rows[8:13]]  # without the epoch
     assert all(float(cell) > 0 for row in figures for cell in row)
-    for cell in [cell for row in rows[15:] for cell in row[1:]]:
-        mean, *each = map(float, cell.replace("(", "").replace(")", "").replace(",", "").split())
-        assert each and abs(mean - np.mean(each)) < 0.011
+    for column, least in (1, 0), (2, -hp.top_db), (3, 0):
+        for cell in [row[column] for row in rows[15:]]:
+            mean, *each = map(float, cell.replace("(", "").replace(")", "").replace(",", "").split())
+            assert each and abs(mean - np.mean(each)) < 0.011 and all(least < figure < hp.top_db for figure in each)
     assert rows[15][1].split(" ", 1)[1] == f"({rows[8][5]}, {rows[9][5]})"  # the baseline's, of the epochs 1 and 2
 
     last = report.weights("report", "unet")
