@@ -8,55 +8,58 @@ import numpy as np
 import torch
 
 import DatasetCreator
+import Distributed
 import Hyperparameters as hp
 import Training
 import Util
-from AEDataset import AEDataset, NoteDataset, datasets, placed
-from AEModel import NoteModel, autocast, beginnings, load_weights, loudest_frame, noted, seeming_ends, struck_again
-from Autoencoder import Autoencoder, NoteAutoencoder, NoteDecoder
+from AEDataset import AEDataset, NoteDataset, make_datasets
+from AEModel import NoteModel, autocast, load_weights, peak_frame_level, provenance
+from Autoencoder import Autoencoder
+from NoteAutoencoder import NoteAutoencoder, NoteDecoder
+from Notes import estimate_offsets, next_onsets, notes_to_frames, onset_candidates
 
 
 class NoteTrainer(Training.Trainer, NoteModel):
     """The parts of a `NoteAutoencoder`, each taught apart by the true notes: see `Training.Trainer`.
 
     The encoder by cross entropy on onsets and sounding keys, and the L1 distance of the velocities' logarithms at the
-    onsets; the reviewer by cross entropy on the notes that the encoder hears and the L1 distance of their ends, which
+    onsets; the note classifier by cross entropy on the notes that the encoder hears and the L1 distance of their ends, which
     do not teach the encoder; the decoder by the L1 distance from the target's spectrogram. `parts` are those to train.
     """
 
-    def __init__(self, network, learning_rate, device, parts=("encoder", "reviewer", "decoder"), **how):
+    def __init__(self, network, learning_rate, device, parts=("encoder", "classifier", "decoder"), **how):
         super().__init__(network, None, learning_rate, device, **how)
         self.parts = parts
         # No momentum and a short memory for the decoder's: a key that is rarely played is moved when it is played only,
         # and no further than others.
-        rare = dict(scale=hp.decoder_rate, betas=(0.0, 0.9))
+        rare = dict(scale=hp.decoder_rate_factor, betas=hp.decoder_betas)
         groups = [{"params": list(getattr(network, part).parameters())} for part in parts if part != "decoder"]
         if "decoder" in parts:
             *levels, release = network.decoder.parameters()
-            groups += [{"params": levels, **rare}, {"params": [release], **rare, "scale": hp.release_rate}]
+            groups += [{"params": levels, **rare}, {"params": [release], **rare, "scale": hp.release_rate_factor}]
         self.optimiser = torch.optim.Adam(groups, learning_rate)
 
-    def loss_of(self, batch):
+    def batch_loss(self, batch):
         batch = {name: value.to(self.device) for name, value in batch.items()}
         loss, size = 0, len(batch["target"])
-        listening = "encoder" in self.parts
-        if listening or "reviewer" in self.parts:
-            self.network.encoder.train(listening and self.network.training)
-            with torch.set_grad_enabled(listening and torch.is_grad_enabled()), autocast(self.device, self.bfloat16):
+        train_encoder = "encoder" in self.parts
+        if train_encoder or "classifier" in self.parts:
+            self.network.encoder.train(train_encoder and self.network.training)
+            with torch.set_grad_enabled(train_encoder and torch.is_grad_enabled()), autocast(self.device, self.bfloat16):
                 logits = self.network(batch["pitch"], batch["mel"]).float()
-            if listening:
-                loss = loss + self.misheard(logits, batch["labels"])
-            if "reviewer" in self.parts:
-                heard = logits.detach().sigmoid()
-                loss = loss + self.misjudged(heard, batch["labels"]) + self.misplaced(heard, batch)
+            if train_encoder:
+                loss = loss + self.encoder_loss(logits, batch["labels"])
+            if "classifier" in self.parts:
+                predictions = logits.detach().sigmoid()
+                loss = loss + self.classifier_loss(predictions, batch["labels"]) + self.offset_loss(predictions, batch)
         if "decoder" in self.parts:
-            played = hp.decoder_crops if listening else size  # a few are enough beside the encoder's
-            distances = [self.distance(*crop) for crop in zip(
+            played = hp.decoder_crops if train_encoder else size  # a few are enough beside the encoder's
+            distances = [self.decoder_loss(*crop) for crop in zip(
                 batch["notes"][:played], batch["first"].tolist(), batch["target"])]
             loss = loss + sum(distances) / len(distances)
         return loss, size
 
-    def misheard(self, logits, labels):
+    def encoder_loss(self, logits, labels):
         """Loss of the encoder."""
         entropy = torch.nn.functional.binary_cross_entropy_with_logits(
             logits[:, :2], labels[:, :2], reduction="none").sum(-1).mean((0, 2))
@@ -65,72 +68,72 @@ class NoteTrainer(Training.Trainer, NoteModel):
         # How hard a whole crop is played is guessed at from its sound alone; which note is harder than which, heard.
         sums = onsets.sum((1, 2), keepdim=True).clamp(min=1)
         relative = error - (error * onsets).sum((1, 2), keepdim=True) / sums
-        velocity = ((relative.abs() + 0.25 * error.abs()) * onsets).sum() / onsets.sum().clamp(min=1)
-        return entropy[0] + 0.3 * entropy[1] + 4 * velocity
+        velocity = ((relative.abs() + hp.absolute_velocity_weight * error.abs()) * onsets).sum() / onsets.sum().clamp(min=1)
+        return entropy[0] + hp.frame_loss_weight * entropy[1] + hp.velocity_loss_weight * velocity
 
-    def misjudged(self, heard, labels):
-        """Loss of the reviewer's first opinion: of the notes that seem to begin, where the labels have an onset, they
+    def classifier_loss(self, predictions, labels):
+        """Loss of the note classifier's first opinion: of the notes that seem to begin, where the labels have an onset, they
         were played.
 
         With them go, of each clip's first frame, the lowest key and the highest, so that there are always some.
         """
-        found = [beginnings(clip, hp.candidate_threshold) for clip in heard.cpu().numpy()]
+        found = [onset_candidates(clip, hp.candidate_threshold) for clip in predictions.cpu().numpy()]
         clip, frame, key = (torch.from_numpy(np.concatenate(part)).to(self.device) for part in zip(*(
             (np.full(len(frames) + 2, i), np.append(frames, (0, 0)), np.append(keys, (0, hp.n_keys - 1)))
             for i, (frames, keys) in enumerate(found))))
         played = (labels[clip, 0, frame, key] > 0).float()
         return torch.nn.functional.binary_cross_entropy_with_logits(
-            self.network.reviewer(heard, clip, frame, key), played)
+            self.network.classifier(predictions, clip, frame, key), played)
 
-    def misplaced(self, heard, batch):
-        """Loss of the reviewer's second opinion: how far the ends of the true notes are from where they seem to be, if
+    def offset_loss(self, predictions, batch):
+        """Loss of the note classifier's second opinion: how far the ends of the true notes are from where they seem to be, if
         that is well within the crop, in units of ten frames.
 
-        With them goes, of each clip's first frame, the lowest key and the highest, at no distance: see `misjudged`.
+        With them goes, of each clip's first frame, the lowest key and the highest, at no distance: see `classifier_loss`.
         """
-        found, (length, margin) = [], (heard.shape[2], max(self.network.reviewer.ending))
-        for i, (clip, notes, first) in enumerate(zip(heard.cpu().numpy(), batch["notes"].cpu().numpy(),
+        found, (length, margin) = [], (predictions.shape[2], max(self.network.classifier.offset_steps))
+        for i, (clip, notes, first) in enumerate(zip(predictions.cpu().numpy(), batch["notes"].cpu().numpy(),
                                                      batch["first"].tolist())):
             found.append(((i, 0, 0, 0, length, 0), (i, 0, hp.n_keys - 1, 0, length, 0)))
-            begin, end, key, _ = placed(notes, first)
+            begin, end, key, _ = notes_to_frames(notes, first)
             order = np.lexsort((begin, key))
             begin, end, key = begin[order], end[order], key[order]
             frame = np.rint(begin).astype(int)
-            again = struck_again(key, begin, length)
-            inside = (frame < length - 3) & (again > 3)
-            frame, key, begin, end, again = (part[inside] for part in (frame, key, begin, end, again))
+            next_onset = next_onsets(key, begin, length)
+            inside = (frame < length - 3) & (next_onset > 3)
+            frame, key, begin, end, next_onset = (part[inside] for part in (frame, key, begin, end, next_onset))
             start = np.maximum(frame, 0)
-            sounds = clip[1, np.minimum(start + 2, length - 1), key] > hp.ending_threshold
-            seems = seeming_ends(clip[1], start, key, again)
+            sounds = clip[1, np.minimum(start + 2, length - 1), key] > hp.offset_threshold
+            seems = estimate_offsets(clip[1], start, key, next_onset)
             good = sounds & (seems < length - margin)
-            found.append(np.stack([np.full(len(key), i), frame, key, seems, again, end - seems], 1)[good])
+            found.append(np.stack([np.full(len(key), i), frame, key, seems, next_onset, end - seems], 1)[good])
         found = torch.from_numpy(np.concatenate(found).astype(np.float32)).to(self.device)
         clip, frame, key = found[:, :3].long().T
-        later = self.network.reviewer.lateness(heard, clip, frame, key, *found[:, 3:5].T)
-        return (later - found[:, 5].clamp(-hp.farthest, hp.farthest)).abs().mean() / 10
+        later = self.network.classifier.offset_shift(predictions, clip, frame, key, *found[:, 3:5].T)
+        return (later - found[:, 5].clamp(-hp.max_offset_shift, hp.max_offset_shift)).abs().mean() / hp.offset_loss_frames
 
-    def distance(self, notes, first, target):
+    def decoder_loss(self, notes, first, target):
         """L1 distance of what the decoder makes of true notes from the target, of `hp.top_db`, at the level that
         fits, and a little of how far it is off: levels would drift, and leave behind what is seldom heard."""
-        output = self.decode(notes, first, target.shape[1]) / hp.top_db + 1
-        loud, off = target > 0.25, 0
+        output = self.mel_decibels_tensor(notes, first, target.shape[1]) / hp.top_db + 1
+        loud, off = target > hp.decoder_loss_from, 0
         if loud.any():
             differences = (target - output)[loud]
             output, off = output + differences.detach().median(), differences.mean().abs()
         within = output.clamp(0, 1)  # what is too soft to hear still has a slope
-        return (within + 0.01 * (output - within) - target).abs().mean() + hp.level_share * off
+        return (within + hp.decoder_clipped_slope * (output - within) - target).abs().mean() + hp.level_loss_weight * off
 
     @torch.inference_mode()
     def validate(self, dataset):
         """Return the mean over all frames of whole clips of the L1 loss of the spectrogram, as of the report's form,
         or, if not all parts are trained, of their loss."""
         self.network.eval()
-        losses, frames = zip(*((self.judge(clip), clip["target"].shape[1]) for clip in dataset))
+        losses, frames = zip(*((self.clip_loss(clip), clip["target"].shape[1]) for clip in dataset))
         return float(np.average(losses, weights=frames))
 
-    def judge(self, clip):
+    def clip_loss(self, clip):
         if len(self.parts) < 3:
-            return self.loss_of(torch.utils.data.default_collate([clip]))[0].item()
+            return self.batch_loss(torch.utils.data.default_collate([clip]))[0].item()
         _, output, target = self.example(clip)
         return np.abs(output - target.numpy()).mean()
 
@@ -138,28 +141,29 @@ class NoteTrainer(Training.Trainer, NoteModel):
         return clip["mel"], self.generate(clip["pitch"].numpy(), clip["mel"].numpy()), clip["target"]
 
 
-def target_of(note):
-    """Return the target instrument of what `AEModel.noted` returns."""
+def target_instrument(note):
+    """Return the target instrument of what `AEModel.provenance` returns."""
     return note.get("pair", "").rpartition(" -> ")[2]
 
 
-def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
+def train(data=None, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
           learning_rate=hp.ae_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
           augmented=False, validation_source=None, start=None, network=None, part=None, channels=hp.ae_channels,
           gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16, average=0, device="auto", overwrite=False,
-          tensorboard=False):
+          tensorboard=False, on_epoch=None):
     """Train data/models/<model>/ae.torch on the pairs below `data`, from the weights in `start` if there are any.
 
     `network` is "notes", for which each piece needs its notes, data/notes/<piece>.mid, or "report", the report's form,
     of which `channels` are the width; None is "notes" where there are notes. Of one of notes, `part` "encoder", with
-    the reviewer, "reviewer" or "decoder" trains that alone: another target needs another decoder, another source
+    the note classifier, "classifier" or "decoder" trains that alone: another target needs another decoder, another source
     another encoder. A decoder for another target than that of `start` begins anew.
     `gradient_norm`, `bfloat16` and `average`: see `Training.Trainer`.
 
-    Raises as `DatasetCreator.build`, `Training.start_from` and `Training.fit`.
+    Raises as `DatasetCreator.build`, `Training.load_initial_weights` and `Training.fit`.
     """
+    data = hp.data if data is None else data
     device = Util.choose_device(device)
-    names = Training.first_alone(lambda: DatasetCreator.build(data))
+    names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
     network = network or ("notes" if DatasetCreator.has_notes(names, data) else "report")
     if network == "notes" and not DatasetCreator.has_notes(names, data):
         raise ValueError(f"{Path(data) / 'notes'} holds no notes; put the pieces' MIDI files there, or give "
@@ -168,22 +172,22 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
         raise ValueError("only an autoencoder of notes has parts to train alone; leave --part out, or give --network "
                          "notes")
     kind = NoteDataset if network == "notes" else AEDataset
-    training, validation = datasets(names, data, seed, augmented, validation_source, kind)
+    training, validation = make_datasets(names, data, seed, augmented, validation_source, kind)
     torch.manual_seed(seed)
     how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16, average=average)
     if network == "notes":
-        parts = {None: ("encoder", "reviewer", "decoder"), "encoder": ("encoder", "reviewer")}.get(part, (part,))
+        parts = {None: ("encoder", "classifier", "decoder"), "encoder": ("encoder", "classifier")}.get(part, (part,))
         trainer = NoteTrainer(NoteAutoencoder(), learning_rate, device, parts, **how)
     else:
         trainer = Training.Trainer(Autoencoder(channels=channels), torch.nn.functional.l1_loss, learning_rate, device,
                                    **how)
     if start:
-        Training.start_from(trainer.network, start)
+        Training.load_initial_weights(trainer.network, start)
     if network == "notes" and "decoder" in parts:
-        if start and target_of(noted(load_weights(start))) not in ("", target_of(DatasetCreator.trained_for(data))):
+        if start and target_instrument(provenance(load_weights(start))) not in ("", target_instrument(DatasetCreator.trained_for(data))):
             trainer.network.decoder.load_state_dict(NoteDecoder().state_dict())  # sooner learnt than relearnt
         trainer.network.decoder.loudest.fill_(float(np.mean(
-            [loudest_frame(Util.to_db(target[:].numpy())) for target in training.targets])))
+            [peak_frame_level(Util.to_db(target[:].numpy())) for target in training.targets])))
     settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
         seed=seed, augmented=augmented, validation_source=validation_source, start=start and str(start),
@@ -192,21 +196,22 @@ def train(data=hp.data, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch
     loss_name = ("L1 loss" if network == "report" else f"loss of the {part}" if part else
                  "loss of notes and spectrogram (validation: L1)")
     Training.fit(trainer, training, validation,
-                 Path(data) / "models" / model / "ae.torch", settings, loss_name, overwrite, tensorboard)
+                 Path(data) / "models" / model / "ae.torch", settings, loss_name, overwrite, tensorboard, on_epoch)
 
 
 def main(arguments=None):
-    parser = Util.training_flags("Train the autoencoder.", "ae", hp.ae_epochs, hp.ae_batch_size, hp.ae_learning_rate)
-    parser.add_argument("--channels", type=Util.positive, nargs=3, default=hp.ae_channels, help="of the three layers")
+    parser = Training.training_parser("Train the autoencoder.", "ae", hp.ae_epochs, hp.ae_batch_size, hp.ae_learning_rate)
+    parser.add_argument("--channels", type=Util.positive_int, nargs=3, default=hp.ae_channels, help="of the three layers")
     parser.add_argument("--network", choices=("notes", "report"),
                         help="an autoencoder of notes, or the report's (default: notes where data/notes has them)")
-    parser.add_argument("--part", choices=("encoder", "reviewer", "decoder"),
+    parser.add_argument("--part", choices=("encoder", "classifier", "decoder"),
+                        type=lambda part: "classifier" if part == "reviewer" else part,  # its former name
                         help="train this half of an autoencoder of notes alone")
-    options = vars(Util.training_options(parser, arguments, hp.ae_report))
+    options = vars(Training.parse_training_options(parser, arguments, hp.ae_report))
     report = options.pop("report")
     train(**options)
     data, seed, source = options["data"], options["seed"], options["validation_source"]
-    Training.finish("UNetMain.py", *(["--data", data] if data != hp.data else []), "--model", options["model"],
+    Training.print_next_command("UNetMain.py", *(["--data", data] if data != hp.data else []), "--model", options["model"],
                     *(["--seed", seed] if seed != hp.seed else []),  # else the split is another
                     *["--augmented"] * options["augmented"], *["--report"] * report,
                     *(["--validation-source", source] if source else []))

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 import Hyperparameters as hp
+import Notes
 import Util
 
 audio_endings = (".wav", ".flac", ".ogg", ".mp3")
@@ -26,12 +26,13 @@ def front_end():
                          "pitch_hop_length", "pitch_bands_per_key", "n_pitches")}
 
 
-def trained_for(data=hp.data):
+def trained_for(data=None):
     """The front end, and the instruments in `data`: their presets where MIDI2Audio.py has rendered them.
 
     Of what it has not rendered there is no more to say than "recordings".
     """
-    notes = [Path(data) / folder / "preset.txt" for folder in [*sources(data), "synth"]]
+    data = hp.data if data is None else data
+    notes = [Path(data) / folder / "preset.txt" for folder in [*find_sources(data), "synth"]]
     presets = [" ".join(Util.read_text(note).split()) if note.exists() else "recordings" for note in notes]
     return {"front_end": front_end(), "pair": f"{', '.join(presets[:-1])} -> {presets[-1]}"}
 
@@ -113,7 +114,7 @@ def spectrogram(audio):
     t = len(audio) // hop_length, at least 1. The frame centred on the very end is left out: 30 s are 2,583 frames, as
     in the report.
     """
-    power = mel_power(stft(Util.normalised(audio)[0]))[:, :max(len(audio) // hp.hop_length, 1)]
+    power = mel_power(stft(Util.normalise(audio)[0]))[:, :max(len(audio) // hp.hop_length, 1)]
     return log_mel(power, power.max())
 
 
@@ -121,130 +122,23 @@ def pitch_spectrogram(audio):
     """`pitch_power` of a clip as `log_mel`, relative to its own maximum [shape=(n_pitches, ceil(t / 2))], for the t
     frames of its `spectrogram`."""
     frames = max(len(audio) // hp.hop_length, 1)
-    power = pitch_power(Util.normalised(audio)[0])[:, :-(-frames // 2)]
+    power = pitch_power(Util.normalise(audio)[0])[:, :-(-frames // 2)]
     return log_mel(power, power.max())
 
 
-def power_from_mel(mel, start, device="cpu"):
-    """Power spectrum whose mel power is `mel`: KL-divergence multiplicative updates (Lee and Seung 2001,
-    "Algorithms for non-negative matrix factorization", with the filter bank as the fixed factor).
-
-    Least squares cares for the loudest bands alone; this divergence also for the soft ones, which the ear hears.
-
-    Parameters
-    ----------
-    mel : np.ndarray [shape=(n_mels, t)]
-    start : np.ndarray [shape=(1 + n_fft / 2, t)]
-        A power spectrum to start from. Each frame's level is of no matter; within a band its shape remains, so the
-        spectrum of the recording itself, which has its pitches, is a good one.
-    device : torch.device or str
-        Where it is computed.
-
-    Returns
-    -------
-    np.ndarray [shape=(1 + n_fft / 2, t)]
-    """
-    filters, mel, start = (torch.from_numpy(array).to(device) for array in (mel_filters(), mel, start))
-    weights = filters.sum(dim=0)[:, None]
-    spread = (filters.T / weights.clip(1e-20)).contiguous()
-    power = torch.where(weights > 0, start / (start.amax(dim=0) + 1e-20) + hp.kl_floor, 0)
-    for _ in range(hp.kl_iterations):
-        power *= spread @ (mel / (filters @ power + 1e-20))
-    return power.cpu().numpy()
-
-
-def griffin_lim(magnitude, phase, iterations=None, device="cpu"):
-    """Audio whose STFT has the given magnitude: Griffin and Lim (1984) with the momentum of Perraudin, Balazs and
-    Soendergaard (2013, "A fast Griffin-Lim algorithm"), started from the phase of an STFT.
-
-    Parameters
-    ----------
-    magnitude : np.ndarray [shape=(1 + n_fft / 2, t) or (1 + channels, 1 + n_fft / 2, t)]
-        Of several, the first is that of the mean of all others, which are kept to it.
-    phase : np.ndarray [shape as magnitude, complex]
-        Only its angle counts.
-    iterations : int, optional
-        By default `hp.griffin_lim_iterations`.
-    device : torch.device or str
-        Where it is computed.
-
-    Returns
-    -------
-    np.ndarray [shape=((t - 1) * hop_length,) or (1 + channels, (t - 1) * hop_length)], float32
-    """
-    def rebuild(spectrum):
-        audio = torch.istft(spectrum, **frame, length=size)
-        if audio.ndim > 1:
-            audio[1:] += audio[0] - audio[1:].mean(dim=0)
-        return audio
-
-    iterations = hp.griffin_lim_iterations if iterations is None else iterations
-    window = torch.hann_window(hp.n_fft).to(device)
-    frame = dict(n_fft=hp.n_fft, hop_length=hp.hop_length, window=window)
-    phase = np.where(np.abs(phase) > 1e-30, phase, 1)  # smaller ones have none that torch could tell
-    magnitude, estimate = (torch.from_numpy(array).to(device) for array in (magnitude, phase))
-    size, previous = (magnitude.shape[-1] - 1) * hp.hop_length, 0
-    for _ in range(iterations):
-        rebuilt = torch.stft(rebuild(magnitude * estimate.sgn()), **frame, pad_mode="constant", return_complex=True)
-        estimate = rebuilt - hp.griffin_lim_momentum / (1 + hp.griffin_lim_momentum) * previous
-        previous = rebuilt
-    return rebuild(magnitude * estimate.sgn()).cpu().numpy()
-
-
-def inversion_device(device):
-    """The device itself, but for Apple's MPS, which lacks complex numbers in some versions of torch, the processor."""
-    return "cpu" if torch.device(device).type == "mps" else device
-
-
-def invert(mel, guide, inversion=hp.inversion, device="cpu"):
-    """Mel power -> audio.
-
-    Parameters
-    ----------
-    mel : np.ndarray [shape=(n_mels, t)]
-        At least two frames.
-    guide : np.ndarray [shape=(1 + n_fft / 2, t), complex]
-        STFT of the recording that `mel` was made from. It shares onsets and pitches with the sound to be found:
-        its power spectrum and its phase are where the search starts.
-    inversion : str
-        "kl": `power_from_mel`, then `griffin_lim`, both from `guide`. "report": librosa's non-negative least squares
-        and its Griffin-Lim with 32 iterations from random phase, without a guide, as in the report.
-    device : torch.device or str
-        Where "kl" is computed, see `inversion_device`; "report" is computed on the processor.
-
-    Returns
-    -------
-    np.ndarray [shape=((t - 1) * hop_length,)], float32
-
-    Raises
-    ------
-    ValueError
-        For another `inversion`.
-    """
-    if inversion == "report":
-        import librosa  # slow to import, and needed for nothing else here
-
-        magnitude = librosa.feature.inverse.mel_to_stft(mel, sr=hp.sample_rate, n_fft=hp.n_fft, fmin=hp.fmin,
-                                                        fmax=hp.fmax)
-        return librosa.griffinlim(magnitude, n_iter=32, hop_length=hp.hop_length, random_state=hp.seed)
-    if inversion != "kl":
-        raise ValueError(f"inversion is 'kl' or 'report', not '{inversion}'")
-    device = inversion_device(device)
-    power = power_from_mel(mel, np.abs(guide) ** 2, device)
-    return griffin_lim(np.sqrt(power), guide, device=device)
-
-
-def sources(data=hp.data):
+def find_sources(data=None):
     """Names of the folders with pianos below `data`: "piano", and "piano_2" and so on where there are several."""
-    return ["piano", *Util.numbered(data, "piano")]
+    data = hp.data if data is None else data
+    return ["piano", *Util.numbered_folders(data, "piano")]
 
 
-def pairs(data=hp.data, source="piano"):
+def find_pairs(data=None, source="piano"):
     """Map piece -> (recording in `source`, recording in synth), matched by name.
 
     Raises FileNotFoundError if a folder is empty, ValueError naming the recordings without a partner.
     """
-    piano, synth = (Util.pieces(Path(data) / name, audio_endings) for name in (source, "synth"))
+    data = hp.data if data is None else data
+    piano, synth = (Util.find_pieces(Path(data) / name, audio_endings) for name in (source, "synth"))
     alone = sorted({str(piano.get(name) or synth.get(name)) for name in piano.keys() ^ synth.keys()})
     if alone:
         raise ValueError(f"no partner of the same name in the other folder for {', '.join(alone)}; "
@@ -252,41 +146,42 @@ def pairs(data=hp.data, source="piano"):
     return {name: (piano[name], synth[name]) for name in piano}
 
 
-def build(data=hp.data, shard=(0, 1)):
+def build(data=None, shard=(0, 1)):
     """Store the log-mel spectrograms of every pair below `data`; what is there and not older than its wav is kept.
 
     `shard` (i, n) does every n-th pair from the i-th on, so that n machines share the work. Returns the names of all
-    pieces. Spectrograms of another front end or `hp.limit_s` are removed first. Raises as `pairs`, and ValueError for a
+    pieces. Spectrograms of another front end or `hp.limit_s` are removed first. Raises as `find_pairs`, and ValueError for a
     recording that is not audio or silent, or whose length differs from its partner's by more than a frame.
     """
-    found = {(source, name): recordings for source in sources(data) for name, recordings in pairs(data, source).items()}
-    renew(Path(data) / "generated")
+    data = hp.data if data is None else data
+    found = {(source, name): recordings for source in find_sources(data) for name, recordings in find_pairs(data, source).items()}
+    remove_outdated(Path(data) / "generated")
     for source, name in tqdm(sorted(found)[shard[0]::shard[1]], desc="spectrograms", unit="piece"):
         folder, notes = Path(data) / "generated" / name, Path(data) / "notes" / f"{name}.mid"
-        store(found[source, name], [folder / f"{side}.npy" for side in (source, "synth")])
+        store_pair(found[source, name], [folder / f"{side}.npy" for side in (source, "synth")])
         if notes.exists():
             store_notes(found[source, name][0], notes, folder / f"{source}.npy", folder / f"{source}_pitch.npy",
                         folder / "notes.npy")
     return sorted({name for _, name in found})
 
 
-def renew(folder):
+def remove_outdated(folder):
     """Note in `folder` what its spectrograms depend on, having removed them if that was another.
 
     Without a note they are kept.
     """
     note, text = folder / "front_end.json", json.dumps({**front_end(), "limit_s": hp.limit_s}, indent=1) + "\n"
-    stored = Util.modified(folder.glob("*/*.npy"))  # before the note is read, which another shard writes first
+    stored = Util.modification_times(folder.glob("*/*.npy"))  # before the note is read, which another shard writes first
     if note.exists():
         if Util.read_text(note) == text:
             return
-        Util.remove(stored)
+        Util.remove_unchanged(stored)
     Util.save_text(note, text)
 
 
-def store(recordings, outputs):
+def store_pair(recordings, outputs):
     """Write the spectrograms of a pair of recordings, where one is missing or older than its recording."""
-    stale = [not Util.newer(output, recording) for output, recording in zip(outputs, recordings)]
+    stale = [not Util.is_up_to_date(output, recording) for output, recording in zip(outputs, recordings)]
     if not any(stale):
         return
     clips = [Util.read_audio(recording)[:hp.limit_s * hp.sample_rate] for recording in recordings]
@@ -298,7 +193,7 @@ def store(recordings, outputs):
                          f"{abs(clips[0].size - clips[1].size) / hp.sample_rate:.2f} s; they have to be aligned")
     size = min(clip.size for clip in clips)
     spectrograms = [spectrogram(clip[:size]) for clip in clips]
-    late = offset(*spectrograms)
+    late = estimate_lag(*spectrograms)
     if abs(late) > 1:
         tqdm.write(f"warning: {recordings[1]} comes {late * hp.hop_length / hp.sample_rate:+.3f} s after "
                    f"{recordings[0]}; shift one of them", file=sys.stderr)
@@ -307,7 +202,7 @@ def store(recordings, outputs):
             Util.save_array(output, image.astype(np.float16))
 
 
-def pitch_beside(recording, frames):
+def read_pitch_spectrogram(recording, frames):
     """Return the pitch spectrogram of a file, as long as its stored mel spectrogram of so many frames."""
     return pitch_spectrogram(Util.read_audio(recording)[:hp.limit_s * hp.sample_rate])[:, :-(-frames // 2)]
 
@@ -315,15 +210,16 @@ def pitch_beside(recording, frames):
 def store_notes(recording, midi_path, mel, pitch, notes):
     """Write the pitch spectrogram of a recording, as long as that in `mel`, and the notes of its MIDI file, where
     missing or older than these."""
-    if not Util.newer(pitch, mel):
+    if not Util.is_up_to_date(pitch, mel):
         frames = Util.load_array(mel, np.float16, mmap_mode="r").shape[1]
-        Util.save_array(pitch, pitch_beside(recording, frames).astype(np.float16))
-    if not Util.newer(notes, midi_path):
-        Util.save_array(notes, Util.read_notes(midi_path))
+        Util.save_array(pitch, read_pitch_spectrogram(recording, frames).astype(np.float16))
+    if not Util.is_up_to_date(notes, midi_path):
+        Util.save_array(notes, Notes.read_notes(midi_path))
 
 
-def has_notes(names, data=hp.data):
+def has_notes(names, data=None):
     """Whether each of the pieces has its notes, data/notes/<piece>.mid. Raises ValueError if only some of them have."""
+    data = hp.data if data is None else data
     without = [name for name in names if not (Path(data) / "notes" / f"{name}.mid").exists()]
     if without and len(without) < len(names):
         raise ValueError(f"{Path(data) / 'notes'} lacks {', '.join(without[:10])}; put their MIDI files there, or "
@@ -331,13 +227,14 @@ def has_notes(names, data=hp.data):
     return not without
 
 
-def offset(source, target, most=86):
+def estimate_lag(source, target, most=None):
     """Frames by which the onsets of `target` come after those of `source` [both shape=(n_mels, t)], at most `most`.
 
     The lag of the highest correlation of the onsets, the rise from frame to frame, band by band: the pitches tell apart
     what the rhythm alone would not. Music that repeats itself correlates at its period too, so a lag of at most a frame
     is taken if it is nearly as good.
     """
+    most = hp.max_lag_frames if most is None else most
     frames = source.shape[1]
     if frames < 3:
         return 0
@@ -346,14 +243,14 @@ def offset(source, target, most=86):
     correlation = np.fft.irfft((first.conj() * second).sum(axis=0))
     lags = np.arange(-min(most, frames - 2), min(most, frames - 2) + 1)
     best, near = (part[np.argmax(correlation[part])] for part in (lags, np.arange(-1, 2)))
-    return int(near if correlation[near] > 0.9 * correlation[best] else best)
+    return int(near if correlation[near] > hp.lag_preference * correlation[best] else best)
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Store the spectrograms of data/piano and data/synth; AEMain.py does "
                                      "it too.")
     parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/ (default: data/)")
-    parser.add_argument("--shard", type=Util.shard, default=(0, 1), metavar="I/N",
+    parser.add_argument("--shard", type=Util.parse_shard, default=(0, 1), metavar="I/N",
                         help="do every N-th pair from the I-th on, from 0")
     options = parser.parse_args(arguments)
     build(options.data, options.shard)

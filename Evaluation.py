@@ -19,15 +19,17 @@ from tqdm import tqdm
 
 import DatasetCreator
 import Hyperparameters as hp
+import Inversion
 import Main
 import MIDI2Audio
+import Notes
+import Plots
 import Util
 from AEModel import NoteModel
 
 versions = ("unchanged", "autoencoder", "final", "ceiling")
-metrics = {"log_mel_l1": "log-mel L1, dB", "convergence": "spectral convergence", "onset_f1": "onset F1"}
-note_metrics = {"precision": "precision", "recall": "recall", "f1": "F1", "velocity": "velocity off by"}
-most_late_s = 5  # seconds by which a recording may begin earlier or later than its MIDI file
+metrics = {"log_mel_l1": "log-mel L1, dB", "spectral_distance": "normalised spectral distance", "onset_f1": "onset F1"}
+note_metrics = {"precision": "precision", "recall": "recall", "f1": "F1", "velocity": "velocity error"}
 
 
 def log_mel_l1(output, truth):
@@ -43,33 +45,35 @@ def log_mel_l1(output, truth):
     return hp.top_db * float(np.abs(output - truth).mean())
 
 
-def convergence(output, truth):
+def spectral_distance(output, truth):
     """Spectral convergence: distance of two magnitude spectrograms, each at unit norm.
 
     0 for the same up to a gain, 1 for silence, at most sqrt(2). Mean over the STFT sizes 512, 1024 and 2048. `output`
     and `truth`: np.ndarray [shape=(n,)].
     """
     distances = []
-    for n_fft in (512, 1024, 2048):
+    for n_fft in hp.distance_n_fft:
         spectra = (np.abs(librosa.stft(signal, n_fft=n_fft, hop_length=n_fft // 4)) for signal in (output, truth))
         output_unit, truth_unit = (spectrum / (np.linalg.norm(spectrum) + 1e-9) for spectrum in spectra)
         distances.append(np.linalg.norm(output_unit - truth_unit))
     return float(np.mean(distances))
 
 
-def onsets_of_midi(path, limit_s=hp.limit_s):
+def read_onsets(path, limit_s=None):
     """Times in seconds at which notes begin, ascending; those of a chord, within 30 ms, count once."""
+    limit_s = hp.limit_s if limit_s is None else limit_s
     midi, _ = MIDI2Audio.trim(path, limit_s)
     times, now = [], 0.0
     for message in midi:
         now += message.time
-        if message.type == "note_on" and message.velocity and (not times or now - times[-1] > 0.03):
+        if message.type == "note_on" and message.velocity and (not times or now - times[-1] > hp.chord_s):
             times.append(now)
     return times
 
 
-def onset_f1(output, onsets, tolerance=0.05):
+def onset_f1(output, onsets, tolerance=None):
     """F1 of the onsets that librosa finds in `output` against the true `onsets`, in seconds, each matched once."""
+    tolerance = hp.onset_tolerance_s if tolerance is None else tolerance
     found = librosa.onset.onset_detect(y=output, sr=hp.sample_rate, hop_length=hp.hop_length, units="time")
     hits, i, j = 0, 0, 0
     while i < len(found) and j < len(onsets):
@@ -82,12 +86,13 @@ def onset_f1(output, onsets, tolerance=0.05):
     return 2 * hits / (len(found) + len(onsets)) if len(found) + len(onsets) else 1.0
 
 
-def note_scores(true, heard, tolerance=0.05):
+def note_scores(true, heard, tolerance=None):
     """Precision, recall and F1 of the onsets of `heard` notes, and the mean distance of their velocities from the true.
 
     Both [shape=(n, 4)]: onset and end in seconds, MIDI key, velocity. A note is found if one of its key begins within
     `tolerance` seconds, the nearest, each counting once.
     """
+    tolerance = hp.onset_tolerance_s if tolerance is None else tolerance
     hits, distance = 0, 0.0
     for key in np.unique(true[:, 2]):
         left = [note for note in heard if note[2] == key]
@@ -100,16 +105,18 @@ def note_scores(true, heard, tolerance=0.05):
     return precision, recall, 2 * hits / max(len(true) + len(heard), 1), float(distance / max(hits, 1))
 
 
-def ceiling(recording, truth, inversion=hp.inversion):
+def ceiling(recording, truth, inversion=None):
     """The inversion applied to the true mel spectrogram: the best that the networks could lead to."""
+    inversion = hp.inversion if inversion is None else inversion
     power = DatasetCreator.mel_power(DatasetCreator.stft(truth))
     mel = DatasetCreator.mel_from_log(DatasetCreator.log_mel(power, power.max()))
-    audio = DatasetCreator.invert(mel, DatasetCreator.stft(recording), inversion)
+    audio = Inversion.invert(mel, DatasetCreator.stft(recording), inversion)
     return librosa.util.fix_length(audio, size=truth.size)
 
 
-def play(recording, truth, models, inversion=hp.inversion):
+def make_outputs(recording, truth, models, inversion=None):
     """Return the audio of each of `versions` for a recording [shape=(n,)] and its true render [shape=(n,)]."""
+    inversion = hp.inversion if inversion is None else inversion
     return {
         "unchanged": recording,
         "autoencoder": Main.resynthesise(recording, models[:1], inversion)[0],
@@ -118,12 +125,12 @@ def play(recording, truth, models, inversion=hp.inversion):
     }
 
 
-def score(outputs, truth, midi_file=None):
-    """Return version -> metric -> figure for what `play` returns; `onset_f1` is there with a MIDI file."""
-    scores = {version: {"log_mel_l1": log_mel_l1(audio, truth), "convergence": convergence(audio, truth)}
+def score_outputs(outputs, truth, midi_file=None):
+    """Return version -> metric -> figure for what `make_outputs` returns; `onset_f1` is there with a MIDI file."""
+    scores = {version: {"log_mel_l1": log_mel_l1(audio, truth), "spectral_distance": spectral_distance(audio, truth)}
               for version, audio in outputs.items()}
     if midi_file:
-        onsets = onsets_of_midi(midi_file)
+        onsets = read_onsets(midi_file)
         for version, audio in outputs.items():
             scores[version]["onset_f1"] = onset_f1(audio, onsets)
     return scores
@@ -134,25 +141,26 @@ def read_pair(paths):
     return [librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate) for path in paths]
 
 
-def evaluate(folder, midi_folder, models, inversion=hp.inversion):
+def evaluate(folder, midi_folder, models, inversion=None):
     """Score every piece of `folder`/piano against `folder`/synth, cut or filled up with silence to 30 s.
 
     Returns piece -> version -> metric -> figure, with the mean as a last piece. `onset_f1` is there if `midi_folder`
-    holds the piece, and then, of an autoencoder of notes, beside the versions, "notes heard" (`note_scores`). Raises as
-    `DatasetCreator.pairs`.
+    holds the piece, and then, of an autoencoder of notes, beside the versions, "transcription" (`note_scores`). Raises as
+    `DatasetCreator.find_pairs`.
     """
-    midi_files = Util.pieces(midi_folder, MIDI2Audio.midi_endings) if midi_folder and midi_folder.is_dir() else {}
+    inversion = hp.inversion if inversion is None else inversion
+    midi_files = Util.find_pieces(midi_folder, Notes.midi_endings) if midi_folder and midi_folder.is_dir() else {}
     scores = {}
-    for name, recordings in tqdm(DatasetCreator.pairs(folder).items(), desc="evaluation", unit="piece"):
+    for name, recordings in tqdm(DatasetCreator.find_pairs(folder).items(), desc="evaluation", unit="piece"):
         recording, truth = read_pair(recordings)
-        scores[name] = score(play(recording, truth, models, inversion), truth, midi_files.get(name))
+        scores[name] = score_outputs(make_outputs(recording, truth, models, inversion), truth, midi_files.get(name))
         if name in midi_files and isinstance(models[0], NoteModel):
-            scores[name]["notes heard"] = dict(zip(note_metrics, note_scores(
-                Util.read_notes(midi_files[name], hp.limit_s), Main.listen(recording, models[0]))))
-    return {**scores, "mean": mean(list(scores.values()))}
+            scores[name]["transcription"] = dict(zip(note_metrics, note_scores(
+                Notes.read_notes(midi_files[name], hp.limit_s), Main.transcribe_audio(recording, models[0]))))
+    return {**scores, "mean": mean_scores(list(scores.values()))}
 
 
-def mean(pieces):
+def mean_scores(pieces):
     """The mean of each figure that all pieces have: see `evaluate`."""
     groups = [group for group in pieces[0] if all(group in piece for piece in pieces)]
     return {group: {metric: float(np.mean([piece[group][metric] for piece in pieces])) for metric in pieces[0][group]
@@ -165,24 +173,24 @@ def gap_closed(piece):
     return (unchanged - final) / (unchanged - best)
 
 
-def table(scores):
+def markdown_table(scores):
     """The scores as Markdown: a row a piece, a column a metric and version, the notes heard if they are known, the
     timbre gap closed."""
     present = [metric for metric in metrics if any(metric in piece["final"] for piece in scores.values())]
     heads = [f"{metrics[metric]}: {version}" if version == versions[0] else version for metric in present
              for version in versions]
-    heard = note_metrics if any("notes heard" in piece for piece in scores.values()) else {}
-    heads += [f"notes heard: {name}" if name == "precision" else name for name in heard.values()]
+    heard = note_metrics if any("transcription" in piece for piece in scores.values()) else {}
+    heads += [f"transcription: {name}" if name == "precision" else name for name in heard.values()]
     lines = [f"| piece | {' | '.join(heads)} | timbre gap closed |", "|---" * (len(heads) + 2) + "|"]
     for name, piece in scores.items():
         cells = [f"{piece[version].get(metric, float('nan')):.2f}" for metric in present for version in versions]
-        cells += [f"{piece.get('notes heard', {}).get(metric, float('nan')):.{1 if metric == 'velocity' else 3}f}"
+        cells += [f"{piece.get('transcription', {}).get(metric, float('nan')):.{1 if metric == 'velocity' else 3}f}"
                   for metric in heard]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {100 * gap_closed(piece):.0f} % |")
     return "\n".join(lines) + "\n"
 
 
-def plot(scores):
+def plot_scores(scores):
     """Draw the log-mel L1 of each piece's versions. Returns a matplotlib figure."""
     from matplotlib.figure import Figure
 
@@ -199,14 +207,16 @@ def plot(scores):
     return figure
 
 
-def render(midi_folder, data=hp.data, piano=hp.piano_preset):
+def render_pair(midi_folder, data=None, piano=None):
     """Render a folder of MIDI files on `piano` and on the e-piano below `data`.
 
     Returns the folder with piano/ and synth/.
     Raises as `MIDI2Audio.synthesise_folder`.
     """
+    data = hp.data if data is None else data
+    piano = hp.piano_preset if piano is None else piano
     place = "_".join([*midi_folder.resolve().parts[1:], *map(str, piano)])
-    folder, pieces = Path(data) / "evaluation" / place, Util.pieces(midi_folder, MIDI2Audio.midi_endings)
+    folder, pieces = Path(data) / "evaluation" / place, Util.find_pieces(midi_folder, Notes.midi_endings)
     for mode, preset in (("piano", piano), ("synth", hp.synth_preset)):
         for path in (folder / mode).glob("*.wav"):
             if path.stem not in pieces:  # its MIDI file is gone
@@ -215,19 +225,20 @@ def render(midi_folder, data=hp.data, piano=hp.piano_preset):
     return folder
 
 
-def recorded(folder, data=hp.data):
+def prepare_recordings(folder, data=None):
     """Prepare real recordings that lie beside their MIDI files, as in MAESTRO: x.wav or x.mp3 beside x.midi or x.mid,
     in `folder` or below it. MIDI files without a recording are ignored.
 
     Returns a folder with piano/, the recordings; synth/, the e-piano rendered from the MIDI files; and MIDI/, what of
-    these is rendered. A recording that begins up to `most_late_s` earlier or later than its MIDI file, by more than a
+    these is rendered. A recording that begins up to `hp.max_lag_s` earlier or later than its MIDI file, by more than a
     frame, is shifted, with a warning.
 
     Raises FileNotFoundError if there are no recordings or no MIDI files, ValueError naming the recordings without one,
     and as `MIDI2Audio.synthesise_folder` and `Main.read_recording`.
     """
-    found = Util.pieces(folder, DatasetCreator.audio_endings)
-    midi_files = Util.pieces(folder, MIDI2Audio.midi_endings)
+    data = hp.data if data is None else data
+    found = Util.find_pieces(folder, DatasetCreator.audio_endings)
+    midi_files = Util.find_pieces(folder, Notes.midi_endings)
     alone = [str(path) for name, path in found.items() if name not in midi_files]
     if alone:
         raise ValueError(f"no MIDI file of the same name lies beside {', '.join(alone)}; put it there, or take the "
@@ -238,23 +249,23 @@ def recorded(folder, data=hp.data):
             path.unlink()
     for name in found:
         midi = place / "MIDI" / f"{name}.mid"
-        if not Util.newer(midi, midi_files[name]):
+        if not Util.is_up_to_date(midi, midi_files[name]):
             trimmed, _ = MIDI2Audio.trim(midi_files[name])
-            with Util.replacing(midi) as temporary:
+            with Util.atomic_write(midi) as temporary:
                 trimmed.save(temporary)
     MIDI2Audio.synthesise_folder(place / "MIDI", place / "synth", hp.synth_preset)
     for name, path in found.items():
         recording, truth = place / "piano" / f"{name}.wav", place / "synth" / f"{name}.wav"
-        if not Util.newer(recording, path, truth):
-            Util.write_audio(recording, aligned(path, Util.read_audio(truth)))
+        if not Util.is_up_to_date(recording, path, truth):
+            Util.write_audio(recording, align_recording(path, Util.read_audio(truth)))
     return place
 
 
-def aligned(path, truth):
+def align_recording(path, truth):
     """Read the first `hp.limit_s` of a recording [shape=(n,)], shifted so that its onsets are those of `truth`."""
     size, recording = hp.limit_s * hp.sample_rate, Main.read_recording(path)
     images = (DatasetCreator.spectrogram(librosa.util.fix_length(audio, size=size)) for audio in (recording, truth))
-    early = DatasetCreator.offset(*images, round(most_late_s * hp.sample_rate / hp.hop_length))
+    early = DatasetCreator.estimate_lag(*images, round(hp.max_lag_s * hp.sample_rate / hp.hop_length))
     if abs(early) > 1:
         seconds = -early * hp.hop_length / hp.sample_rate
         tqdm.write(f"warning: {path} comes {seconds:+.3f} s after its MIDI file; shifted", file=sys.stderr)
@@ -266,7 +277,7 @@ def save_scores(path, scores):
     """Write scores to `path`.md and, to four places, .json."""
     rounded = {name: {version: {metric: round(figure, 4) for metric, figure in figures.items()}
                       for version, figures in piece.items()} for name, piece in scores.items()}
-    Util.save_text(path.with_suffix(".md"), table(scores))
+    Util.save_text(path.with_suffix(".md"), markdown_table(scores))
     Util.save_text(path.with_suffix(".json"), json.dumps(rounded, indent=1) + "\n")
 
 
@@ -277,9 +288,9 @@ def score_folder(options):
         MIDI2Audio.create_test_set()
     elif folder.is_dir() and not folder.joinpath("piano").exists():
         recordings = any(path.suffix.lower() in DatasetCreator.audio_endings for path in folder.rglob("*"))
-        midi_folder, folder = folder, (recorded if recordings else render)(folder, hp.data)
+        midi_folder, folder = folder, (prepare_recordings if recordings else render_pair)(folder, hp.data)
         midi_folder = options.midi or (folder / "MIDI" if recordings else midi_folder)
-    weights = Main.weights(options.model, options.ae, options.unet)
+    weights = Main.choose_weights(options.model, options.ae, options.unet)
     shipped = weights == Main.find_weights("shipped")
     if not shipped:
         print(f"scoring {weights[0]} and {weights[1]}")
@@ -293,8 +304,8 @@ def score_folder(options):
     name = "evaluation" if options.inversion == hp.inversion else f"evaluation_{options.inversion}"
     output = options.output or (hp.root / "results" if shipped and folder == hp.data / "test" else Path()) / name
     save_scores(output, scores)
-    Util.save_figure(output.with_suffix(".png"), plot(scores))
-    print(table({"mean": scores["mean"]})
+    Plots.save_figure(output.with_suffix(".png"), plot_scores(scores))
+    print(markdown_table({"mean": scores["mean"]})
           + "spectral convergence: distance of the magnitude spectrograms, each at unit "
           f"norm, 0 to 1.41\nall pieces: {output.with_suffix('.md')}")
 

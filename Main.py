@@ -14,14 +14,17 @@ from tqdm import tqdm
 
 import DatasetCreator
 import Hyperparameters as hp
+import Inversion
+import Notes
+import Page
+import Plots
 import Util
-from AEModel import Model, NoteModel, digest, weigh
+from AEModel import NoteModel, digest, load_model
 from Autoencoder import Autoencoder
+from Notes import refine_velocities
 from UNet import UNet
 
 stage_names = ("input", "autoencoder", "autoencoder + U-Net")
-# what counts as a recording in a folder; of those that libsndfile does not read is said how to convert them
-recorded = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".m4a", ".aac", ".mp4", ".wma")
 
 
 def find_weights(model=None):
@@ -51,7 +54,7 @@ def load_models(ae, unet, device="auto"):
 def read_models(ae, unet, device, *stamps):
     """As `load_models`, of files that have not changed since the same `stamps`."""
     device = Util.choose_device(device)
-    models = Model.load(Autoencoder, ae, device), Model.load(UNet, unet, device)
+    models = load_model(Autoencoder, ae, device), load_model(UNet, unet, device)
     pairs = [model.pair for model in models]
     if all(pairs) and pairs[0] != pairs[1]:
         raise ValueError(f"{ae} was trained for {pairs[0]} and {unet} for {pairs[1]}; take two of the same pair")
@@ -62,7 +65,7 @@ def read_models(ae, unet, device, *stamps):
     return models
 
 
-def pipeline(recording, model=None, ae=None, unet=None, device="auto", inversion=hp.inversion, sample_rate=None,
+def pipeline(recording, model=None, ae=None, unet=None, device="auto", inversion=None, sample_rate=None,
              stereo=False):
     """Play a recording on the electric piano.
 
@@ -78,7 +81,7 @@ def pipeline(recording, model=None, ae=None, unet=None, device="auto", inversion
     device : str
         "auto", "cuda", "mps" or "cpu".
     inversion : str
-        "kl", or "report" for the report's own: see `DatasetCreator.invert`.
+        "kl", or "report" for the report's own: see `Inversion.invert`.
     sample_rate : float, optional
         Of an array, in Hz.
     stereo : bool
@@ -104,17 +107,46 @@ def pipeline(recording, model=None, ae=None, unet=None, device="auto", inversion
     >>> pipeline(audio, sample_rate=sample_rate).shape
     (661500,)
     """
-    if isinstance(recording, (str, Path)):
-        if sample_rate is not None:
-            raise ValueError(f"sample_rate goes with an array; {recording} has its own")
-        audio = read_recording(recording, stereo)
-    else:
-        audio = take_recording(recording, sample_rate, stereo)
-    models = load_models(*weights(model, ae, unet), device)
+    audio = read_input(recording, sample_rate, stereo)
+    models = load_models(*choose_weights(model, ae, unet), device)
     return resynthesise(audio, models, inversion)[0]
 
 
-def weights(model, ae, unet):
+def transcribe(recording, model=None, ae=None, unet=None, device="auto", sample_rate=None):
+    """Transcribe a piano recording to notes.
+
+    Parameters
+    ----------
+    recording, model, ae, unet, device, sample_rate
+        See `pipeline`.
+
+    Returns
+    -------
+    np.ndarray [shape=(n, 4)], float32
+        Onset and end in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `pipeline`, and ValueError if the autoencoder is the report's, which has no notes.
+    """
+    audio, paths = read_input(recording, sample_rate), choose_weights(model, ae, unet)
+    models = load_models(*paths, device)
+    if not isinstance(models[0], NoteModel):
+        raise ValueError(f"{paths[0]} is an autoencoder without notes, as --report trains it; choose another model")
+    return transcribe_audio(audio, models[0])
+
+
+def read_input(recording, sample_rate=None, stereo=False):
+    """Return a recording, a path or an array with its rate, at `hp.sample_rate`: see `pipeline`."""
+    if not isinstance(recording, (str, Path)):
+        return check_array(recording, sample_rate, stereo)
+    if sample_rate is not None:
+        raise ValueError(f"sample_rate goes with an array; {recording} has its own")
+    return read_recording(recording, stereo)
+
+
+def choose_weights(model, ae, unet):
     """Return the paths of both weights: the given ones, else those of the pair `model`."""
     found = find_weights(model)
     return Path(ae or found[0]), Path(unet or found[1])
@@ -128,7 +160,7 @@ def read_recording(path, stereo=False):
     return audio
 
 
-def take_recording(audio, rate, stereo=False):
+def check_array(audio, rate, stereo=False):
     """Return an array as `read_recording` does a file: see `pipeline`."""
     audio = np.asarray(audio)
     if rate is None or not 0 < rate < float("inf"):
@@ -150,7 +182,7 @@ def take_recording(audio, rate, stereo=False):
     return Util.resample(audio, rate)
 
 
-def samples(audio, first, last, n_fft, hop_length):
+def frame_samples(audio, first, last, n_fft, hop_length):
     """Return what the frames from `first` to `last` of a centred STFT are made of, silence where there is no audio."""
     start, end = first * hop_length - n_fft // 2, (last - 1) * hop_length + n_fft // 2
     before, part = max(-start, 0), audio[max(start, 0):max(end, 0)]
@@ -159,13 +191,13 @@ def samples(audio, first, last, n_fft, hop_length):
 
 def spectrum(audio, first, last):
     """STFT of the frames from `first` to `last`."""
-    return DatasetCreator.stft(samples(audio, first, last, hp.n_fft, hp.hop_length), center=False)
+    return DatasetCreator.stft(frame_samples(audio, first, last, hp.n_fft, hp.hop_length), center=False)
 
 
-def pitch_power(audio, first, last):
+def chunk_pitch_power(audio, first, last):
     """As `DatasetCreator.pitch_power`, of every other frame from `first` to `last` of the mel spectrogram."""
     steps = (last - first + 1) // 2
-    part = samples(audio, first, first + 2 * steps - 1, hp.pitch_n_fft, hp.hop_length)
+    part = frame_samples(audio, first, first + 2 * steps - 1, hp.pitch_n_fft, hp.hop_length)
     return DatasetCreator.pitch_power(part, center=False)
 
 
@@ -181,60 +213,31 @@ def chunks(frames, number=0):
     return [(first, min(first + size, frames)) for first in range(0, frames, size)]
 
 
-def listen(audio, model):
-    """Return the notes of a recording, `AEModel.weigh`ed, heard chunk by chunk, and twice: the encoder's steps are
+def transcribe_audio(audio, model):
+    """Return the notes of a recording, `Notes.refine_velocities`ed, heard chunk by chunk, and twice: the encoder's steps are
     two frames long, so it hears something else one frame later, and the mean is better than either.
 
     `audio` [shape=(n,), float32]: mono at `hp.sample_rate`, not silent. `model`: a NoteModel.
     """
-    audio, _ = Util.normalised(audio)
+    audio, _ = Util.normalise(audio)
     frames = n_frames(audio)
     parts = chunks(frames)
     loudest = max(DatasetCreator.mel_power(spectrum(audio, *part)).max() for part in parts)
-    loudest_pitch = max(pitch_power(audio, *part).max() for part in parts)
-    heard = np.empty((3, frames, hp.n_keys), np.float16)
+    loudest_pitch = max(chunk_pitch_power(audio, *part).max() for part in parts)
+    predictions = np.empty((3, frames, hp.n_keys), np.float16)
     pitch = np.empty((hp.n_pitches, -(-frames // 2)), np.float16)
     for first, last in tqdm(parts, desc="listening", unit="chunk", disable=len(parts) < 2, leave=False):
         before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
         mel = DatasetCreator.log_mel(DatasetCreator.mel_power(spectrum(audio, before, after)), loudest)
-        images = [DatasetCreator.log_mel(pitch_power(audio, before + late, after), loudest_pitch) for late in (0, 1)]
-        once, again = (model.hear(image, mel[:, late:]) for late, image in enumerate(images))
+        images = [DatasetCreator.log_mel(chunk_pitch_power(audio, before + late, after), loudest_pitch) for late in (0, 1)]
+        once, again = (model.predict_frames(image, mel[:, late:]) for late, image in enumerate(images))
         once[:, 1:] = (once[:, 1:] + again) / 2
-        heard[:, first:last] = once[:, first - before:last - before]
+        predictions[:, first:last] = once[:, first - before:last - before]
         pitch[:, first // 2:-(-last // 2)] = images[0][:, (first - before) // 2:-(-(last - before) // 2)]
-    return weigh(model.notes(heard.astype(np.float32)), pitch)
+    return refine_velocities(model.decode_notes(predictions.astype(np.float32)), pitch)
 
 
-def band_levels(own, mean):
-    """Return by how much a channel is louder than the mean of all, in power, band by band [shape=(n_mels, t)].
-
-    `own`, `mean` [shape=(1 + n_fft / 2, t), complex]: their STFTs. Smoothed over `hp.stereo_frames`, and at most
-    `hp.stereo_limit`, which keeps what is in opposite phase on both sides, and so hardly in the mean, from blowing up.
-    """
-    kernel = np.hanning(hp.stereo_frames + 2)[1:-1]
-
-    def smooth(spectrum):
-        reach, power = kernel.size // 2, DatasetCreator.mel_power(spectrum)
-        return np.stack([np.convolve(band, kernel)[reach:reach + band.size] for band in power])
-
-    own, mean = smooth(own), smooth(mean)
-    return np.minimum(own / (mean + 1e-20), hp.stereo_limit).astype(np.float32)
-
-
-def invert_channels(mel, mean, channels, device="cpu"):
-    """As `DatasetCreator.invert`, each channel guided by itself [shape=(channels, (t - 1) * hop_length)].
-
-    `mean` and each of `channels` [shape=(1 + n_fft / 2, t), complex]: STFTs of their mean, and of the channels. In
-    every band a channel is as much louder than `mel` as it was, and the mean of all comes out as it would alone.
-    """
-    guides = np.stack([mean, *channels])
-    mels = [mel, *(mel * band_levels(channel, mean) for channel in channels)]
-    device = DatasetCreator.inversion_device(device)
-    powers = [DatasetCreator.power_from_mel(one, np.abs(guide) ** 2, device) for one, guide in zip(mels, guides)]
-    return DatasetCreator.griffin_lim(np.sqrt(np.stack(powers)), guides, device=device)[1:]
-
-
-def resynthesise(audio, models, inversion=hp.inversion, notes=None):
+def resynthesise(audio, models, inversion=None, notes=None):
     """Turn a recording into the electric piano, chunk by chunk, so that memory does not grow with its length.
 
     The networks and the inversion see `hp.context_frames` beyond each side of a chunk, more than they look around, the
@@ -250,16 +253,17 @@ def resynthesise(audio, models, inversion=hp.inversion, notes=None):
     models : sequence of Model
         What the spectrogram passes through in turn: autoencoder and U-Net, as `load_models` returns them.
     inversion : str
-        See `DatasetCreator.invert`.
+        See `Inversion.invert`.
     notes : np.ndarray [shape=(n, 4)], optional
-        What a NoteModel plays; without it, what it hears: see `listen`.
+        What a NoteModel plays; without it, what it hears: see `transcribe_audio`.
 
     Returns
     -------
     (np.ndarray [shape as audio, float32], list of np.ndarray [shape=(n_mels, t), in [0, 1]])
         The audio, as loud as the recording, and the spectrograms of the first chunk: input, then each model's output.
     """
-    recording, (audio, _) = audio, Util.normalised(audio)
+    inversion = inversion or hp.inversion
+    recording, (audio, _) = audio, Util.normalise(audio)
     channels, mean = (audio.T, audio.mean(axis=1)) if audio.ndim > 1 else (audio[None], audio)
     frames = n_frames(mean)
     parts = chunks(frames, 1 if inversion == "report" else 0)
@@ -267,7 +271,7 @@ def resynthesise(audio, models, inversion=hp.inversion, notes=None):
     reference = max(DatasetCreator.mel_power(spectrum(mean, *part)).max() for part in parts)
     played = None
     if isinstance(models[0], NoteModel):
-        played = models[0].image(listen(mean, models[0]) if notes is None else notes, frames).astype(np.float16)
+        played = models[0].note_spectrogram(transcribe_audio(mean, models[0]) if notes is None else notes, frames).astype(np.float16)
     output, pictures = np.zeros((len(channels), (frames - 1) * hp.hop_length), np.float32), []
     for first, last in tqdm(parts, unit="chunk", disable=len(parts) < 2, leave=False):
         before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
@@ -277,13 +281,13 @@ def resynthesise(audio, models, inversion=hp.inversion, notes=None):
             stages.append(played[:, before:after].astype(np.float32))
         for model in models[len(stages) - 1:]:
             stages.append(model.generate(*stages[::-1]))
-        mel = DatasetCreator.mel_from_log(np.where(stages[-1] > hp.silent, stages[-1], 0))
+        mel = DatasetCreator.mel_from_log(np.where(stages[-1] > hp.silence_threshold, stages[-1], 0))
         start, end = max(first - half, 0) * hp.hop_length, min(last + half, frames) * hp.hop_length
         if len(channels) > 1:
             guides = [spectrum(channel, before, after) for channel in channels]
-            chunk = invert_channels(mel, guide, guides, models[-1].device)
+            chunk = Inversion.invert_stereo(mel, guide, guides, models[-1].device)
         else:
-            chunk = DatasetCreator.invert(mel, guide, inversion, models[-1].device)[None]
+            chunk = Inversion.invert(mel, guide, inversion, models[-1].device)[None]
         part = chunk[:, start - before * hp.hop_length:end - before * hp.hop_length]
         if first > 0:
             part[:, :rise.size] *= rise
@@ -292,15 +296,15 @@ def resynthesise(audio, models, inversion=hp.inversion, notes=None):
         output[:, start:start + part.shape[1]] += part
         pictures = pictures or [stage[:, :last] for stage in stages]
     output = output[:, :mean.size]
-    return at_level_of(recording, output.T if audio.ndim > 1 else output[0]), pictures
+    return match_rms(recording, output.T if audio.ndim > 1 else output[0]), pictures
 
 
-def at_level_of(recording, audio):
+def match_rms(recording, audio):
     """Scale `audio` to the RMS level of `recording`, or as far as its largest sample stays within `hp.peak`."""
     peak = max(audio.max(), -audio.min())
     if peak == 0:
         return audio
-    recording, exponent = Util.normalised(recording)
+    recording, exponent = Util.normalise(recording)
     louder = np.ldexp(float(np.linalg.norm(recording) / np.linalg.norm(audio)), exponent)
     audio *= np.float32(min(louder, hp.peak / peak))
     return audio
@@ -309,40 +313,40 @@ def at_level_of(recording, audio):
 def whole_spectrogram(audio):
     """Return the log-mel spectrogram of a recording of any length, relative to its own maximum [shape=(n_mels, t),
     float16]; `audio` [shape=(n,) or (n, channels)], of which the mean is taken."""
-    audio, _ = Util.normalised(audio if audio.ndim == 1 else audio.mean(axis=1))
+    audio, _ = Util.normalise(audio if audio.ndim == 1 else audio.mean(axis=1))
     powers = [DatasetCreator.mel_power(spectrum(audio, *part)).astype(np.float32) for part in chunks(n_frames(audio))]
     loudest = max(power.max() for power in powers)
     return np.concatenate([DatasetCreator.log_mel(power, loudest).astype(np.float16) for power in powers], axis=1)
 
 
-def page(name, versions, notes=None):
-    """Return the page of one recording as HTML, as `versions_of` returns what is on it: see `Util.page_html`.
+def recording_page(name, versions, notes=None):
+    """Return the page of one recording as HTML, as `make_versions` returns what is on it: see `Page.render_page`.
 
     `versions`: name -> audio [shape=(n,) or (n, 2)]; `notes` [shape=(m, 4)], optional.
     """
     shown = [(version, "", audio, whole_spectrogram(audio)) for version, audio in versions.items()]
-    return Util.page_html(name, [Util.piece_html("", shown, notes=notes)],
+    return Page.render_page(name, [Page.make_piece("", shown, notes=notes)],
                           "<p>A piano recording, and the same performance on an electric piano.</p>")
 
 
-def versions_of(recording, models, inversion=hp.inversion, stereo=False):
-    """Return what `page` shows of a recording: its name, name -> audio of the versions, and the notes, None if the
+def make_versions(recording, models, inversion=None, stereo=False):
+    """Return what `recording_page` shows of a recording: its name, name -> audio of the versions, and the notes, None if the
     autoencoder knows none. Raises as `read_recording`."""
     audio = read_recording(recording, stereo)
-    notes = heard_notes(audio, models)
+    notes = transcribe_if_possible(audio, models)
     played = {"Autoencoder": resynthesise(audio, models[:1], inversion, notes)[0],
               "Electric piano": resynthesise(audio, models, inversion, notes)[0]}
     return Path(recording).stem, {"Recording": audio, **played}, notes
 
 
-def heard_notes(audio, models):
+def transcribe_if_possible(audio, models):
     """Return the notes of a recording [shape=(n,) or (n, channels)], or None if the autoencoder knows none."""
     if not isinstance(models[0], NoteModel):
         return None
-    return listen(audio if audio.ndim == 1 else audio.mean(axis=1), models[0])
+    return transcribe_audio(audio if audio.ndim == 1 else audio.mean(axis=1), models[0])
 
 
-def play_on(preset, midi_path, path, audio):
+def render_notes(preset, midi_path, path, audio):
     """Render the notes of a MIDI file on a preset of a SoundFont to `path`, as long and as loud as the recording
     `audio`; return what was written [shape=(n,)]. Raises as `MIDI2Audio.synthesise_midi_to_audio`."""
     import MIDI2Audio
@@ -353,71 +357,24 @@ def play_on(preset, midi_path, path, audio):
         MIDI2Audio.synthesise_midi_to_audio(midi_path, rendered, *preset, limit_s=length / hp.sample_rate)
         played = Util.read_audio(rendered)[:length]
     mean = audio if audio.ndim == 1 else audio.mean(axis=1)
-    played = at_level_of(mean, np.pad(played, (0, length - played.size)))
+    played = match_rms(mean, np.pad(played, (0, length - played.size)))
     Util.write_audio(path, played)
     return played
-
-
-def find_recordings(given):
-    """Return (recording, name of its output without an ending) of every file that is given, and of every recording
-    below the folders that are: one below a folder keeps its place there.
-
-    Our own outputs are left out. Raises FileNotFoundError if a folder holds no recordings.
-    """
-    found = []
-    for path in given:
-        if not path.is_dir():
-            found.append((path, Path(f"{path.stem}_epiano")))
-            continue
-        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in recorded and file.is_file()
-                  and not file.stem.endswith(("_epiano", "_epiano_played"))
-                  and not any(part.startswith(".") for part in file.relative_to(path).parts)]
-        if not inside:
-            raise FileNotFoundError(f"{path} holds no recordings ({' '.join(recorded)}); give a folder that does")
-        found += [(file, file.relative_to(path).with_name(f"{file.stem}_epiano")) for file in inside]
-    return found
-
-
-def output_paths(recordings, output):
-    """Return where to write the sound of each recording, (path, name) as `find_recordings` returns them: `output`, a
-    file if there is one recording, or a folder.
-
-    Raises ValueError if two recordings would be written to one file, or one over a recording, or a kind of file is
-    asked for that is not written.
-    """
-    ending = output.suffix.lower() if output else ""
-    if ending in recorded and not output.is_dir():
-        if ending not in Util.written:
-            raise ValueError(f"{output}: {ending} is not written; choose {', '.join(Util.written)}")
-        if len(recordings) > 1:
-            raise ValueError(f"{output} is one file for {len(recordings)} recordings; give a folder")
-        paths = [output]
-    else:
-        paths = [(output or Path()) / f"{name}.wav" for _, name in recordings]
-    recordings = [recording for recording, _ in recordings]
-    for i, path in enumerate(paths):
-        if path in paths[:i]:
-            raise ValueError(f"{recordings[paths.index(path)]} and {recordings[i]} would both be written to {path}; "
-                             "convert them apart")
-        if path.resolve() in [recording.resolve() for recording in recordings]:
-            raise ValueError(f"{path} would be written over a recording; choose another name with -o")
-    return paths
 
 
 def convert(recording, path, models, options):
     """Play a recording, and write to `path` and beside it what the command line asks for. Return what to say of it."""
     started = time.monotonic()
     audio = read_recording(recording, options.stereo)
-    notes = heard_notes(audio, models)
+    notes = transcribe_if_possible(audio, models)
     output, pictures = resynthesise(audio, models, options.inversion, notes)
     Util.write_audio(path, output)
     # beside a cover.wav not cover.png, of which there is many a one that is none of ours, but cover_epiano.png
     own = f"{path.stem.removesuffix('_epiano')}_epiano"
     picture, midi, listening = (path.with_name(own + ending) for ending in (".png", ".mid", ".html"))
-    Util.save_stages(picture, dict(zip(stage_names, pictures)), recording.name)
     beside, versions = ["its picture " + picture.name], {"Recording": audio}
     if options.midi:
-        Util.save_notes(midi, notes)
+        Notes.save_notes(midi, notes)
         beside.append("the notes " + midi.name)
     if options.page:
         versions["Autoencoder"] = resynthesise(audio, models[:1], options.inversion, notes)[0]
@@ -427,13 +384,14 @@ def convert(recording, path, models, options):
     elif options.play:
         other = path.with_name(f"{own}_played{path.suffix}")
         with tempfile.TemporaryDirectory() as folder:
-            Util.save_notes(Path(folder) / "notes.mid", notes)
-            versions[f"{Path(options.play[0]).stem} {options.play[1]}:{options.play[2]}"] = play_on(
+            Notes.save_notes(Path(folder) / "notes.mid", notes)
+            versions[f"{Path(options.play[0]).stem} {options.play[1]}:{options.play[2]}"] = render_notes(
                 options.play, Path(folder) / "notes.mid", other, audio)
         beside.append(f"the notes on {options.play[0]} {other.name}")
     if options.page:
-        Util.save_text(listening, page(recording.stem, versions, notes))
+        Util.save_text(listening, recording_page(recording.stem, versions, notes))
         beside.append("the page " + listening.name)
+    Plots.save_figure(picture, Plots.plot_spectrograms(dict(zip(stage_names, pictures)), recording.name))
     beside = beside[0] if len(beside) == 1 else ", ".join(beside[:-1]) + " and " + beside[-1]
     return f"{path} and {beside}: {len(audio) / hp.sample_rate:.1f} s in {time.monotonic() - started:.1f} s"
 
@@ -461,9 +419,9 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     if options.stereo and options.inversion == "report":
         raise ValueError("--inversion report knows no channels; leave it out, or --stereo")
-    found = find_recordings(options.recordings)
-    paths = output_paths(found, options.output)
-    chosen = weights(options.model, options.ae, options.unet)
+    found = Util.find_recordings(options.recordings)
+    paths = Util.output_paths(found, options.output)
+    chosen = choose_weights(options.model, options.ae, options.unet)
     models = load_models(*chosen, options.device)
     if (options.midi or options.play) and not isinstance(models[0], NoteModel):
         raise ValueError(f"{chosen[0]} is an autoencoder without notes, as --report trains it; leave "

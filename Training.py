@@ -1,7 +1,7 @@
 """The training loop that both networks share: random crops, Adam, checkpoints, resuming, loss curves, processes."""
+import argparse
 import contextlib
 import ctypes
-import datetime
 import json
 import math
 import os
@@ -13,16 +13,61 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
+import Distributed
 import Hyperparameters as hp
+import Plots
 import Util
-from AEModel import Model, autocast, load_tensors, load_weights, snapshot
+from AEModel import AEModel, autocast, load_tensors, load_weights, rename_keys, snapshot
 
 
-def crops(lengths, frames, batch_size, seed):
+def training_parser(description, name, epochs, batch_size, learning_rate):
+    """Return the parser of the flags that both trainings share: the keyword arguments of their `train`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--epochs", type=Util.positive_int, default=epochs, help="times that every clip is seen")
+    parser.add_argument("--batch-size", type=Util.positive_int, default=batch_size, help="crops a step")
+    parser.add_argument("--learning-rate", type=Util.positive_float, default=learning_rate, help="Adam's")
+    parser.add_argument("--crop-frames", type=Util.non_negative_int, default=hp.crop_frames,
+                        help="length of a crop; 0 for whole clips")
+    parser.add_argument("--schedule", choices=("linear", "constant"), default=hp.schedule, help="of the learning rate")
+    parser.add_argument("--seed", type=int, default=hp.seed, help="of the split, the first weights and the crops")
+    parser.add_argument("--device", default="auto", help="cuda, mps or cpu; auto takes the first there is")
+    parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/")
+    parser.add_argument("--augmented", action="store_true",
+                        help="train as if other microphones in other rooms had recorded")
+    parser.add_argument("--validation-source", help="folder with a piano to validate on too, and not to train on")
+    parser.add_argument("--average", type=Util.non_negative_int, default=0, metavar="STEPS",
+                        help="validate and keep the mean of the weights over so many steps")
+    parser.add_argument("--start", type=Path, help="weights to start from, such as the shipped ones")
+    parser.add_argument("--model", type=parse_model_name, default="own",
+                        help=f"the weights go to <data>/models/<model>/{name}.torch")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="train a finished model of that name anew, or an interrupted one of other settings")
+    parser.add_argument("--report", action="store_true",
+                        help="the report's network and training in place of the defaults named here")
+    parser.add_argument("--tensorboard", action="store_true",
+                        help="write event files for TensorBoard beside the weights")
+    return parser
+
+
+def parse_training_options(parser, arguments, report):
+    """Read the command line; after `--report` the defaults are those in `report`."""
+    if parser.parse_args(arguments).report:
+        parser.set_defaults(**report)
+    return parser.parse_args(arguments)
+
+
+def parse_model_name(text):
+    """Read the name of a model to train from the command line."""
+    if text == "shipped":
+        raise argparse.ArgumentTypeError("'shipped' is what Main.py calls the weights that come with the project; "
+                                         "choose another name")
+    return text
+
+
+def crop_batches(lengths, frames, batch_size, seed):
     """Cut clips of the given lengths into crops from a random first frame on, shuffle, and return batches of keys.
 
     One call covers every frame of every clip about once: an epoch. `frames` 0 gives whole clips. The same seed
@@ -39,9 +84,10 @@ def crops(lengths, frames, batch_size, seed):
     return [keys[i:i + batch_size] for i in range(0, len(keys), batch_size)]
 
 
-def schedule(step, steps, name=hp.schedule):
+def schedule_factor(step, steps, name=None):
     """Factor on the learning rate at a step: "constant" is 1 throughout, as in the report; "linear" warms up over
     `hp.warmup_steps`, then falls to zero at the last step."""
+    name = hp.schedule if name is None else name
     if name == "constant":
         return 1.0
     return min((step + 1) / min(hp.warmup_steps, steps), 1) * (1 - step / steps)
@@ -54,82 +100,28 @@ def reuse_memory():
             ctypes.CDLL(None).mallopt(parameter, 2 ** 31 - 1)
 
 
-# The next functions say the same of one process and of several, as torchrun starts them.
-
-def processes():
-    """Return (rank, number) of the processes that torchrun started, and join them at the first call; else (0, 1)."""
-    if not dist.is_torchelastic_launched():
-        return 0, 1
-    if not dist.is_initialized():
-        own_gpu = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
-        if own_gpu:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        # the others wait while the first alone builds the data set
-        dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpu else "gloo", timeout=datetime.timedelta(days=1))
-    return dist.get_rank(), dist.get_world_size()
-
-
-def first_alone(work):
-    """Call `work` in the first process, then in the others, which find done what it left; return its result."""
-    rank, number = processes()
-    if rank == 0:
-        result = work()
-    if number > 1:
-        dist.barrier()
-    return result if rank == 0 else work()
-
-
-def summed(tensor):
-    """The sum of a tensor over all processes."""
-    if processes()[1] > 1:
-        dist.all_reduce(tensor)
-    return tensor
-
-
-class SharedSum(torch.autograd.Function):
-    """`summed`, through which gradients flow: what a process adds to the sum acts on the losses of all."""
-
-    @staticmethod
-    def forward(context, tensor):
-        return summed(tensor.clone())
-
-    @staticmethod
-    def backward(context, gradient):
-        return summed(gradient.clone())
-
-
-class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of all processes' batches, so that how many there are does not matter.
-    (torch's own SyncBatchNorm needs CUDA.)"""
-
-    def forward(self, x):
-        if not self.training:
-            return super().forward(x)
-        axes, x = (0, 2, 3), x.float()
-        count = x.new_full((1,), x.numel() / x.shape[1])
-        sums = SharedSum.apply(torch.cat([x.sum(axes), (x ** 2).sum(axes), count]))
-        mean, square = (sums[:-1] / sums[-1]).chunk(2)
-        variance = (square - mean ** 2).clamp(min=0)  # rounding may leave it below
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * sums[-1] / (sums[-1] - 1), self.momentum)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
-
-
-def finish(*command):
+def print_next_command(*command):
     """Print the command that comes after a training, in the first process. One of several processes ends at once: on
     the usual way out, now and then, the threads through which they speak abort it."""
-    rank, number = processes()
+    rank, number = Distributed.process_rank()
     if rank == 0:
         print("next: python", shlex.join(map(str, command)), flush=True)
     if number > 1:
         os._exit(0)
 
 
-class Trainer(Model):
-    """A `Model` with its loss and Adam: train one epoch, validate.
+def replace_layers(network, convert):
+    """Replace every layer of a network by what `convert` makes of it: another layer, or the same."""
+    for name, layer in network.named_children():
+        converted = convert(layer)
+        if converted is layer:
+            replace_layers(layer, convert)
+        else:
+            setattr(network, name, converted)
+
+
+class Trainer(AEModel):
+    """A `AEModel` with its loss and Adam: train one epoch, validate.
 
     Parameters
     ----------
@@ -148,16 +140,17 @@ class Trainer(Model):
         exponential mean); 0 takes them as they are.
     """
 
-    def __init__(self, network, loss, learning_rate, device, gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16,
+    def __init__(self, network, loss, learning_rate, device, gradient_norm=None, bfloat16=None,
                  average=0):
+        gradient_norm = hp.gradient_norm if gradient_norm is None else gradient_norm
+        bfloat16 = hp.bfloat16 if bfloat16 is None else bfloat16
         super().__init__(network, device)
         self.loss, self.learning_rate, self.gradient_norm, self.bfloat16 = loss, learning_rate, gradient_norm, bfloat16
         self.average, self.mean, self.steps = average, {}, 0
         if learning_rate:
             self.optimiser = torch.optim.Adam(network.parameters(), learning_rate)
-        for module in network.modules():
-            if processes()[1] > 1 and isinstance(module, nn.BatchNorm2d):
-                module.__class__ = SharedBatchNorm2d  # same parameters, same names
+        if Distributed.process_rank()[1] > 1:
+            replace_layers(network, Distributed.share_batch_norm)
 
     def train_epoch(self, batches, factors):
         """Yield the loss of each batch after its step; `factors` scale the learning rate."""
@@ -165,13 +158,13 @@ class Trainer(Model):
         for batch, factor in zip(batches, factors):
             for group in self.optimiser.param_groups:
                 group["lr"] = self.learning_rate * group.get("scale", 1) * factor
-            loss, size = self.loss_of(batch)
-            loss = loss * size / summed(torch.tensor(float(size), device=self.device))
+            loss, size = self.batch_loss(batch)
+            loss = loss * size / Distributed.sum_over_processes(torch.tensor(float(size), device=self.device))
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            if processes()[1] > 1:
+            if Distributed.process_rank()[1] > 1:
                 trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-                flat = summed(torch.cat([(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                flat = Distributed.sum_over_processes(torch.cat([(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                                           ).flatten() for parameter in trained]))
                 for parameter, part in zip(trained, flat.split([parameter.numel() for parameter in trained])):
                     parameter.grad = part.view(parameter.shape)
@@ -185,11 +178,11 @@ class Trainer(Model):
                         self.mean[name].lerp_(value, 1 / min(self.steps, self.average))
                     else:
                         self.mean[name] = value.clone()
-            yield summed(loss.detach()).item()
+            yield Distributed.sum_over_processes(loss.detach()).item()
 
-    def loss_of(self, batch):
+    def batch_loss(self, batch):
         """Return the mean loss of a batch (source, target), and how many crops it has."""
-        source, target = self.prepare(self.move(batch[0])), self.move(batch[1])
+        source, target = self.prepare(self.to_device(batch[0])), self.to_device(batch[1])
         with autocast(self.device, self.bfloat16):
             output = self.network(source)
         return self.loss(output.float(), target), len(source)
@@ -198,7 +191,7 @@ class Trainer(Model):
     def example(self, clip):
         """Return the input, output and target of a clip of the data set, its first `hp.chunk_frames` frames."""
         source, target = (part[..., :hp.chunk_frames] for part in clip)
-        return source[0], self.run(self.prepare(self.move(source[None])))[0, 0].cpu().numpy(), target[0]
+        return source[0], self.run(self.prepare(self.to_device(source[None])))[0, 0].cpu().numpy(), target[0]
 
     @torch.inference_mode()
     def validate(self, dataset):
@@ -209,8 +202,8 @@ class Trainer(Model):
         loss = frames = 0
         for clips in dataset:
             for source, target in zip(*(clip[None].split(hp.chunk_frames, dim=-1) for clip in clips)):
-                output = self.run(self.prepare(self.move(source)))
-                loss += self.loss(output, self.move(target)).item() * target.shape[-1]
+                output = self.run(self.prepare(self.to_device(source)))
+                loss += self.loss(output, self.to_device(target)).item() * target.shape[-1]
                 frames += target.shape[-1]
         return loss / frames
 
@@ -219,7 +212,7 @@ class Trainer(Model):
         return source
 
     @contextlib.contextmanager
-    def averaged(self):
+    def averaged_weights(self):
         """Within it the network has the mean of its weights, if there is one."""
         if not self.mean:
             yield
@@ -246,8 +239,8 @@ class Trainer(Model):
             self.mean = {name: value.to(self.device) for name, value in state["mean"].items()}
 
 
-def start_from(network, path):
-    """Give a network the weights in `path` to train on from; a reviewer that they lack starts anew.
+def load_initial_weights(network, path):
+    """Give a network the weights in `path` to train on from; a note classifier that they lack starts anew.
 
     Raises as `load_weights`, and ValueError if they are of a network of another form.
     """
@@ -256,7 +249,7 @@ def start_from(network, path):
         missing, unexpected = network.load_state_dict(state, strict=False)
     except RuntimeError:  # other shapes
         missing, unexpected = state, ()
-    if unexpected or not all(key.startswith("reviewer.") for key in missing):
+    if unexpected or not all(key.startswith("classifier.") for key in missing):
         raise ValueError(f"{path} does not fit the network to train; "
                          "give the flags of its form that it was trained with")
 
@@ -266,7 +259,9 @@ def save_tensors(path, content):
     Util.save_bytes(path, lambda file: torch.save(content, file))
 
 
+# settings of checkpoints of earlier versions: names and values that have others now
 former_names = {"inputs": "in_channels", "shortcut": "residual", "normalised": "batch_norm"}
+former_values = {("part", "reviewer"): "classifier"}
 
 
 def load_checkpoint(path, settings, model):
@@ -278,7 +273,10 @@ def load_checkpoint(path, settings, model):
     """
     try:
         state = load_tensors(path)
-        saved = {former_names.get(name, name): value for name, value in state["settings"].items()}
+        for part in ("network", "mean", "best"):
+            rename_keys(state.get(part) or {})
+        saved = {former_names.get(name, name): former_values.get((name, value), value) if isinstance(value, str) else value
+                 for name, value in state["settings"].items()}
         if not saved.get("memory"):  # layers that the U-Net once could have; none is what it has now
             saved.pop("memory", None)
         for name, then in (("gradient_norm", hp.gradient_norm), ("bfloat16", hp.bfloat16), ("average", 0),
@@ -322,7 +320,7 @@ def event_writer(folder, epoch):
     return SummaryWriter(folder, purge_step=epoch + 1)
 
 
-def fit(model, training_set, validation_set, weights, settings, loss_name, overwrite=False, tensorboard=False):
+def fit(model, training_set, validation_set, weights, settings, loss_name, overwrite=False, tensorboard=False, on_epoch=None):
     """Train `model` and write its best weights, by validation loss, with the recorded losses beside them.
 
     For the weights `x.torch` there are those of the last epoch, `x_last.torch`, the losses, `x_losses.json` and `.png`,
@@ -346,6 +344,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
         Discard finished weights, or the checkpoint of a run with other settings; one with the same is gone on with.
     tensorboard : bool
         Write both losses and the learning rate of every epoch to event files in the folder `x` too.
+    on_epoch : callable, optional
+        Called with the model and the state of the training after every epoch, in the first process.
 
     Raises
     ------
@@ -358,7 +358,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
         After Ctrl-C or SIGTERM, with the checkpoint saved.
     """
     reuse_memory()
-    weights, (rank, number) = Path(weights), processes()
+    weights, (rank, number) = Path(weights), Distributed.process_rank()
     checkpoint = weights.with_suffix(".checkpoint")
     if settings["batch_size"] % number:
         raise ValueError(f"a batch of {settings['batch_size']} does not divide among {number} processes; choose "
@@ -385,7 +385,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
         """Save the checkpoint at the first call, which shows whether it can be, every few minutes, and on Ctrl-C, which
         then takes effect."""
         nonlocal saved
-        stop = summed(torch.tensor(float(bool(interrupted)), device=model.device)).item() > 0
+        stop = Distributed.sum_over_processes(torch.tensor(float(bool(interrupted)), device=model.device)).item() > 0
         if rank == 0 and (stop or time.monotonic() - saved > hp.checkpoint_minutes * 60):
             saved = time.monotonic()
             save_tensors(checkpoint, {**state, **model.state(), "seconds": saved - started})
@@ -395,7 +395,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
 
     with deferred_interrupt() as interrupted:
         while state["epoch"] < settings["epochs"]:
-            batches = crops(lengths, settings["crop_frames"], settings["batch_size"],
+            batches = crop_batches(lengths, settings["crop_frames"], settings["batch_size"],
                             f"{settings['seed']} {state['epoch']}")
             if len(batches[-1]) < number:  # some process would have nothing to do
                 batches.pop()
@@ -403,7 +403,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
                 raise ValueError(f"an epoch has fewer crops than there are processes, {number}; start fewer of them, "
                                  "or add pieces")
             first, steps = state["epoch"] * len(batches), settings["epochs"] * len(batches)
-            factors = [schedule(first + i, steps, settings["schedule"]) for i in range(state["batch"], len(batches))]
+            factors = [schedule_factor(first + i, steps, settings["schedule"]) for i in range(state["batch"], len(batches))]
             keys = [batch[rank::number] for batch in batches[state["batch"]:]]
             loader = torch.utils.data.DataLoader(  # a generator of its own leaves torch's, for dropout, as it was
                 training_set, batch_sampler=keys, generator=torch.Generator())
@@ -421,11 +421,13 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
             losses["training"].append(sum(state["epoch_losses"]) / len(state["epoch_losses"]))
             state.update(epoch=state["epoch"] + 1, batch=0, epoch_losses=[])
             if rank == 0:
-                with model.averaged():
+                with model.averaged_weights():
                     losses["validation"].append(check_finite(model.validate(validation_set), state["epoch"]))
                     if losses["validation"][-1] == min(losses["validation"]):
                         state["best"] = snapshot(model.network, note)
-                    report(model, training_set, validation_set, weights, state, (time.monotonic() - started) / 60)
+                    report_epoch(model, training_set, validation_set, weights, state, (time.monotonic() - started) / 60)
+                    if on_epoch:
+                        on_epoch(model, state)
                 if events:
                     for part in ("training", "validation"):
                         events.add_scalar(f"{loss_name}/{part}", losses[part][-1], state["epoch"])
@@ -433,7 +435,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
                     events.flush()
             pause()
     if rank == 0:
-        with model.averaged():
+        with model.averaged_weights():
             save_tensors(weights.with_name(f"{weights.stem}_last.torch"), snapshot(model.network, note))
         save_tensors(weights, state["best"])
         checkpoint.unlink(missing_ok=True)
@@ -450,7 +452,7 @@ def check_finite(loss, epoch):
     return loss
 
 
-def report(model, training_set, validation_set, weights, state, minutes):
+def report_epoch(model, training_set, validation_set, weights, state, minutes):
     """Say how the epoch went, store the losses, their plot and the pieces they are for, and every `hp.log_epochs` what
     becomes of one piece."""
     losses, epoch, epochs = state["losses"], state["epoch"], state["settings"]["epochs"]
@@ -460,10 +462,10 @@ def report(model, training_set, validation_set, weights, state, minutes):
         {**losses, "settings": state["settings"], "training_pieces": training_set.names,
          "validation_pieces": validation_set.names,
          "minutes": round(minutes, 3)}, indent=1) + "\n")
-    Util.save_figure(weights.with_name(f"{weights.stem}_losses.png"), Util.plot_losses(losses, weights.stem))
+    Plots.save_figure(weights.with_name(f"{weights.stem}_losses.png"), Plots.plot_losses(losses, weights.stem))
     if epoch % hp.log_epochs == 0 or epoch == epochs:
         source, output, target = model.example(training_set[0])
         stem = weights.with_name(f"{weights.stem}_epoch_{epoch}")
         Util.save_array(stem.with_suffix(".npy"), output.astype(np.float16))
-        Util.save_figure(stem.with_suffix(".png"), Util.plot_spectrograms(
+        Plots.save_figure(stem.with_suffix(".png"), Plots.plot_spectrograms(
             {"input": source, f"output after epoch {epoch}": output, "target": target}, training_set.names[0]))

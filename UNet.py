@@ -5,7 +5,7 @@ from torch import nn
 import Hyperparameters as hp
 
 
-class Block(nn.Module):
+class ConvBlock(nn.Module):
     """Two 3 x 3 convolutions, each followed by batch normalisation, if so `batch_norm`, and ReLU; the size stays."""
 
     def __init__(self, inputs, outputs, batch_norm=False):
@@ -21,7 +21,7 @@ class Block(nn.Module):
         return self.block(x)
 
 
-class Doubling(nn.ConvTranspose2d):
+class Upsample2d(nn.ConvTranspose2d):
     """A transposed convolution of kernel and stride 2, whose outputs do not overlap: the size doubles on both axes.
 
     Computed as a 1 x 1 convolution to four times the channels, which are then laid out beside each other: the same sums
@@ -37,13 +37,13 @@ class Doubling(nn.ConvTranspose2d):
         return y.unflatten(3, (2, 2, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
-class Up(nn.Module):
+class UpBlock(nn.Module):
     """Double the size of the image, put the skip connection beside it, and convolve."""
 
     def __init__(self, inputs, outputs, batch_norm=False):
         super().__init__()
-        self.up = Doubling(inputs, outputs)
-        self.conv_block = Block(inputs, outputs, batch_norm)
+        self.up = Upsample2d(inputs, outputs)
+        self.conv_block = ConvBlock(inputs, outputs, batch_norm)
 
     def forward(self, x, skip):
         return self.conv_block(torch.cat([self.up(x), skip], 1))
@@ -68,13 +68,15 @@ class UNet(nn.Module):
 
     name = "a U-Net"
 
-    def __init__(self, depth=hp.unet_depth, wf=hp.unet_wf, in_channels=1, residual=False, batch_norm=False):
+    def __init__(self, depth=None, wf=None, in_channels=1, residual=False, batch_norm=False):
+        depth = hp.unet_depth if depth is None else depth
+        wf = hp.unet_wf if wf is None else wf
         super().__init__()
         self.in_channels, self.residual = in_channels, residual
         channels = [2 ** (wf + level) for level in range(depth)]
-        self.down_path = nn.ModuleList(Block(*ends, batch_norm)
+        self.down_path = nn.ModuleList(ConvBlock(*ends, batch_norm)
                                        for ends in zip([in_channels] + channels[:-1], channels))
-        self.up_path = nn.ModuleList(Up(*ends, batch_norm) for ends in zip(channels[:0:-1], channels[-2::-1]))
+        self.up_path = nn.ModuleList(UpBlock(*ends, batch_norm) for ends in zip(channels[:0:-1], channels[-2::-1]))
         self.last = nn.Conv2d(channels[0] + in_channels * residual, 1, 1)
         if residual:
             with torch.no_grad():
@@ -83,7 +85,7 @@ class UNet(nn.Module):
                 self.last.weight[:, channels[0]:] = torch.eye(1, in_channels)[..., None, None]
 
     @classmethod
-    def of_form(cls, state):
+    def from_state(cls, state):
         """Return a network, not trained, of the form that a state_dict has.
 
         Raises KeyError, ValueError or IndexError if it is of another kind.

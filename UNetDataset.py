@@ -9,8 +9,8 @@ from tqdm import tqdm
 import DatasetCreator
 import Hyperparameters as hp
 import Util
-from AEDataset import AEDataset, Stored, map_spectrogram
-from AEModel import Model, NoteModel, digest
+from AEDataset import AEDataset, StoredSpectrogram, map_spectrogram
+from AEModel import NoteModel, digest, load_model
 from Autoencoder import Autoencoder
 
 
@@ -23,12 +23,13 @@ class UNetDataset(AEDataset):
     recording is played; otherwise the output has learnt the target's.
     """
 
-    def __init__(self, names, data=hp.data, sources=("piano",), augmented=False, in_channels=1, own_level=False):
+    def __init__(self, names, data=None, sources=("piano",), augmented=False, in_channels=1, own_level=False):
+        data = hp.data if data is None else data
         self.in_channels, self.own_level, self.gains = in_channels, own_level, {}
         super().__init__(names, data, sources)
 
     def load(self, name, data, sources):
-        return [Stored(path) for source in sources for path in (
+        return [StoredSpectrogram(path) for source in sources for path in (
             output_path(name, source, data), data / "generated" / name / f"{source}.npy")[:self.in_channels]]
 
     def __getitem__(self, key):
@@ -39,14 +40,14 @@ class UNetDataset(AEDataset):
         images = (image[:, start:start + frames].float() for image in (*clip, self.targets[piece]))
         *source, target = (torch.nn.functional.pad(image, (0, frames - image.shape[1])) for image in images)
         if self.own_level:
-            target = torch.from_numpy(amplified(target.numpy(), self.gain(piece, first)))
+            target = torch.from_numpy(apply_gain(target.numpy(), self.gain(piece, first)))
         return torch.stack(source), target[None]
 
     def gain(self, piece, first):
         """By how many dB an output is louder than its target, of the whole piece; kept, as it has to be read for it."""
         if (piece, first) not in self.gains:
             images = (image[:].numpy() for image in (self.targets[piece], self.sources[piece][first]))
-            self.gains[piece, first] = gain(*images)
+            self.gains[piece, first] = level_difference(*images)
         return self.gains[piece, first]
 
 
@@ -55,7 +56,7 @@ def output_path(name, source, data):
     return Path(data) / "ae_output" / (f"{name}.npy" if source == "piano" else f"{source}/{name}.npy")
 
 
-def write_outputs(weights, names, data=hp.data, device="cpu", sources=("piano",), bfloat16=True):
+def write_outputs(weights, names, data=None, device="cpu", sources=("piano",), bfloat16=True):
     """Write what the autoencoder with these weights makes of every piece on every piano of `sources`: see
     `output_path`.
 
@@ -63,7 +64,8 @@ def write_outputs(weights, names, data=hp.data, device="cpu", sources=("piano",)
     `bfloat16` False, and whether at a level of their own, as what notes give is. What has been written before, by the
     same, is kept. Raises as `Model.load`.
     """
-    model = Model.load(Autoencoder, weights, Util.choose_device(device))
+    data = hp.data if data is None else data
+    model = load_model(Autoencoder, weights, Util.choose_device(device))
     model.bfloat16 = bfloat16
     note = Path(data) / "ae_output" / "weights.txt"
     text = " ".join([Path(os.path.relpath(weights, data)).as_posix(), digest(model.network.state_dict()),
@@ -74,7 +76,7 @@ def write_outputs(weights, names, data=hp.data, device="cpu", sources=("piano",)
             path.unlink()
         Util.save_text(note, text)
     stored = Path(data) / "generated"
-    stale = [(name, source) for source in sources for name in names if not Util.newer(
+    stale = [(name, source) for source in sources for name in names if not Util.is_up_to_date(
         output_path(name, source, data), weights, stored / name / f"{source}.npy")]
     for name, source in tqdm(stale, desc="ae_output", unit="piece", disable=not stale):
         piano = map_spectrogram(stored / name / f"{source}.npy").float().numpy()
@@ -83,25 +85,25 @@ def write_outputs(weights, names, data=hp.data, device="cpu", sources=("piano",)
             if path.exists():
                 pitch = map_spectrogram(path).float().numpy()
             else:  # `DatasetCreator.build` makes it only where there are notes
-                pitch = DatasetCreator.pitch_beside(DatasetCreator.pairs(data, source)[name][0], piano.shape[1])
+                pitch = DatasetCreator.read_pitch_spectrogram(DatasetCreator.find_pairs(data, source)[name][0], piano.shape[1])
             output = model.generate(pitch, piano)
         else:
             output = model.generate(piano)
         Util.save_array(output_path(name, source, data), output.astype(np.float16))
 
 
-def gain(output, target):
+def level_difference(output, target):
     """By how many dB a spectrogram in [0, 1] is softer than another, in the mean power of all."""
     powers = [np.mean(10 ** (Util.to_db(image) / 10)) for image in (output, target)]
     return 10 * np.log10(powers[1] / powers[0])
 
 
-def amplified(image, decibels):
+def apply_gain(image, decibels):
     """Return a spectrogram in [0, 1] that is louder, its silence as it is."""
     return np.where(image > 0, Util.to_unit(Util.to_db(image) + decibels), 0).astype(np.float32)
 
 
-def as_loud(output, target):
+def match_level(output, target):
     """Bring a spectrogram in [0, 1] to the mean power of another: what notes give has a level of its own, and that of
     the audio is set at the very end."""
-    return amplified(output, gain(output, target))
+    return apply_gain(output, level_difference(output, target))

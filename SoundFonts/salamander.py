@@ -56,7 +56,7 @@ def main():
             softest = loudest + 1
         (folder / "Salamander.sfz").write_text("\n".join(regions) + "\n", encoding="utf-8")
         run("polyphone", "-1", "-i", "Salamander.sfz", "-d", ".", "-o", "Salamander", cwd=folder)
-        with Util.replacing(hp.soundfonts / "Salamander.sf2") as temporary:
+        with Util.atomic_write(hp.soundfonts / "Salamander.sf2") as temporary:
             shutil.copy(folder / "Salamander.sf2", temporary)
     print(hp.soundfonts / "Salamander.sf2")
 

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
+import Inversion
 import Main
 import MIDI2Audio
 import Util
@@ -71,14 +72,14 @@ def our_path(audio, models):
     stages.done("front end")
     for name, model in zip(("autoencoder", "U-Net"), models):
         if isinstance(model, NoteModel):
-            spectrograms.append(model.image(Main.listen(audio, model), power.shape[1]))
+            spectrograms.append(model.note_spectrogram(Main.transcribe_audio(audio, model), power.shape[1]))
         else:
             spectrograms.append(model.generate(*spectrograms[::-1]))
         stages.done(name)
-    magnitude = np.sqrt(DatasetCreator.power_from_mel(DatasetCreator.mel_from_log(spectrograms[-1]),
+    magnitude = np.sqrt(Inversion.power_from_mel(DatasetCreator.mel_from_log(spectrograms[-1]),
                                                       np.abs(guide) ** 2))
     stages.done("mel to linear")
-    DatasetCreator.griffin_lim(magnitude, guide)
+    Inversion.griffin_lim(magnitude, guide)
     stages.done("Griffin-Lim")
     return stages.seconds
 
@@ -92,7 +93,7 @@ def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
 
 
-def run_apart(code, *arguments):
+def run_in_subprocess(code, *arguments):
     """Run Python code in a process of its own; return its variable `seconds`, and its peak memory in MiB."""
     code = (f"import sys, time; sys.path.insert(0, 'benchmarks'); import benchmark as b; {code}; "
             "print(seconds, b.peak_memory())")
@@ -106,7 +107,7 @@ def stages(clip_s, repeats):
     audio = Util.read_audio(hp.demo)[:round(clip_s * hp.sample_rate)]
     # the report's sizes; their weights do not change the time
     networks = Autoencoder(channels=(64, 128, 256)).eval(), UNet(wf=6).eval()
-    models = Main.load_models(*Main.weights("shipped", None, None))
+    models = Main.load_models(*Main.choose_weights("shipped", None, None))
     best = []
     for path, parts in ((report_path, networks), (our_path, models)):
         path(audio[:hp.sample_rate], parts)  # what is compiled at the first call is no part of the comparison
@@ -121,7 +122,7 @@ def stages(clip_s, repeats):
     rows.append(("real-time factor", f"{total[0] / length:.3f}", f"{total[1] / length:.3f}", ""))
     code = (f"audio = b.Util.read_audio(b.hp.demo)[:{audio.size}]; "
             "start = time.time(); {}; seconds = time.time() - start")
-    memory = [list(run_apart(code.format(call)))[1] for call in (
+    memory = [list(run_in_subprocess(code.format(call)))[1] for call in (
         "b.report_path(audio, (b.Autoencoder(channels=(64, 128, 256)).eval(), b.UNet(wf=6).eval()))",
         "b.our_path(audio, b.Main.load_models(*b.Main.weights('shipped', None, None)))")]
     rows.append(("peak memory, MiB", *(f"{peak:.0f}" for peak in memory), ""))
@@ -141,18 +142,18 @@ def inversions(folder, clip_s):
     """Error and seconds of the inversions, from the true mel spectrogram and from the one that the networks predict."""
     methods = {
         "librosa NNLS, 32 Griffin-Lim iterations from random phase (report)":
-            lambda mel, guide: DatasetCreator.invert(mel, guide, "report"),
+            lambda mel, guide: Inversion.invert(mel, guide, "report"),
         "KL updates from a flat start, Griffin-Lim from random phase":
-            lambda mel, guide: DatasetCreator.griffin_lim(
-                np.sqrt(DatasetCreator.power_from_mel(mel, np.ones(guide.shape, np.float32))),
+            lambda mel, guide: Inversion.griffin_lim(
+                np.sqrt(Inversion.power_from_mel(mel, np.ones(guide.shape, np.float32))),
                 random_phase(guide.shape)),
         "KL updates from the recording's spectrum, Griffin-Lim from its phase (ours)":
-            lambda mel, guide: DatasetCreator.invert(mel, guide, "kl"),
+            lambda mel, guide: Inversion.invert(mel, guide, "kl"),
     }
     limit = "the limit: true magnitude, Griffin-Lim from the recording's phase"
     figures = {(kind, name): [] for kind in ("true", "predicted") for name in [*methods, limit]}
-    models = Main.load_models(*Main.weights("shipped", None, None))
-    found = DatasetCreator.pairs(folder)
+    models = Main.load_models(*Main.choose_weights("shipped", None, None))
+    found = DatasetCreator.find_pairs(folder)
     by_piece = []
     for name, recordings in found.items():
         recording, truth = (librosa.util.fix_length(Util.read_audio(path), size=round(clip_s * hp.sample_rate))
@@ -163,21 +164,21 @@ def inversions(folder, clip_s):
         stages = [piano]
         for model in models:
             notes = isinstance(model, NoteModel)
-            stages.append(model.image(Main.listen(recording, model), piano.shape[1]) if notes else
+            stages.append(model.note_spectrogram(Main.transcribe_audio(recording, model), piano.shape[1]) if notes else
                           model.generate(*stages[::-1]))
 
         def measure(kind, method, audio_of):
             start = time.perf_counter()
             audio = librosa.util.fix_length(audio_of(), size=truth.size)
             seconds = time.perf_counter() - start
-            figures[kind, method].append((Evaluation.log_mel_l1(audio, truth), Evaluation.convergence(audio, truth),
+            figures[kind, method].append((Evaluation.log_mel_l1(audio, truth), Evaluation.spectral_distance(audio, truth),
                                           seconds))
 
         for kind, spectrogram in (("true", synth), ("predicted", stages[-1])):
             mel = DatasetCreator.mel_from_log(spectrogram)
             for method, invert in methods.items():
                 measure(kind, method, lambda: invert(mel, guide))
-        measure("true", limit, lambda: DatasetCreator.griffin_lim(np.abs(target), guide))
+        measure("true", limit, lambda: Inversion.griffin_lim(np.abs(target), guide))
         errors = [figures["predicted", method][-1][0] for method in methods]
         by_piece.append((name, *(f"{error:.2f}" for error in (errors[0], errors[2], errors[0] - errors[2]))))
     rows = [("inversion", "true mel: log-mel L1, dB", "convergence", "predicted mel: log-mel L1, dB", "convergence",
@@ -200,7 +201,7 @@ def lengths(minutes):
         for length in minutes:
             path = Path(folder) / "long.wav"
             Util.write_audio(path, np.resize(clip, round(length * 60 * hp.sample_rate)))
-            seconds, memory = run_apart("b.Main.pipeline(b.hp.demo); start = time.time(); "
+            seconds, memory = run_in_subprocess("b.Main.pipeline(b.hp.demo); start = time.time(); "
                                         "b.Main.pipeline(sys.argv[1]); seconds = time.time() - start", path)
             rows.append((f"{length:g}", f"{seconds:.1f}", f"{seconds / length:.1f}", f"{memory:.0f}"))
     return "## Any length\n\n" + table(rows)
@@ -220,7 +221,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     if options.folder == hp.data / "test" and not options.folder.joinpath("piano").exists():
         MIDI2Audio.create_test_set()
-    DatasetCreator.pairs(options.folder)  # a wrong folder is said before minutes of measuring
+    DatasetCreator.find_pairs(options.folder)  # a wrong folder is said before minutes of measuring
     parts = [f"# Benchmark\n\n`python benchmarks/benchmark.py`, {os.cpu_count()} processor cores, "
              f"{Util.choose_device()}, torch {torch.__version__}.\n"]
     for part in (lambda: stages(options.clip_s, options.repeats), lambda: inversions(options.folder, options.clip_s),

@@ -21,10 +21,11 @@ import AEMain
 import DatasetCreator
 import Hyperparameters as hp
 import MIDI2Audio
+import Notes
 import UNetMain
 import Util
-from benchmark import run_apart, table
 from UNetDataset import write_outputs
+from benchmark import run_in_subprocess, table
 
 maestro_hours, maestro_performances = 200, 1276
 
@@ -65,9 +66,9 @@ def seconds_of(number, data):
     return own if isinstance(own, float) else time.perf_counter() - start
 
 
-def apart(number, data):
+def in_subprocess(number, data):
     """`seconds_of` in a process of its own; return its seconds, and the peak memory of the process in MiB."""
-    return run_apart(f"import cost; from pathlib import Path; seconds = cost.seconds_of({number}, Path(sys.argv[1]))",
+    return run_in_subprocess(f"import cost; from pathlib import Path; seconds = cost.seconds_of({number}, Path(sys.argv[1]))",
                      data)
 
 
@@ -77,13 +78,13 @@ def main(arguments=None):
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"),
                         help="(default: benchmarks/cost.md)")
     options = parser.parse_args(arguments)
-    pieces = Util.pieces(options.folder, MIDI2Audio.midi_endings)
+    pieces = Util.find_pieces(options.folder, Notes.midi_endings)
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         data.joinpath("MIDI").symlink_to(options.folder.resolve())
         for number, (name, _, folders, _) in enumerate(stages):
-            seconds, memory = apart(number, data)
+            seconds, memory = in_subprocess(number, data)
             size = sum(path.stat().st_size for part in folders for path in (data / part).rglob("*") if path.is_file())
             measured.append((seconds, size, memory))
             print(f"{name}: {seconds:.1f} s, {size / 1e6:.1f} MB on disk, {memory:.0f} MiB in memory", flush=True)

@@ -18,8 +18,8 @@ import Hyperparameters as hp
 import Training
 import UNetMain
 import Util
-from AEDataset import AEDataset, brief_split
-from AEModel import Model
+from AEDataset import AEDataset, split_for_training
+from AEModel import load_model
 from Autoencoder import Autoencoder
 from UNet import UNet
 
@@ -60,8 +60,8 @@ def minutes(trainer, settings, repeats=10):
     list(trainer.train_epoch(crops[:3], [0] * 3))
     started = time.monotonic()
     list(trainer.train_epoch(crops, [0] * repeats))
-    lengths = [hp.clip_frames] * len(brief_split(settings["pieces"], hp.seed)[0])
-    steps = settings["epochs"] * len(Training.crops(lengths, frames, batch, ""))
+    lengths = [hp.clip_frames] * len(split_for_training(settings["pieces"], hp.seed)[0])
+    steps = settings["epochs"] * len(Training.crop_batches(lengths, frames, batch, ""))
     return steps * (time.monotonic() - started) / repeats / 60
 
 
@@ -75,14 +75,14 @@ def run(name, autoencoder, unet, data, validation_source):
     if not ae.exists() or ae.with_suffix(".checkpoint").exists():
         AEMain.train(data, folders[first], **sources, **autoencoder)
     cpu, l1 = torch.device("cpu"), torch.nn.functional.l1_loss
-    autoencoder = Model.load(Autoencoder, ae)
+    autoencoder = load_model(Autoencoder, ae)
     trainer = Training.Trainer(autoencoder.network, l1, 1, cpu)
     if unet:
         weights.parent.mkdir(parents=True, exist_ok=True)
         weights.with_name("ae.torch").write_bytes(ae.read_bytes())
         if not weights.exists() or weights.with_suffix(".checkpoint").exists():
             UNetMain.train(data, folders[name], **sources, **unet)
-        trainer = UNetMain.UNetTrainer(Model.load(UNet, weights).network, autoencoder, l1, 1, cpu)
+        trainer = UNetMain.UNetTrainer(load_model(UNet, weights).network, autoencoder, l1, 1, cpu)
     losses = weights.with_name("unet_losses.json") if unet else ae.with_name("ae_losses.json")
     settings = json.loads(losses.read_text(encoding="utf-8"))["settings"]
     errors = [error(trainer, data, source) for source in ("piano", validation_source)]

@@ -1,7 +1,7 @@
 """Score the shipped weights on the piano trained on and on one that they never heard: results/goals.md.
 
 `python benchmarks/goals.py FOLDER` renders the MIDI files in FOLDER on the piano of the default pair, and on a piano
-left out of training, dry, in a room, and as a recording: takes (`MIDI2Audio.alter`) in a hall, from two microphones,
+left out of training, dry, in a room, and as a recording: takes (`Performances.vary_performance`) in a hall, from two microphones,
 with noise, as mp3 of 96 kbit/s. It scores what the system makes of them: the audio, and the notes that it hears.
 """
 import argparse
@@ -26,10 +26,11 @@ import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
 import Main
-import MIDI2Audio
+import Notes
+import Performances
 import Util
 from AEModel import NoteModel
-from UNetDataset import as_loud
+from UNetDataset import match_level
 
 left_out = "TimGM6mb.sf2", 0, 0
 cases = {"piano trained on": hp.piano_preset, "piano left out": left_out,
@@ -70,45 +71,45 @@ def note_f1(audio, midi_path):
     return float(mir_eval.transcription.precision_recall_f1_overlap(*sides, offset_ratio=None)[2])
 
 
-def altered(midi_folder):
+def write_variants(midi_folder):
     """Write a take of every piece, the same each time, and return the folder."""
-    folder, pieces = hp.data / "evaluation" / "takes", Util.pieces(midi_folder, MIDI2Audio.midi_endings)
+    folder, pieces = hp.data / "evaluation" / "takes", Util.find_pieces(midi_folder, Notes.midi_endings)
     for path in folder.glob("*.mid"):
         if path.stem not in pieces:  # of another folder
             path.unlink()
     for name, path in pieces.items():
-        if not Util.newer(folder / f"{name}.mid", path):
-            with Util.replacing(folder / f"{name}.mid") as temporary:
-                MIDI2Audio.alter(path, random.Random(name)).save(temporary)
+        if not Util.is_up_to_date(folder / f"{name}.mid", path):
+            with Util.atomic_write(folder / f"{name}.mid") as temporary:
+                Performances.vary_performance(path, random.Random(name)).save(temporary)
     return folder
 
 
-def record(folder):
-    """Return a folder like one of `Evaluation.render`, with its pianos as if recorded in halls."""
-    recorded, responses = folder.with_name(folder.name + "_recorded"), Augmentation.rooms(*halls)
+def record_in_hall(folder):
+    """Return a folder like one of `Evaluation.render_pair`, with its pianos as if recorded in halls."""
+    recorded, responses = folder.with_name(folder.name + "_recorded"), Augmentation.room_responses(*halls)
     shutil.rmtree(recorded, ignore_errors=True)
-    for i, (name, (piano, synth)) in enumerate(DatasetCreator.pairs(folder).items()):
+    for i, (name, (piano, synth)) in enumerate(DatasetCreator.find_pairs(folder).items()):
         rng, dry = np.random.default_rng(i), Util.read_audio(piano)
         wet = fftconvolve(dry, responses[i % len(responses)])[:dry.size]
         wet += wet.std() * 10 ** (-signal_to_noise / 20) * rng.standard_normal(dry.size)
-        Util.write_audio(recorded / "piano" / f"{name}.wav", Augmentation.mp3(wet * hp.peak / np.abs(wet).max(), 0.4))
+        Util.write_audio(recorded / "piano" / f"{name}.wav", Augmentation.mp3_round_trip(wet * hp.peak / np.abs(wet).max(), 0.4))
         Util.write_audio(recorded / "synth" / f"{name}.wav", Util.read_audio(synth))
     return recorded
 
 
 def prepare(case, midi_folder):
-    """Return the folder with the recordings of a case, like one of `Evaluation.render`, and each piece's MIDI file."""
+    """Return the folder with the recordings of a case, like one of `Evaluation.render_pair`, and each piece's MIDI file."""
     take = case == "like a recording"
-    midi_folder = altered(midi_folder) if take else midi_folder
-    folder = Evaluation.render(midi_folder, hp.data, cases[case])
-    return record(folder) if take else folder, Util.pieces(midi_folder, MIDI2Audio.midi_endings)
+    midi_folder = write_variants(midi_folder) if take else midi_folder
+    folder = Evaluation.render_pair(midi_folder, hp.data, cases[case])
+    return record_in_hall(folder) if take else folder, Util.find_pieces(midi_folder, Notes.midi_endings)
 
 
 def score_notes(folder, midi_files, model):
     """Return the means of `Evaluation.note_scores`, over the pieces of a folder."""
-    heard = {name: Main.listen(Main.read_recording(piano), model)
-             for name, (piano, _) in DatasetCreator.pairs(folder).items()}
-    return np.mean([Evaluation.note_scores(Util.read_notes(midi_files[name]), notes) for name, notes in heard.items()],
+    heard = {name: Main.transcribe_audio(Main.read_recording(piano), model)
+             for name, (piano, _) in DatasetCreator.find_pairs(folder).items()}
+    return np.mean([Evaluation.note_scores(Notes.read_notes(midi_files[name]), notes) for name, notes in heard.items()],
                    axis=0)
 
 
@@ -116,21 +117,21 @@ def score_decoder(folder, midi_files, model):
     """Return how far the decoder's spectrogram is from the true one in dB when it is given the true notes, and as loud;
     the mean over the pieces of a folder."""
     distances = []
-    for name, (_, synth) in DatasetCreator.pairs(folder).items():
+    for name, (_, synth) in DatasetCreator.find_pairs(folder).items():
         truth = DatasetCreator.spectrogram(Util.read_audio(synth))
-        output = model.image(Util.read_notes(midi_files[name]), truth.shape[1])
-        distances.append(hp.top_db * np.abs(as_loud(output, truth) - truth).mean())
+        output = model.note_spectrogram(Notes.read_notes(midi_files[name]), truth.shape[1])
+        distances.append(hp.top_db * np.abs(match_level(output, truth) - truth).mean())
     return np.mean(distances)
 
 
 def score(folder, midi_files, models, notes):
     """Return [shape=(pieces, versions, 2 or 3 metrics)]: log-mel L1 in dB, spectral convergence, note F1."""
     scores = []
-    for name, paths in tqdm(DatasetCreator.pairs(folder).items(), desc="goals", unit="piece"):
+    for name, paths in tqdm(DatasetCreator.find_pairs(folder).items(), desc="goals", unit="piece"):
         recording, truth = Evaluation.read_pair(paths)
-        outputs = Evaluation.play(recording, truth, models)
+        outputs = Evaluation.make_outputs(recording, truth, models)
         scores.append([[*figures.values(), *([note_f1(outputs[version], midi_files[name])] if notes else [])]
-                       for version, figures in Evaluation.score(outputs, truth).items()])
+                       for version, figures in Evaluation.score_outputs(outputs, truth).items()])
     return np.array(scores)
 
 
@@ -142,8 +143,8 @@ def main(arguments=None):
     parser.add_argument("-o", "--output", type=Path, default=hp.root / "results" / "goals.md",
                         help="default: results/goals.md")
     options = parser.parse_args(arguments)
-    models = Main.load_models(*Main.weights(options.model, None, None))
-    midi_files = Util.pieces(options.midi, MIDI2Audio.midi_endings)
+    models = Main.load_models(*Main.choose_weights(options.model, None, None))
+    midi_files = Util.find_pieces(options.midi, Notes.midi_endings)
     figures = "log-mel L1 in dB / spectral convergence" + ("" if options.no_notes else " / note-onset F1")
     lines = [f"Mean over {len(midi_files)} pieces: {figures}.", "",
              "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece | notes "

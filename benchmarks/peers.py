@@ -27,9 +27,10 @@ import Evaluation
 import Hyperparameters as hp
 import Main
 import MIDI2Audio
+import Notes
 import Util
-import goals
 from AEModel import NoteModel
+import goals
 
 to_install = f"pip install --no-deps transkun moduleconf, {goals.to_install}"
 
@@ -97,7 +98,7 @@ def rendered(write, folder):
         midi, wav = folder / "heard.mid", folder / "played.wav"
         write(audio, midi)
         MIDI2Audio.synthesise_midi_to_audio(midi, wav, *hp.synth_preset)
-        return Util.read_audio(wav), Util.read_notes(midi)
+        return Util.read_audio(wav), Notes.read_notes(midi)
 
     return play
 
@@ -105,7 +106,7 @@ def rendered(write, folder):
 def ours(models):
     """Return the function of `rendered` for this repository; of a report's autoencoder there are no notes to know."""
     def play(audio):
-        notes = Main.listen(audio, models[0]) if isinstance(models[0], NoteModel) else None
+        notes = Main.transcribe_audio(audio, models[0]) if isinstance(models[0], NoteModel) else None
         return Main.resynthesise(audio, models)[0], notes
 
     return play
@@ -115,7 +116,7 @@ def players(names, model, folder):
     """Return name -> function of `rendered`. Raises ValueError if the packages of one are missing."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
-    make = {"this repository": lambda: ours(Main.load_models(*Main.weights(model, None, None))),
+    make = {"this repository": lambda: ours(Main.load_models(*Main.choose_weights(model, None, None))),
             "transkun + FluidSynth": lambda: rendered(transkun(), folder),
             "basic-pitch + FluidSynth": lambda: rendered(basic_pitch(), folder)}
     try:
@@ -130,13 +131,13 @@ def score(play, folder, midi_files, note_f1):
     """Return the means over the pieces of a folder: log-mel L1, convergence, note F1 of the audio or nan; precision,
     recall and F1 of the notes heard and their velocities' error, or nan; seconds a piece."""
     scores = []
-    for name, paths in tqdm(DatasetCreator.pairs(folder).items(), unit="piece", leave=False):
+    for name, paths in tqdm(DatasetCreator.find_pairs(folder).items(), unit="piece", leave=False):
         recording, truth = Evaluation.read_pair(paths)
         started = time.perf_counter()
         audio, notes = play(recording)
         seconds, audio = time.perf_counter() - started, librosa.util.fix_length(audio, size=truth.size)
-        heard = [np.nan] * 4 if notes is None else Evaluation.note_scores(Util.read_notes(midi_files[name]), notes)
-        scores.append([Evaluation.log_mel_l1(audio, truth), Evaluation.convergence(audio, truth),
+        heard = [np.nan] * 4 if notes is None else Evaluation.note_scores(Notes.read_notes(midi_files[name]), notes)
+        scores.append([Evaluation.log_mel_l1(audio, truth), Evaluation.spectral_distance(audio, truth),
                        goals.note_f1(audio, midi_files[name]) if note_f1 else np.nan, *heard, seconds])
     return np.mean(scores, axis=0)
 
@@ -146,7 +147,7 @@ def first(midi_folder, number):
     folder = hp.data / "evaluation" / f"first_{number}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name, path in sorted(Util.pieces(midi_folder, MIDI2Audio.midi_endings).items())[:number]:
+    for name, path in sorted(Util.find_pieces(midi_folder, Notes.midi_endings).items())[:number]:
         shutil.copy(path, folder / f"{name}.mid")
     return folder
 
@@ -154,7 +155,7 @@ def first(midi_folder, number):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Score other ways to the e-piano beside this repository.")
     parser.add_argument("midi", type=Path, help="folder with MIDI files")
-    parser.add_argument("--pieces", type=Util.positive, help="only the first so many")
+    parser.add_argument("--pieces", type=Util.positive_int, help="only the first so many")
     parser.add_argument("--cases", nargs="+", choices=goals.cases, default=list(goals.cases), metavar="CASE",
                         help=f"which of: {', '.join(goals.cases)} (default: all)")
     parser.add_argument("--players", nargs="+", choices=("this", "transkun", "basic-pitch"),
@@ -167,7 +168,7 @@ def main(arguments=None):
     folder = hp.data / "evaluation" / "peers"
     found = players(options.players, options.model, folder)
     midi_folder = first(options.midi, options.pieces) if options.pieces else options.midi
-    pieces = len(Util.pieces(midi_folder, MIDI2Audio.midi_endings))
+    pieces = len(Util.find_pieces(midi_folder, Notes.midi_endings))
     lines = [f"Mean over {pieces} pieces, seconds a clip of {hp.limit_s} s on {torch.get_num_threads()} threads. "
              "Notes heard: onsets within 50 ms.", "",
              "| | | log-mel L1, dB | spectral convergence | note F1 of the audio | notes heard: precision | recall "

@@ -20,11 +20,13 @@ import Evaluation
 import Hyperparameters as hp
 import Main
 import MIDI2Audio
+import Notes
+import Plots
 import Training
 import UNetMain
 import Util
-from AEDataset import brief_split
-from AEModel import Model, noted
+from AEDataset import split_for_training
+from AEModel import load_model, load_tensors, provenance, snapshot
 from Autoencoder import Autoencoder
 from UNet import UNet
 from UNetDataset import UNetDataset
@@ -42,21 +44,21 @@ ae_kept, unet_kept = (50, 100, 200, 400, 600), (1, 2, 5, 10, 20, 50)  # epochs w
 # What departs from the baseline, each alone, is trained to the last of these epochs, and compared after each of them:
 # at a constant rate a network is better after one epoch, worse after the next.
 ae_brief, unet_brief = (60, 70, 80, 90, 100), (3, 4, 5)
-ae_departures = {"wider": dict(channels=hp.ae_channels), "augmented": dict(augmented=True), "pianos": {}}
-unet_departures = {"two_inputs": dict(in_channels=2), "l1": dict(loss="l1"), "batch_norm": dict(batch_norm=True)}
-said = {"wider": "channels 256 512 512", "augmented": "augmented", "pianos": "four pianos in place of one",
+ae_ablations = {"wider": dict(channels=hp.ae_channels), "augmented": dict(augmented=True), "pianos": {}}
+unet_ablations = {"two_inputs": dict(in_channels=2), "l1": dict(loss="l1"), "batch_norm": dict(batch_norm=True)}
+ablation_names = {"wider": "channels 256 512 512", "augmented": "augmented", "pianos": "four pianos in place of one",
         "two_inputs": "the recording as second input", "l1": "L1 in place of MSE", "batch_norm": "batch normalisation"}
 
 
 def choose(folder, number=n_pieces):
     """The pieces trained on: every third of the folder in the order of their names, from the first."""
-    return dict(sorted(Util.pieces(folder, MIDI2Audio.midi_endings).items())[::3][:number])
+    return dict(sorted(Util.find_pieces(folder, Notes.midi_endings).items())[::3][:number])
 
 
 def prepare(train, test, target):
     """Render the pieces to train on and those to score. Raises, before hours have gone by, if something is missing that
     the tables need."""
-    pieces_of = {"MIDI": choose(train), "MIDI_test": Util.pieces(test, MIDI2Audio.midi_endings)}
+    pieces_of = {"MIDI": choose(train), "MIDI_test": Util.find_pieces(test, Notes.midi_endings)}
     if unseen not in pieces_of["MIDI_test"]:
         raise ValueError(f"{test} does not hold {unseen}.mid, of the report's sounds; get it from piano-midi.de")
     for soundfont, *_ in (left_out, *several):
@@ -64,7 +66,7 @@ def prepare(train, test, target):
     for folder, pieces in pieces_of.items():
         (data / folder).mkdir(parents=True, exist_ok=True)
         for name, path in pieces.items():
-            if not Util.newer(data / folder / f"{name}.mid", path):
+            if not Util.is_up_to_date(data / folder / f"{name}.mid", path):
                 shutil.copy2(path, data / folder / f"{name}.mid")
     MIDI2Audio.main(["--data", str(data), "--target", target])
     MIDI2Audio.synthesise_folder(data / "MIDI_test", data / "left_out" / "piano", left_out)
@@ -75,19 +77,13 @@ def train(main, weights, kept=(), **settings):
     """Train what is not trained yet, and keep the weights of some epochs, x_<epoch>.torch."""
     if weights.exists() and not weights.with_suffix(".checkpoint").exists():
         return
-    whole_report = Training.report
 
-    def report(model, training_set, validation_set, path, state, minutes):
-        whole_report(model, training_set, validation_set, path, state, minutes)
+    def keep_weights(model, state):
         if state["epoch"] in kept:
-            Training.save_tensors(path.with_name(f"{path.stem}_{state['epoch']}.torch"),
-                                  Training.snapshot(model.network, noted(state["best"])))
+            Training.save_tensors(weights.with_name(f"{weights.stem}_{state['epoch']}.torch"),
+                                  snapshot(model.network, provenance(state["best"])))
 
-    Training.report = report
-    try:
-        main.train(model=weights.parent.name, **settings)
-    finally:
-        Training.report = whole_report
+    main.train(model=weights.parent.name, on_epoch=keep_weights, **settings)
 
 
 def weights(model, network="ae", folder=None):
@@ -101,7 +97,7 @@ def unet_so_far():
     if path.exists():
         return path, hp.unet_epochs
     checkpoint = path.with_suffix(".checkpoint")
-    state = Training.load_tensors(checkpoint) if checkpoint.exists() else {"best": None}
+    state = load_tensors(checkpoint) if checkpoint.exists() else {"best": None}
     if not state["best"]:
         return None, 0
     so_far = path.with_name("unet_so_far.torch")
@@ -114,11 +110,11 @@ def train_all():
     train(AEMain, weights("report"), ae_kept + ae_brief, data=data, epochs=hp.ae_epochs, **hp.ae_report)
     unet = {**hp.unet_report, "bfloat16": True}
     train(UNetMain, weights("report", "unet"), unet_kept + unet_brief, data=data, epochs=hp.unet_epochs, **unet)
-    for name, change in ae_departures.items():
+    for name, change in ae_ablations.items():
         folder = several_pianos() if name == "pianos" else data
         train(AEMain, weights(name, folder=folder), ae_brief, data=folder, epochs=ae_brief[-1],
               **{**hp.ae_report, **change})
-    for name, change in unet_departures.items():
+    for name, change in unet_ablations.items():
         weights(name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(weights("report"), weights(name))
         train(UNetMain, weights(name, "unet"), unet_brief, data=data, epochs=unet_brief[-1], **{**unet, **change})
@@ -138,7 +134,7 @@ def errors(folder, names, models, inversion):
     distances = []
     for name in tqdm(names, desc=f"{folder.name}, {inversion}", unit="piece", leave=False):
         recording, truth = Evaluation.read_pair(folder / side / f"{name}.wav" for side in ("piano", "synth"))
-        outputs = Evaluation.play(recording, truth, models, inversion)
+        outputs = Evaluation.make_outputs(recording, truth, models, inversion)
         distances.append([Evaluation.log_mel_l1(output, truth) for output in outputs.values()])
     return np.mean(distances, axis=0).tolist()
 
@@ -146,7 +142,7 @@ def errors(folder, names, models, inversion):
 def error(folder, names, *paths):
     """Return the log-mel L1 in dB of what the networks at `paths` make, and by how much their spectrogram is too loud
     in bands up to 24 dB below the loudest, in dB; means over pieces of a folder."""
-    models, both = [Model.load(kind, path) for kind, path in zip((Autoencoder, UNet), paths)], []
+    models, both = [load_model(kind, path) for kind, path in zip((Autoencoder, UNet), paths)], []
     for name in tqdm(names, desc=paths[-1].parent.name, unit="piece", leave=False):
         recording, truth = Evaluation.read_pair(folder / side / f"{name}.wav" for side in ("piano", "synth"))
         output, (*_, image) = Main.resynthesise(recording, models)
@@ -160,9 +156,9 @@ def row(*cells):
     return "| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"
 
 
-def compared(training, test, unet):
+def comparison_table(training, test, unet):
     """Lines of a table: the report's published sounds, and this run's, with the U-Net at the path `unet`, if any."""
-    models = [Model.load(kind, path) for kind, path in ((Autoencoder, weights("report")), (UNet, unet)) if path]
+    models = [load_model(kind, path) for kind, path in ((Autoencoder, weights("report")), (UNet, unet)) if path]
     places = (data / "test", [unseen]), (data, training[:1]), (data / "test", test)
     here = [[errors(*place, models, inversion) for inversion in ("report", "kl")] for place in places]
     yield row("", *(f"{what}: {how}" for what in (unseen, "training piece") for how in
@@ -173,15 +169,15 @@ def compared(training, test, unet):
         yield row(version, published[version][0], *cells[0], published[version][1], *cells[1], *cells[2])
 
 
-def untouched(names):
+def identity_loss(names):
     """Return the MSE of the autoencoder's outputs for the training and the validation pieces: the loss of a U-Net that
     leaves them as they are."""
     return [np.average([float(((source - target) ** 2).mean()) for source, target in clips],
                        weights=[target.shape[-1] for _, target in clips])
-            for clips in (list(UNetDataset(part, data)) for part in brief_split(names, hp.seed))]
+            for clips in (list(UNetDataset(part, data)) for part in split_for_training(names, hp.seed))]
 
 
-def overfitted(training, test, unet):
+def epoch_table(training, test, unet):
     """Lines of a table: losses, and distances in the audio, by epoch; epoch 0 of the U-Net is without it."""
     yield row("", "epoch", "training loss", "validation loss", "training pieces, dB", "test pieces, dB")
     yield "|---" * 6 + "|"
@@ -194,13 +190,13 @@ def overfitted(training, test, unet):
             if epoch and not kept.exists():
                 continue
             paths = [kept] if network == "ae" else [weights("report"), kept][:1 + bool(epoch)]
-            both = [losses[part][epoch - 1] for part in ("training", "validation")] if epoch else untouched(
+            both = [losses[part][epoch - 1] for part in ("training", "validation")] if epoch else identity_loss(
                 losses["settings"]["pieces"])
             yield row({"ae": "autoencoder", "unet": "U-Net"}[network], epoch, *(f"{loss:.5f}" for loss in both),
                       error(data, training[:len(test)], *paths)[0], error(data / "test", test, *paths)[0])
 
 
-def departed(test):
+def ablation_table(test):
     """Lines of a table: what each departure makes of the test pieces, on the piano and on one left out; the mean over
     the epochs `ae_brief` or `unet_brief`, and in brackets after each of them."""
     def after(epochs, name, network, folder=data):
@@ -211,10 +207,10 @@ def departed(test):
     yield "|---" * 4 + "|"
     folders = {"pianos": data.with_name("report_pianos")}
     rows = {"the report's autoencoder": after(ae_brief, "report", "ae"),
-            **{said[name]: after(ae_brief, name, "ae", folders.get(name, data)) for name in ae_departures},
+            **{ablation_names[name]: after(ae_brief, name, "ae", folders.get(name, data)) for name in ae_ablations},
             f"the report's autoencoder, {hp.ae_epochs} epochs": [[weights("report")]],
             "and its U-Net": after(unet_brief, "report", "unet"),
-            **{said[name]: after(unet_brief, name, "unet") for name in unet_departures}}
+            **{ablation_names[name]: after(unet_brief, name, "unet") for name in unet_ablations}}
     for label, networks in rows.items():
         if not all(path.exists() for paths in networks for path in paths):
             continue
@@ -240,15 +236,15 @@ def main(arguments=None):
     if not weights("report").exists():
         raise FileNotFoundError(f"{weights('report')} is not trained yet; leave --so-far out")
     training = json.loads(Util.read_text(weights("report").with_name("ae_losses.json")))["training_pieces"]
-    test = sorted(Util.pieces(data / "MIDI_test", MIDI2Audio.midi_endings))
-    tables = compared(training, test, unet), overfitted(training, test, unet), departed(test)
+    test = sorted(Util.find_pieces(data / "MIDI_test", Notes.midi_endings))
+    tables = comparison_table(training, test, unet), epoch_table(training, test, unet), ablation_table(test)
     Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + f"\n\nU-Net: the best of "
                    f"{epochs} epochs, by validation. Trained on {', '.join(choose(options.train))}.\n")
     for name, (network, title) in figures.items():
         if network == "unet" and not unet:
             continue
         losses = json.loads(Util.read_text(weights("report", network).with_name(f"{network}_losses.json")))
-        Util.save_figure(options.output.with_name(f"{name}.png"), Util.plot_losses(losses, title))
+        Plots.save_figure(options.output.with_name(f"{name}.png"), Plots.plot_losses(losses, title))
     print(options.output)
 
 

@@ -2,8 +2,8 @@
 clips, for each network of the report and by default; run it on an idle machine.
 
 Plain: whole clips in single precision, one at a time, each from a .npy of its own that is opened at every step; Adam at
-a constant rate; the layers as torch has them. "Layers recast" is that with `FromBands`, `ToBands`, `Stretch` and
-`Doubling`, which compute the same in less time. Ours: `Training.Trainer` on `AEDataset`, with the crops, batches and
+a constant rate; the layers as torch has them. "Layers recast" is that with `BandConv2d`, `BandConvTranspose2d`, `TimeUpsample` and
+`Upsample2d`, which compute the same in less time. Ours: `Training.Trainer` on `AEDataset`, with the crops, batches and
 schedule that AEMain.py and UNetMain.py have by default. The networks, their first weights, losses, learning rates and
 the pieces are the same.
 
@@ -29,13 +29,13 @@ import DatasetCreator
 import Hyperparameters as hp
 import Training
 import Util
-from AEDataset import AEDataset, brief_split
-from AEModel import Model, NoteModel, autocast
-from Autoencoder import Autoencoder, FromBands, Stretch, ToBands
-from benchmark import table
-from UNet import Doubling, UNet
+from AEDataset import AEDataset, split_for_training
+from AEModel import NoteModel, autocast, load_model
+from Autoencoder import Autoencoder, BandConv2d, BandConvTranspose2d, TimeUpsample
+from UNet import UNet, Upsample2d
 from UNetDataset import UNetDataset, write_outputs
 from UNetMain import UNetTrainer
+from benchmark import table
 
 networks = {  # of the report and by default, and the forms that are measured
     "autoencoder of the report": ("plain", "ours"),
@@ -43,6 +43,15 @@ networks = {  # of the report and by default, and the forms that are measured
     "U-Net of the report": ("plain", "ours"),
     "U-Net": ("plain", "plain, layers recast", "ours"),
 }
+
+
+def plain_layer(layer):
+    """Return torch's own layer, with the same parameters, in place of one that is recast."""
+    if not isinstance(layer, (BandConv2d, BandConvTranspose2d, TimeUpsample, Upsample2d)):
+        return layer
+    own = type(layer).__base__(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)
+    own.weight, own.bias = layer.weight, layer.bias
+    return own
 
 
 def plain(network, loss, learning_rate, paths, clips):
@@ -72,11 +81,11 @@ def ours(model, dataset, batch_size, clips):
     lengths, batches, epoch = [target.shape[-1] for target in dataset.targets], [], 0
     crops = clips * hp.clip_frames / hp.crop_frames
     while sum(map(len, batches)) < crops:
-        batches += Training.crops(lengths, hp.crop_frames, batch_size, f"{hp.seed} {epoch}")
+        batches += Training.crop_batches(lengths, hp.crop_frames, batch_size, f"{hp.seed} {epoch}")
         epoch += 1
     while sum(map(len, batches[:-1])) >= crops:
         batches.pop()
-    factors = [Training.schedule(step, len(batches)) for step in range(len(batches))]
+    factors = [Training.schedule_factor(step, len(batches)) for step in range(len(batches))]
     loader = torch.utils.data.DataLoader(dataset, batch_sampler=batches)
     for batch, _ in zip(batches, model.train_epoch(loader, factors)):
         yield len(batch) * hp.crop_frames / hp.clip_frames
@@ -104,7 +113,7 @@ def measure(name, form, clips, options):
         model = Training.Trainer(Autoencoder(channels=channels), torch.nn.functional.l1_loss, learning_rate, cpu)
     elif name == "U-Net":
         unet = UNet(wf=options.wf or hp.unet_wf, in_channels=2, batch_norm=hp.unet_batch_norm)
-        autoencoder, l1 = Model.load(Autoencoder, options.ae), torch.nn.functional.l1_loss
+        autoencoder, l1 = load_model(Autoencoder, options.ae), torch.nn.functional.l1_loss
         if isinstance(autoencoder, NoteModel):  # the U-Net is trained on its stored outputs
             model = Training.Trainer(unet, l1, learning_rate, cpu)
             dataset = functools.partial(UNetDataset, in_channels=2)
@@ -115,21 +124,20 @@ def measure(name, form, clips, options):
         unet = UNet(wf=options.wf or hp.unet_report["wf"])
         model = Training.Trainer(unet, torch.nn.functional.mse_loss, learning_rate, cpu)
         dataset, sources = UNetDataset, ["ae_output/{}.npy"]
-    training, validation = (dataset(part, options.data) for part in brief_split(names, hp.seed))
+    training, validation = (dataset(part, options.data) for part in split_for_training(names, hp.seed))
     if form == "ours":
         Training.reuse_memory()
         rate = speed(ours(model, training, batch_size, clips), options.warm_up)
     else:
         paths = [[options.data / part.format(piece) for part in (*sources, "generated/{}/synth.npy")]
                  for piece in training.names]
-        for layer in model.network.modules():
-            if form == "plain" and isinstance(layer, (FromBands, ToBands, Stretch, Doubling)):
-                layer.__class__ = type(layer).__base__
+        if form == "plain":
+            Training.replace_layers(model.network, plain_layer)
         rate = speed(plain(model.network, model.loss, learning_rate, paths, clips), options.warm_up)
     return rate, model.validate(validation)
 
 
-def apart(*arguments):
+def in_subprocess(*arguments):
     """`measure` in a process of its own, where nothing has been allocated before."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         return executor.submit(measure, *arguments).result()
@@ -138,13 +146,13 @@ def apart(*arguments):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Measure training in the plain form and in ours.")
     parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/ (default: data/)")
-    parser.add_argument("--ae-clips", type=Util.positive, default=640,
+    parser.add_argument("--ae-clips", type=Util.positive_int, default=640,
                         help="to train the autoencoder on (default: %(default)s)")
-    parser.add_argument("--unet-clips", type=Util.positive, default=64,
+    parser.add_argument("--unet-clips", type=Util.positive_int, default=64,
                         help="to train the U-Net on (default: %(default)s)")
-    parser.add_argument("--warm-up", type=Util.positive, default=8,
+    parser.add_argument("--warm-up", type=Util.positive_int, default=8,
                         help="clips before the time is taken (default: %(default)s)")
-    parser.add_argument("--wf", type=Util.positive, help="of the U-Nets (default: 6 and hp.unet_wf)")
+    parser.add_argument("--wf", type=Util.positive_int, help="of the U-Nets (default: 6 and hp.unet_wf)")
     parser.add_argument("--ae", type=Path, default=hp.ae_weights,
                         help="whose output the U-Nets are trained on (default: ae.torch)")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"),
@@ -158,14 +166,14 @@ def main(arguments=None):
     for name, forms in networks.items():
         clips = options.ae_clips if name.startswith("autoencoder") else options.unet_clips
         for form in forms:
-            rate, error = apart(name, form, clips, options)
+            rate, error = in_subprocess(name, form, clips, options)
             first = rate if form == "plain" else first
             rows.append((name, form, str(clips), f"{rate:.2f}", f"**{rate / first:.1f}**", f"{error:.5f}"))
             print(*rows[-1], sep="  ", flush=True)
     with autocast(torch.device("cpu")):
         precision = "bfloat16" if torch.is_autocast_enabled("cpu") else "single precision"
     command = shlex.join(["python", "benchmarks/training.py", *(sys.argv[1:] if arguments is None else arguments)])
-    training, validation = brief_split(names, hp.seed)
+    training, validation = split_for_training(names, hp.seed)
     Util.save_text(options.output, f"""# Training speed
 
 `{command}`: 30 s clips a second in training, and loss on the validation pieces after as many clips.
@@ -174,7 +182,7 @@ channels in place of 64 128 256)
 and smaller (U-Net: {2 ** hp.unet_wf} first channels in place of 64) and have other losses (U-Net: L1 in place of MSE).
 
 - *plain*: whole clips, single precision, batches of one, files opened for each clip, torch's own layers;
-- *layers recast*: the same with the layers `FromBands`, `ToBands`, `Stretch` and `Doubling`, which \
+- *layers recast*: the same with the layers `BandConv2d`, `BandConvTranspose2d`, `TimeUpsample` and `Upsample2d`, which \
 compute the same in less time;
 - *ours*: those layers, crops of {hp.crop_frames} frames in batches of {hp.ae_batch_size} and {hp.unet_batch_size}, \
 {precision}, channels last, memory

@@ -19,6 +19,8 @@ import Evaluation
 import Hyperparameters as hp
 import Main
 import MIDI2Audio
+import Page
+import Plots
 import Util
 from AEModel import NoteModel
 
@@ -84,8 +86,8 @@ def save_sounds(models, folder=results):
     scores = {}
     for name in sounds:
         recording, truth = (Main.read_recording(folder / f"{name}_{side}.wav") for side in ("input", "truth"))
-        outputs = Evaluation.play(recording, truth, models)
-        scores[name] = Evaluation.score(outputs, truth)
+        outputs = Evaluation.make_outputs(recording, truth, models)
+        scores[name] = Evaluation.score_outputs(outputs, truth)
         for side, version in ("after_autoencoder", "autoencoder"), ("final", "final"):
             Util.write_audio(folder / f"{name}_{side}.wav", outputs[version])
     Evaluation.save_scores(folder / "sounds", scores)
@@ -114,18 +116,19 @@ def save_figures(models, folder=results):
     drawn = [ae_losses, epoch_1, piece[1], piece[0], unet_losses, *ten, *unseen]
     for (name, title), content in zip(figure_names.items(), drawn):
         losses = isinstance(content, dict)
-        figure = Util.plot_losses(content, title) if losses else Util.plot_spectrograms({title: content})
-        Util.save_figure(folder / "figures" / f"{name}.png", figure)
+        figure = Plots.plot_losses(content, title) if losses else Plots.plot_spectrograms({title: content})
+        Plots.save_figure(folder / "figures" / f"{name}.png", figure)
     demo = Main.resynthesise(Main.read_recording(hp.demo), models)[1]
-    Util.save_stages(folder / "figures" / "demo.png", dict(zip(Main.stage_names, demo)), hp.demo.name)
+    Plots.save_figure(folder / "figures" / "demo.png",
+                      Plots.plot_spectrograms(dict(zip(Main.stage_names, demo)), hp.demo.name))
     if isinstance(models[0], NoteModel):
         audio = Main.read_recording(hp.demo)[:10 * hp.sample_rate]
-        notes = Main.listen(audio, models[0])
-        Util.save_figure(folder / "figures" / "latent.png", Util.plot_notes(
+        notes = Main.transcribe_audio(audio, models[0])
+        Plots.save_figure(folder / "figures" / "latent.png", Plots.plot_notes(
             DatasetCreator.pitch_spectrogram(audio), notes, f"{len(notes)} notes heard in {hp.demo.name}"))
 
 
-def sound_html(name, scores, folder=results):
+def sound_piece(name, scores, folder=results):
     """The part of the page that plays the four versions of one of `sounds`."""
     _, _, title, remark = sounds[name]
     remark = (f"{remark[0].upper()}{remark[1:]}. Timbre gap closed: {100 * Evaluation.gap_closed(scores):.0f}&nbsp;%. "
@@ -135,11 +138,11 @@ def sound_html(name, scores, folder=results):
     for (side, label), aside in zip(sides.items(), [*asides, "the same notes, rendered"]):
         audio = Main.read_recording(folder / f"{name}_{side}.wav")
         versions.append((label, aside, audio, Main.whole_spectrogram(audio)))
-    return Util.piece_html(title, versions, remark)
+    return Page.make_piece(title, versions, remark)
 
 
 def save_page(folder=results):
-    """Write the page of the sounds, with their scores and the figures: results/index.html, see `Util.page_html`."""
+    """Write the page of the sounds, with their scores and the figures: results/index.html, see `Page.render_page`."""
     sound_scores, scores = (load_json(folder / f"{name}.json") for name in ("sounds", "evaluation"))
     columns = "".join(f'<th scope="col">{name}</th>' for name in Evaluation.metrics.values())
     rows = "".join(f'\n  <tr><th scope="row">{version}</th>'
@@ -167,8 +170,8 @@ spectrogram. The <i>timbre gap closed</i> is (unchanged − final) / (unchanged 
 <a href="http://www.piano-midi.de">piano-midi.de</a>,
 <a href="https://creativecommons.org/licenses/by-sa/3.0/de/deed.en">CC BY-SA 3.0 Germany</a>; the sounds and pictures
 made from them have the same licence. See <a href="README.md">README.md</a>.</p>'''
-    pieces = [sound_html(name, sound_scores[name], folder) for name in sounds]
-    Util.save_text(folder / "index.html", Util.page_html("Instrument resynthesis: listen", pieces, intro, rest))
+    pieces = [sound_piece(name, sound_scores[name], folder) for name in sounds]
+    Util.save_text(folder / "index.html", Page.render_page("Instrument resynthesis: listen", pieces, intro, rest))
 
 
 def save_picture(models, folder=results):
@@ -180,19 +183,17 @@ def save_picture(models, folder=results):
     browser = next(filter(None, map(shutil.which, browsers)), None)
     if not browser:
         raise FileNotFoundError("Chromium is missing, to draw a page with: apt-get install chromium")
-    from PIL import Image
-
     with tempfile.TemporaryDirectory() as temporary:
         page, shot = Path(temporary) / "page.html", Path(temporary) / "page.png"
-        Util.save_text(page, Main.page(*Main.versions_of(hp.demo, models)))
+        Util.save_text(page, Main.recording_page(*Main.make_versions(hp.demo, models)))
         subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                         f"--user-data-dir={temporary}/profile", f"--screenshot={shot}", "--virtual-time-budget=5000",
                         f"--window-size={picture_size[0]},{picture_size[1]}", f"{page.as_uri()}#{picture_at}"],
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         if not shot.exists():
             raise ValueError(f"{browser} could not draw the page; try another version")
-        image = Image.open(shot).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    Util.save_bytes(folder / "figures" / "page.png", lambda file: image.save(file, format="png", optimize=True))
+        shot = shot.read_bytes()
+    Util.save_bytes(folder / "figures" / "page.png", lambda file: file.write(shot))
 
 
 def main(arguments=None):

@@ -27,9 +27,9 @@ def test_augmented_power_is_finite_positive_and_by_its_seed(power, seed):
 
 
 def test_without_room_compression_and_noise_the_maximum_is_one(power, monkeypatch):
-    for effect in ("room", "compress", "coding_loss"):
+    for effect in ("add_room", "compress", "lossy_coding"):
         monkeypatch.setattr(Augmentation, effect, lambda power, rng: power)
-    monkeypatch.setattr(Augmentation, "noise", lambda shape, rng: 0)
+    monkeypatch.setattr(Augmentation, "noise_floor", lambda shape, rng: 0)
     for seed in range(20):
         augmented = Augmentation.augment(power, power.max(axis=1), np.random.default_rng(seed))
         assert augmented.max() == pytest.approx(1, rel=1e-5)
@@ -38,7 +38,7 @@ def test_without_room_compression_and_noise_the_maximum_is_one(power, monkeypatc
 def test_a_room_only_adds_and_only_afterwards(power):
     click = np.zeros_like(power)
     click[:, 20] = 1
-    reverberant = Augmentation.room(click, np.random.default_rng(0))
+    reverberant = Augmentation.add_room(click, np.random.default_rng(0))
     assert not reverberant[:, :20].any() and (reverberant >= click).all()
     tail = reverberant[:, 21:]
     assert (np.diff(tail, axis=1) < 0).all()
@@ -46,7 +46,7 @@ def test_a_room_only_adds_and_only_afterwards(power):
 
 def test_noise_lies_between_its_limits():
     for seed in range(20):
-        level = 10 * np.log10(Augmentation.noise((hp.n_mels, 2000), np.random.default_rng(seed)).mean(axis=1))
+        level = 10 * np.log10(Augmentation.noise_floor((hp.n_mels, 2000), np.random.default_rng(seed)).mean(axis=1))
         assert -97 < level.min() and level.max() < -33
 
 

@@ -69,7 +69,7 @@ def test_goals_writes_its_table(instruments, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(hp, "data", tmp_path / "data")
     monkeypatch.setattr(hp, "limit_s", 3)
     monkeypatch.setattr(goals, "cases", {"one": hp.piano_preset, "another": (hp.piano_preset[0], 0, 1, True)})
-    monkeypatch.setattr(Main, "weights", lambda *_: weights)
+    monkeypatch.setattr(Main, "choose_weights", lambda *_: weights)
     goals.main([str(tmp_path), "--no-notes", "-o", str(tmp_path / "table.md")])
     rows = [[cell.strip() for cell in line.split("|")]
             for line in tmp_path.joinpath("table.md").read_text().splitlines()]

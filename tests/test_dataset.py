@@ -15,7 +15,7 @@ import DatasetCreator
 import Hyperparameters as hp
 import MIDI2Audio
 import Util
-from AEDataset import AEDataset, NoteDataset, datasets
+from AEDataset import AEDataset, NoteDataset, make_datasets
 from UNetDataset import UNetDataset
 
 
@@ -122,9 +122,9 @@ def test_recordings_are_paired_by_name(wavs):
     wavs("piano", "b.wav", "a.wav", "suite/a.wav")
     data = wavs("synth", "a.WAV", "suite/a.flac", "b.wav")
     names = (("a", "a.wav", "a.WAV"), ("b", "b.wav", "b.wav"), ("suite__a", "suite/a.wav", "suite/a.flac"))
-    assert DatasetCreator.pairs(data) == {
+    assert DatasetCreator.find_pairs(data) == {
         name: (data / "piano" / piano, data / "synth" / synth) for name, piano, synth in names}
-    assert DatasetCreator.build(data) == sorted(DatasetCreator.pairs(data))
+    assert DatasetCreator.build(data) == sorted(DatasetCreator.find_pairs(data))
     assert {path.parent.name for path in (data / "generated").rglob("*.npy")} == {"a", "b", "suite__a"}
 
 
@@ -277,8 +277,8 @@ def test_a_single_piece_serves_as_both():
 def test_crops_come_from_all_pianos_and_whole_clips_from_the_first(data):
     shutil.copytree(data / "synth", data / "piano_2")
     names = DatasetCreator.build(data)
-    assert DatasetCreator.sources(data) == ["piano", "piano_2"]
-    dataset = AEDataset(names, data, DatasetCreator.sources(data))
+    assert DatasetCreator.find_sources(data) == ["piano", "piano_2"]
+    dataset = AEDataset(names, data, DatasetCreator.find_sources(data))
     whole = dataset[0]
     seen = {tuple(float((dataset[0, 0, 258, seed][0] - other).abs().max()) == 0 for other in whole)
             for seed in range(20)}
@@ -289,12 +289,12 @@ def test_pianos_are_numbered_folders_in_order(tmp_path):
     for name in "piano", "piano_10", "piano_2", "piano_old", "piano_", "pianos_3":
         (tmp_path / name).mkdir()
     (tmp_path / "piano_4").touch()
-    assert DatasetCreator.sources(tmp_path) == ["piano", "piano_2", "piano_10"]
+    assert DatasetCreator.find_sources(tmp_path) == ["piano", "piano_2", "piano_10"]
 
 
 def test_the_validation_piano_is_not_trained_on(data):
     shutil.copytree(data / "synth", data / "piano_2")
-    training, validation = datasets(DatasetCreator.build(data), data, 0, False, "piano_2")
+    training, validation = make_datasets(DatasetCreator.build(data), data, 0, False, "piano_2")
     assert all(len(sources) == 1 for sources in training.sources) and len(training) == 2
     (source, target), (held_out, same) = validation
     assert torch.equal(target, same) and torch.equal(held_out, same) and not torch.equal(source, target)
@@ -305,7 +305,7 @@ def test_a_validation_piano_that_is_none_or_the_only_one_is_refused_naming_those
     for name in pianos[1:]:
         shutil.copytree(data / "synth", data / name)
     with pytest.raises(ValueError, match=f"at least two pianos, not '{source}'; {data} holds {', '.join(pianos)}$"):
-        datasets(DatasetCreator.build(data), data, 0, False, source)
+        make_datasets(DatasetCreator.build(data), data, 0, False, source)
 
 
 @pytest.mark.parametrize("frames", (-30, -2, 0, 1, 7, 86))
@@ -314,8 +314,8 @@ def test_the_offset_of_a_pair_is_found(three_seconds, frames):
     piano, synth = (np.load(three_seconds / "generated" / name / f"{mode}.npy").astype(np.float32)
                     for mode in ("piano", "synth"))
     late = np.roll(synth, frames, axis=1)
-    assert DatasetCreator.offset(piano, late) == pytest.approx(frames, abs=1)
-    assert DatasetCreator.offset(synth, late) == frames
+    assert DatasetCreator.estimate_lag(piano, late) == pytest.approx(frames, abs=1)
+    assert DatasetCreator.estimate_lag(synth, late) == frames
 
 
 def test_a_pair_that_is_not_aligned_is_warned_of(data, capsys):
@@ -387,7 +387,7 @@ def test_a_shard_leaves_the_spectrograms_that_another_has_built_since(wavs, monk
         return text
 
     monkeypatch.setattr(Util, "read_text", build_first)
-    DatasetCreator.renew(data / "generated")
+    DatasetCreator.remove_outdated(data / "generated")
     assert {path.parent.name for path in data.rglob("*.npy")} == {"a"}
 
 

@@ -11,9 +11,9 @@ import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
 import Main
-import make
 import MIDI2Audio
 import Util
+import make
 
 
 @pytest.fixture(scope="module")
@@ -23,20 +23,20 @@ def truth():
 
 def test_identical_audio_has_no_error(truth):
     assert Evaluation.log_mel_l1(truth, truth) == pytest.approx(0, abs=1e-3)
-    assert Evaluation.convergence(truth, truth) == pytest.approx(0, abs=1e-6)
+    assert Evaluation.spectral_distance(truth, truth) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("gain", [0.01, 3])
 def test_a_gain_is_no_error(truth, gain):
     assert Evaluation.log_mel_l1(gain * truth, truth) == pytest.approx(0, abs=1e-2)
-    assert Evaluation.convergence(gain * truth, truth) == pytest.approx(0, abs=1e-4)
+    assert Evaluation.spectral_distance(gain * truth, truth) == pytest.approx(0, abs=1e-4)
 
 
 def test_silence_is_as_far_from_the_truth_as_its_bands_lie_above_the_floor(truth):
     spectrogram = DatasetCreator.mel_power(DatasetCreator.stft(truth))
     above_floor = 80 + np.maximum(10 * np.log10(np.maximum(spectrogram / spectrogram.max(), 1e-12)), -80)
     assert Evaluation.log_mel_l1(np.zeros_like(truth), truth) == pytest.approx(above_floor.mean(), rel=1e-3)
-    assert Evaluation.convergence(np.zeros_like(truth), truth) == pytest.approx(1, abs=1e-3)
+    assert Evaluation.spectral_distance(np.zeros_like(truth), truth) == pytest.approx(1, abs=1e-3)
 
 
 def test_a_shift_by_whole_frames_is_the_distance_of_frames_so_far_apart(truth):
@@ -50,7 +50,7 @@ def test_a_shift_by_whole_frames_is_the_distance_of_frames_so_far_apart(truth):
 def test_a_click_shifted_to_where_silence_was_shares_nothing():
     click = np.zeros(hp.sample_rate, np.float32)
     click[5000] = 1
-    assert Evaluation.convergence(np.roll(click, 10_000), click) == pytest.approx(2 ** 0.5)
+    assert Evaluation.spectral_distance(np.roll(click, 10_000), click) == pytest.approx(2 ** 0.5)
 
 
 @pytest.mark.parametrize("final, expected", [(12, 0), (2, 1), (7, 0.5), (14, -0.2)])
@@ -63,7 +63,7 @@ def test_the_timbre_gap_is_closed_from_unchanged_to_ceiling(final, expected):
 def test_noise_at_the_level_of_a_tone_is_far_from_it():
     time = np.arange(hp.sample_rate) / hp.sample_rate
     noise = np.random.default_rng(0).standard_normal(time.size)
-    assert Evaluation.convergence(noise, np.sin(2 * np.pi * 440 * time)) > 1
+    assert Evaluation.spectral_distance(noise, np.sin(2 * np.pi * 440 * time)) > 1
     assert Evaluation.log_mel_l1(noise, np.sin(2 * np.pi * 440 * time)) > 20
 
 
@@ -92,7 +92,7 @@ def test_onsets_missing_and_too_many(clicks):
 
 
 def test_onsets_of_a_midi_file_count_a_chord_once():
-    onsets = Evaluation.onsets_of_midi(hp.data / "MIDI_test" / "satie_gymnopedie_1.mid", limit_s=9)
+    onsets = Evaluation.read_onsets(hp.data / "MIDI_test" / "satie_gymnopedie_1.mid", limit_s=9)
     quarter = 60 / 72
     assert onsets == pytest.approx([quarter * beat for beat in (0, 1, 3, 4, 6, 7, 9, 10)], abs=0.002)
 
@@ -147,7 +147,7 @@ def recordings(tmp_path, instruments, midi, monkeypatch):
 
 
 def test_recordings_beside_their_midi_files_are_aligned_and_scored(recordings, tmp_path, weights, monkeypatch, capsys):
-    from Autoencoder import NoteAutoencoder
+    from NoteAutoencoder import NoteAutoencoder
 
     note_weights = tmp_path / "notes.torch"
     torch.save(NoteAutoencoder(first=6, channels=6, blocks=1, narrow=2, width=12).state_dict(), note_weights)
@@ -167,18 +167,18 @@ def test_recordings_beside_their_midi_files_are_aligned_and_scored(recordings, t
     for name in "2004__one", "2008__two", "three":
         pair = [DatasetCreator.spectrogram(Util.read_audio(place / side / f"{name}.wav")[:3 * hp.sample_rate])
                 for side in ("piano", "synth")]
-        assert abs(DatasetCreator.offset(*pair)) <= 1
+        assert abs(DatasetCreator.estimate_lag(*pair)) <= 1
         assert place.joinpath("MIDI", f"{name}.mid").exists()
 
 
 def test_a_recording_without_its_midi_file_is_named(recordings, tmp_path):
     (recordings / "2008" / "two.mid").unlink()
     with pytest.raises(ValueError, match="no MIDI file of the same name lies beside .*two.wav; put it there"):
-        Evaluation.recorded(recordings, tmp_path)
+        Evaluation.prepare_recordings(recordings, tmp_path)
     for path in recordings.rglob("*.mid*"):
         path.unlink()
     with pytest.raises(FileNotFoundError, match="maestro holds no .mid or .midi files; put some there"):
-        Evaluation.recorded(recordings, tmp_path)
+        Evaluation.prepare_recordings(recordings, tmp_path)
 
 
 def test_notes_found_too_many_and_missing():
@@ -193,7 +193,7 @@ def test_notes_found_too_many_and_missing():
 def results(tmp_path, root):
     """A results folder with what the rest is made from, the recordings cut to 2 s."""
     shutil.copytree(root / "results" / "training", tmp_path / "training")
-    for name in ("template.html", "evaluation.json"):
+    for name in ("evaluation.json",):
         shutil.copy(root / "results" / name, tmp_path / name)
     for name in make.sounds:
         for side in ("input", "truth"):

@@ -15,13 +15,14 @@ import torch
 import DatasetCreator
 import Hyperparameters as hp
 import Main
-import make
 import MIDI2Audio
+import Notes
 import Training
 import Util
 from AEDataset import AEDataset
 from Autoencoder import Autoencoder
 from UNet import UNet
+import make
 
 
 def damaged(good, rng):
@@ -189,7 +190,7 @@ def test_damaged_midi_files(root, tmp_path, outcome):
         trimmed = outcome(path, lambda: MIDI2Audio.trim(path))
         if trimmed:
             assert isinstance(trimmed[0], mido.MidiFile) and 0 < trimmed[1] <= hp.limit_s
-        notes = outcome(path, lambda: Util.read_notes(path))
+        notes = outcome(path, lambda: Notes.read_notes(path))
         assert notes is None or np.isfinite(notes).all() and (notes[:, :2] <= hp.limit_s).all()
 
 
@@ -278,4 +279,4 @@ def test_damaged_json(tmp_path, outcome):
     front_end = tmp_path / "generated" / "front_end.json"
     front_end.parent.mkdir()
     front_end.write_bytes(b"\xff\xfe")
-    outcome(front_end, lambda: DatasetCreator.renew(front_end.parent))
+    outcome(front_end, lambda: DatasetCreator.remove_outdated(front_end.parent))

@@ -7,10 +7,11 @@ import torch
 import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
+import Inversion
 import Main
 import MIDI2Audio
 import Util
-from AEModel import Model
+from AEModel import AEModel
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +34,17 @@ def test_round_trip_of_a_real_render_beats_the_reports(pair):
     stored = DatasetCreator.mel_from_log(DatasetCreator.log_mel(power, power.max()))
     error, distance = {}, {}
     for inversion in ("kl", "report"):
-        audio = librosa.util.fix_length(DatasetCreator.invert(stored, DatasetCreator.stft(piano), inversion),
+        audio = librosa.util.fix_length(Inversion.invert(stored, DatasetCreator.stft(piano), inversion),
                                         size=synth.size)
         error[inversion] = Evaluation.log_mel_l1(audio, synth)
-        distance[inversion] = Evaluation.convergence(audio, synth)
+        distance[inversion] = Evaluation.spectral_distance(audio, synth)
     assert error["kl"] < 1.5 and error["kl"] < error["report"] - 1
     assert distance["kl"] < 0.2 and distance["kl"] < distance["report"]
 
 
 def test_power_has_the_mel_power_asked_for(pair):
     piano, synth = pair
-    power = DatasetCreator.power_from_mel(mel(synth), np.abs(DatasetCreator.stft(piano)) ** 2)
+    power = Inversion.power_from_mel(mel(synth), np.abs(DatasetCreator.stft(piano)) ** 2)
     assert (power >= 0).all() and power.shape == (1 + hp.n_fft // 2, 1 + synth.size // hp.hop_length)
     found, wanted = DatasetCreator.mel_filters() @ power, mel(synth)
     loud = wanted > wanted.max() * 1e-6
@@ -52,7 +53,7 @@ def test_power_has_the_mel_power_asked_for(pair):
 
 def test_a_spectrum_that_fits_already_stays():
     start = np.random.default_rng(0).random((1 + hp.n_fft // 2, 7)).astype(np.float32)
-    power = DatasetCreator.power_from_mel(DatasetCreator.mel_filters() @ start, start)
+    power = Inversion.power_from_mel(DatasetCreator.mel_filters() @ start, start)
     used = DatasetCreator.mel_filters().sum(axis=0) > 0
     np.testing.assert_allclose(power[used], start[used], rtol=1e-3, atol=1e-4)
 
@@ -60,8 +61,8 @@ def test_a_spectrum_that_fits_already_stays():
 def test_silence_becomes_silence_and_a_silent_guide_does_no_harm(pair):
     _, synth = pair
     silent = np.zeros((1 + hp.n_fft // 2, 20), np.complex64)
-    assert not DatasetCreator.invert(np.zeros((hp.n_mels, 20), np.float32), silent).any()
-    audio = DatasetCreator.invert(mel(synth)[:, 60:80], silent)
+    assert not Inversion.invert(np.zeros((hp.n_mels, 20), np.float32), silent).any()
+    audio = Inversion.invert(mel(synth)[:, 60:80], silent)
     assert np.isfinite(audio).all() and audio.any()
 
 
@@ -69,14 +70,14 @@ def test_griffin_lim_keeps_a_consistent_spectrum(pair):
     _, synth = pair
     size = synth.size // hp.hop_length * hp.hop_length
     spectrum = DatasetCreator.stft(synth[:size])
-    np.testing.assert_allclose(DatasetCreator.griffin_lim(np.abs(spectrum), spectrum, iterations=4), synth[:size],
+    np.testing.assert_allclose(Inversion.griffin_lim(np.abs(spectrum), spectrum, iterations=4), synth[:size],
                                atol=1e-4)
 
 
 def test_griffin_lim_comes_closer_with_every_few_iterations(pair):
     piano, synth = pair
     magnitude, phase = np.abs(DatasetCreator.stft(synth)), DatasetCreator.stft(piano)
-    distances = [Evaluation.convergence(librosa.util.fix_length(DatasetCreator.griffin_lim(magnitude, phase, n),
+    distances = [Evaluation.spectral_distance(librosa.util.fix_length(Inversion.griffin_lim(magnitude, phase, n),
                                                                 size=synth.size), synth)
                  for n in (0, 4, 16, 32)]
     assert distances == sorted(distances, reverse=True) and len(set(distances)) == 4
@@ -84,7 +85,7 @@ def test_griffin_lim_comes_closer_with_every_few_iterations(pair):
 
 def test_inversion_does_not_depend_on_the_level(pair):
     piano, synth = pair
-    loud, soft = (DatasetCreator.invert(gain * mel(synth), DatasetCreator.stft(piano)) for gain in (1, 1e-4))
+    loud, soft = (Inversion.invert(gain * mel(synth), DatasetCreator.stft(piano)) for gain in (1, 1e-4))
     np.testing.assert_allclose(soft * 100, loud, atol=0.01 * np.abs(loud).max())
 
 
@@ -92,9 +93,9 @@ def test_the_inversion_runs_where_the_networks_do(pair, monkeypatch):
     """On every kind of device that is there; Apple's goes by way of the processor."""
     _, synth = pair
     part, guide = mel(synth)[:, :40], DatasetCreator.stft(synth)[:, :40]
-    expected = DatasetCreator.invert(part, guide)
+    expected = Inversion.invert(part, guide)
     for device in "mps", *["cuda"] * torch.cuda.is_available():
-        found = DatasetCreator.invert(part, guide, device=device)
+        found = Inversion.invert(part, guide, device=device)
         assert np.abs(found - expected).mean() < 0.05 * np.abs(expected).mean()
     devices = []
 
@@ -102,14 +103,14 @@ def test_the_inversion_runs_where_the_networks_do(pair, monkeypatch):
         devices.append(device)
         return np.zeros((mel.shape[1] - 1) * hp.hop_length, np.float32)
 
-    monkeypatch.setattr(DatasetCreator, "invert", invert)
+    monkeypatch.setattr(Inversion, "invert", invert)
     there = torch.device("cpu", 0)
     network = torch.nn.Conv2d(1, 1, 1)
     network.in_channels = 1
-    Main.resynthesise(synth[:5000], (Model(network, there),))
+    Main.resynthesise(synth[:5000], (AEModel(network, there),))
     assert devices == [there]
 
 
 def test_unknown_inversion_is_refused(pair):
     with pytest.raises(ValueError, match="'kl' or 'report', not 'magic'"):
-        DatasetCreator.invert(mel(pair[0]), DatasetCreator.stft(pair[0]), "magic")
+        Inversion.invert(mel(pair[0]), DatasetCreator.stft(pair[0]), "magic")

@@ -7,11 +7,15 @@ import soundfile
 import torch
 
 import DatasetCreator
+import Evaluation
 import Hyperparameters as hp
 import Main
+import MIDI2Audio
+import Notes
 import Util
-from AEModel import Model, NoteModel
-from Autoencoder import Autoencoder, NoteAutoencoder
+from AEModel import AEModel, NoteModel
+from Autoencoder import Autoencoder
+from NoteAutoencoder import NoteAutoencoder
 from UNet import UNet
 from UNetMain import UNetTrainer
 
@@ -92,7 +96,7 @@ def unchunked(request):
     """A recording with loud and soft parts, the shipped models, and what they make of it in one piece."""
     audio = Util.read_audio(hp.demo)[:14 * hp.sample_rate].copy()
     audio[:audio.size // 2] *= 0.1
-    models = Main.load_models(*Main.weights("shipped", None, None))
+    models = Main.load_models(*Main.choose_weights("shipped", None, None))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hp, "bfloat16", request.param)
         yield audio, models, Main.resynthesise(audio, models)
@@ -125,7 +129,7 @@ def test_there_is_no_seam_between_chunks(unchunked, monkeypatch):
     assert error[border].mean() < error[~border].mean() + 0.1 and error.mean() < 0.3
 
 
-@pytest.mark.parametrize("trace, heard", ((0.9 * hp.silent, False), (1.1 * hp.silent, True)))
+@pytest.mark.parametrize("trace, heard", ((0.9 * hp.silence_threshold, False), (1.1 * hp.silence_threshold, True)))
 def test_traces_of_what_a_network_left_are_silence(trace, heard):
     class Traces(torch.nn.Module):
         in_channels = 1
@@ -133,7 +137,7 @@ def test_traces_of_what_a_network_left_are_silence(trace, heard):
         def forward(self, x):
             return torch.full_like(x, trace)
 
-    output, [_, picture] = Main.resynthesise(notes(1), [Model(Traces())])
+    output, [_, picture] = Main.resynthesise(notes(1), [AEModel(Traces())])
     assert output.any() == heard and picture == pytest.approx(trace, rel=0.01)  # which is drawn as it is
 
 
@@ -201,10 +205,10 @@ def test_training_and_playing_give_the_unet_its_inputs_in_the_same_order(in_chan
 
     unet = Recorder()
     unet.in_channels = in_channels
-    autoencoder = Model(Inverse())
+    autoencoder = AEModel(Inverse())
     training = UNetTrainer(unet, autoencoder, None, None, torch.device("cpu"))
     _, (spectrogram, output, _) = Main.resynthesise(
-        np.random.default_rng(0).uniform(-1, 1, 9000).astype(np.float32), (autoencoder, Model(unet)))
+        np.random.default_rng(0).uniform(-1, 1, 9000).astype(np.float32), (autoencoder, AEModel(unet)))
     assert np.abs(output - spectrogram).mean() > 0.1
     torch.testing.assert_close(training.prepare(torch.from_numpy(spectrogram)[None, None]), seen[0])
     assert seen[0].shape[1] == in_channels
@@ -243,7 +247,7 @@ def test_output_names_a_file_or_the_working_folder(tmp_path, networks, monkeypat
 ])
 def test_outputs_that_would_overwrite_are_refused(recordings, output, complaint):
     with pytest.raises(ValueError, match=complaint):
-        Main.output_paths(Main.find_recordings(map(Main.Path, recordings)), output and Main.Path(output))
+        Util.output_paths(Util.find_recordings(map(Main.Path, recordings)), output and Main.Path(output))
 
 
 def test_a_bad_recording_does_not_stop_the_good_ones(tmp_path, networks):
@@ -256,8 +260,6 @@ def test_a_bad_recording_does_not_stop_the_good_ones(tmp_path, networks):
 
 
 def test_shipped_weights_bring_the_demo_closer_to_the_electric_piano(tmp_path):
-    import Evaluation
-    import MIDI2Audio
 
     MIDI2Audio.synthesise_midi_to_audio(hp.data / "MIDI_test" / f"{hp.demo.stem}.mid", tmp_path / "truth.wav",
                                         *hp.synth_preset)
@@ -381,13 +383,13 @@ def heard(monkeypatch, networks):
     """The models of notes and of a U-Net, and what is heard of any recording."""
     models = NoteModel(NoteAutoencoder()), Main.load_models(networks["ae"], networks["unet"])[1]
     monkeypatch.setattr(Main, "load_models", lambda *options: models)
-    monkeypatch.setattr(Main, "listen", lambda audio, model: played)
+    monkeypatch.setattr(Main, "transcribe_audio", lambda audio, model: played)
 
 
 def test_notes_are_written_as_they_were_heard(tmp_path, heard, capsys):
     Util.write_audio(tmp_path / "in.wav", notes(1.5).astype(np.float32))
     Main.main([str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.flac"), "--midi", "--page"])
-    back = Util.read_notes(tmp_path / "out_epiano.mid")
+    back = Notes.read_notes(tmp_path / "out_epiano.mid")
     np.testing.assert_allclose(back[:, :2], played[:, :2], atol=1e-3)
     np.testing.assert_array_equal(back[:, 2:], played[:, 2:])
     assert "the notes out_epiano.mid and the page out_epiano.html" in capsys.readouterr().out

@@ -12,6 +12,7 @@ import soundfile
 
 import Hyperparameters as hp
 import MIDI2Audio
+import Notes
 import Util
 
 
@@ -199,7 +200,7 @@ def test_two_midi_files_of_one_name_are_refused(midi, tmp_path, other):
         midi(tmp_path / name)
     midi(tmp_path / other)
     with pytest.raises(ValueError, match="would both be the piece"):
-        Util.pieces(tmp_path, MIDI2Audio.midi_endings)
+        Util.find_pieces(tmp_path, Notes.midi_endings)
 
 
 def test_the_mode_is_checked(tmp_path):

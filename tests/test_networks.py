@@ -2,10 +2,9 @@
 import pytest
 import torch
 
-import AEModel
-from AEModel import Model
-from Autoencoder import Autoencoder, FromBands, Stretch, ToBands
-from UNet import Doubling, UNet
+from AEModel import AEModel, autocast, load_model
+from Autoencoder import Autoencoder, BandConv2d, BandConvTranspose2d, TimeUpsample
+from UNet import UNet, Upsample2d
 
 
 @pytest.mark.parametrize("emulated, mixed", ((True, False), (False, True)))
@@ -14,7 +13,7 @@ def test_bfloat16_is_used_where_it_is_not_emulated(monkeypatch, emulated, mixed)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported",
                         lambda including_emulation=True: including_emulation or not emulated)
     monkeypatch.setattr(torch, "autocast", lambda kind, dtype, enabled: (kind, enabled))
-    assert AEModel.autocast(torch.device("cuda")) == ("cuda", mixed)
+    assert autocast(torch.device("cuda")) == ("cuda", mixed)
 
 
 autoencoder_shapes = {
@@ -128,9 +127,9 @@ def test_the_autoencoders_output_is_within_0_and_1():
     dict(depth=3, wf=2, in_channels=2, residual=True), dict(wf=3, batch_norm=True), dict(wf=1, residual=True)), ids=str)
 @torch.inference_mode()
 def test_the_form_is_read_from_the_weights(tmp_path, form):
-    saved = Model(UNet(**form)).network  # as it lies in memory when it is loaded
+    saved = AEModel(UNet(**form)).network  # as it lies in memory when it is loaded
     torch.save(saved.state_dict(), tmp_path / "unet.torch")
-    loaded = Model.load(UNet, tmp_path / "unet.torch").network
+    loaded = load_model(UNet, tmp_path / "unet.torch").network
     source = torch.rand(1, form.get("in_channels", 1), 128, 9)
     assert loaded.in_channels == form.get("in_channels", 1) and len(loaded.down_path) == form.get("depth", 4)
     assert torch.equal(loaded(source), saved(source))
@@ -150,16 +149,16 @@ def test_with_a_residual_the_first_of_the_channels_is_where_learning_starts():
 def test_weights_in_half_precision_are_loaded_in_full(tmp_path):
     network = UNet(wf=3)
     torch.save({key: value.half() for key, value in network.state_dict().items()}, tmp_path / "half.torch")
-    loaded = Model.load(UNet, tmp_path / "half.torch").network
+    loaded = load_model(UNet, tmp_path / "half.torch").network
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, network.state_dict()[key].half().float())
 
 
 @pytest.mark.parametrize("layer, shape", (
-    (FromBands(1, 6, (16, 1)), (2, 1, 16, 9)),
-    (ToBands(6, 1, (16, 4)), (2, 6, 1, 9)),
-    (Stretch(6, 4), (2, 6, 1, 9)),
-    (Doubling(6, 4), (2, 6, 3, 5)),
+    (BandConv2d(1, 6, (16, 1)), (2, 1, 16, 9)),
+    (BandConvTranspose2d(6, 1, (16, 4)), (2, 6, 1, 9)),
+    (TimeUpsample(6, 4), (2, 6, 1, 9)),
+    (Upsample2d(6, 4), (2, 6, 3, 5)),
 ))
 def test_our_layers_compute_what_torchs_own_do(layer, shape):
     layer, x = layer.double(), torch.rand(shape, dtype=torch.double, requires_grad=True)

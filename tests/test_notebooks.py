@@ -9,7 +9,7 @@ import torch
 from nbclient import NotebookClient
 
 import Hyperparameters as hp
-from Autoencoder import NoteAutoencoder
+from NoteAutoencoder import NoteAutoencoder
 
 names = sorted(path.name for path in (hp.root / "notebooks").glob("*.ipynb"))
 

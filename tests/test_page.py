@@ -8,8 +8,8 @@ from selenium.webdriver import ActionChains, Keys
 
 import Hyperparameters as hp
 import Main
-import make
 import Util
+import make
 
 tones = {"Recording": 440, "Autoencoder": 880, "Electric <piano>": 1760}  # Hz
 seconds = 12.0
@@ -62,7 +62,7 @@ def tone_page(tmp_path_factory):
     versions = {name: (0.3 * np.sin(2 * np.pi * hertz * time)).astype(np.float32) for name, hertz in tones.items()}
     notes = np.array([[0.5, 3, 60, 20], [2, 11.9, 64, 80], [11, 12, 67, 127]], np.float32)
     path = tmp_path_factory.mktemp("page") / "mine.html"
-    Util.save_text(path, Main.page("A & B <c>", versions, notes))
+    Util.save_text(path, Main.recording_page("A & B <c>", versions, notes))
     return path
 
 
@@ -204,7 +204,7 @@ def test_the_page_fits_its_window(browser, page, width):
 def test_a_long_piece_is_cut_into_minutes_and_stays_readable(open_page, tmp_path):
     audio = np.zeros(150 * hp.sample_rate, np.float32)
     audio[::hp.sample_rate] = 0.5
-    Util.save_text(tmp_path / "long.html", Main.page("long", {"Recording": audio}))
+    Util.save_text(tmp_path / "long.html", Main.recording_page("long", {"Recording": audio}))
     page = open_page(tmp_path / "long.html")
     widths = page("""
         return [...document.querySelectorAll(".tile")].map(tile => tile.getBoundingClientRect().width / active.zoom);""")
@@ -222,7 +222,7 @@ def test_a_long_piece_is_cut_into_minutes_and_stays_readable(open_page, tmp_path
 
 def test_three_minutes_stay_below_ten_megabytes():
     audio = Util.read_audio(hp.demo)[:10 * hp.sample_rate]
-    assert 18 * len(Main.page("demo", {name: audio for name in tones})) < 10e6
+    assert 18 * len(Main.recording_page("demo", {name: audio for name in tones})) < 10e6
 
 
 def test_the_page_of_results(browser, open_page, tmp_path):

@@ -16,16 +16,16 @@ import soundfile
 import torch
 
 import AEMain
-import AEModel
 import DatasetCreator
+import Distributed
 import Hyperparameters as hp
 import Main
 import Training
 import UNetDataset
 import UNetMain
 import Util
-from AEDataset import AEDataset, brief_split
-from AEModel import Model
+from AEDataset import AEDataset, split_for_training
+from AEModel import digest, load_model
 from Autoencoder import Autoencoder
 from UNet import UNet
 
@@ -188,7 +188,7 @@ def test_a_unet_of_one_input_stores_the_autoencoders_output_for_every_piece_thou
     monkeypatch.undo()
     assert len(list((data / "ae_output").glob("*.npy"))) == 1 and not list((data / "models" / "own").glob("unet*"))
     UNetMain.train(data, in_channels=1, wf=2, **brief)
-    model = Model.load(Autoencoder, data / "models" / "own" / "ae.torch")
+    model = load_model(Autoencoder, data / "models" / "own" / "ae.torch")
     folders = list((data / "generated").glob("*/"))
     assert len(folders) == 3
     assert {path.stem for path in (data / "ae_output").glob("*.npy")} == {folder.name for folder in folders}
@@ -434,10 +434,10 @@ def test_a_unet_belongs_to_its_autoencoder(data, form):
     Main.load_models(ae, unet, "cpu")
     torch.save({key: value.half() if value.is_floating_point() else value for key, value in state(ae).items()}, half)
     Main.load_models(half, unet, "cpu")  # stored in half precision it is the same one
-    former = AEModel.digest(state(ae))
+    former = digest(state(ae))
     another_autoencoder(data, "own")
     with pytest.raises(ValueError, match=f"^{unet} was trained behind an autoencoder with the weights {former}, and "
-                                         f"{ae} has {AEModel.digest(state(ae))}; train the U-Net anew"):
+                                         f"{ae} has {digest(state(ae))}; train the U-Net anew"):
         Main.load_models(ae, unet, "cpu")
     torch.save(dict(state(unet)), unet)  # as if from before there were digests
     Main.load_models(ae, unet, "cpu")
@@ -458,7 +458,7 @@ def test_what_another_autoencoder_left_is_written_anew_though_its_file_is_no_new
     weights = another_autoencoder(data, "untrained")
     UNetDataset.write_outputs(weights, list(map(str, [path.name for path in (data / "generated").glob("*/")])), data)
     assert all((np.load(outputs / name) != image).any() for name, image in before.items()) and len(before) == 3
-    assert (outputs / "weights.txt").read_text() == f"models/untrained/ae.torch {AEModel.digest(state(weights))}\n"
+    assert (outputs / "weights.txt").read_text() == f"models/untrained/ae.torch {digest(state(weights))}\n"
 
 
 def test_a_checkpoint_from_before_there_was_a_setting_is_refused_naming_it(data):
@@ -495,7 +495,7 @@ def test_a_checkpoint_whose_settings_had_other_names_goes_on(data, memory):
 
 def test_more_processes_than_crops_are_refused(three_seconds, tmp_path, monkeypatch):
     piece = AEDataset(["bach_prelude_c"], three_seconds)
-    monkeypatch.setattr(Training, "processes", lambda: (0, 2))
+    monkeypatch.setattr(Distributed, "process_rank", lambda: (0, 2))
     with pytest.raises(ValueError, match="fewer crops than there are processes, 2"):
         Training.fit(Training.Trainer(Autoencoder(channels=(4, 4, 4)), None, None, torch.device("cpu")), piece, piece,
                      tmp_path / "ae.torch",
@@ -602,7 +602,7 @@ def test_crops_cover_every_clip_within_its_bounds(seed):
     rng = random.Random(seed)
     lengths = [rng.randint(1, 2583) for _ in range(30)]
     frames, batch_size = rng.randint(1, 400), rng.randint(1, 16)
-    batches = Training.crops(lengths, frames, batch_size, seed)
+    batches = Training.crop_batches(lengths, frames, batch_size, seed)
     assert [len(batch)
             for batch in batches[:-1]] == [batch_size] * (len(batches) - 1) and 1 <= len(batches[-1]) <= batch_size
     for piece, length in enumerate(lengths):
@@ -618,13 +618,13 @@ def test_crops_cover_every_clip_within_its_bounds(seed):
 
 def test_crops_are_fixed_by_the_seed():
     lengths = [2583] * 10
-    assert Training.crops(lengths, 255, 16, "0 1") == Training.crops(lengths, 255, 16, "0 1")
-    assert Training.crops(lengths, 255, 16, "0 1") != Training.crops(lengths, 255, 16, "0 2")
+    assert Training.crop_batches(lengths, 255, 16, "0 1") == Training.crop_batches(lengths, 255, 16, "0 1")
+    assert Training.crop_batches(lengths, 255, 16, "0 1") != Training.crop_batches(lengths, 255, 16, "0 2")
 
 
 @pytest.mark.parametrize("frames", (0, None))
 def test_whole_clips_are_crops_too(frames):
-    batches = Training.crops([2583, 2583, 2000], frames, 2, 0)
+    batches = Training.crop_batches([2583, 2583, 2000], frames, 2, 0)
     assert sorted(key[:3] for key in sum(batches, [])) == [(0, 0, 2583), (1, 0, 2583), (2, 0, 2583)]
 
 
@@ -632,15 +632,15 @@ def test_whole_clips_are_crops_too(frames):
     (0, 1000, 0.01), (49, 1000, 0.5 * 0.951), (99, 1000, 0.901), (500, 1000, 0.5), (999, 1000, 0.001), (0, 1, 1.0),
     (4, 10, 0.3)))
 def test_the_linear_schedule_warms_up_and_falls_to_zero(step, steps, factor):
-    assert Training.schedule(step, steps, "linear") == pytest.approx(factor)
+    assert Training.schedule_factor(step, steps, "linear") == pytest.approx(factor)
 
 
 @pytest.mark.parametrize("steps", (1, 7, 100, 101, 3000))
 def test_factors_of_the_schedules_are_within_0_and_1(steps):
-    factors = [Training.schedule(step, steps, "linear") for step in range(steps)]
+    factors = [Training.schedule_factor(step, steps, "linear") for step in range(steps)]
     assert all(0 < factor <= 1 for factor in factors)
     assert factors[hp.warmup_steps:] == sorted(factors[hp.warmup_steps:], reverse=True)
-    assert {Training.schedule(step, steps, "constant") for step in range(steps)} == {1.0}
+    assert {Training.schedule_factor(step, steps, "constant") for step in range(steps)} == {1.0}
 
 
 # the whole sequence
@@ -657,7 +657,7 @@ def test_the_three_commands_leave_what_the_data_folder_describes(trained):
     assert {path.name for path in (trained / "models" / "own").iterdir()} == {
         f"{stem}{ending}" for stem, epoch in (("ae", 2), ("unet", 1)) for ending in (
             ".torch", "_last.torch", "_losses.json", "_losses.png", f"_epoch_{epoch}.npy", f"_epoch_{epoch}.png")}
-    assert Model.load(UNet, trained / "models" / "own" / "unet.torch").network.last.in_channels == 2 ** hp.unet_wf
+    assert load_model(UNet, trained / "models" / "own" / "unet.torch").network.last.in_channels == 2 ** hp.unet_wf
 
 
 def test_what_was_trained_plays_a_recording(trained, tmp_path):
@@ -716,11 +716,11 @@ def test_report_gives_the_reports_settings_and_a_flag_beside_it_counts(data):
     assert settings[1].items() > dict(
         wf=2, in_channels=1, residual=False, batch_norm=False, loss="mse", crop_frames=0, schedule="constant",
         batch_size=1).items()
-    unet = Model.load(UNet, own / "unet.torch").network
+    unet = load_model(UNet, own / "unet.torch").network
     assert unet.in_channels == 1 and {key.split(".")[0] for key in unet.state_dict()} == {"down_path", "up_path",
                                                                                           "last"}
-    digest = AEModel.digest(state(own / "ae.torch"))
-    assert (data / "ae_output" / "weights.txt").read_text() == f"models/own/ae.torch {digest} in single precision\n"
+    expected = digest(state(own / "ae.torch"))
+    assert (data / "ae_output" / "weights.txt").read_text() == f"models/own/ae.torch {expected} in single precision\n"
 
 
 @pytest.mark.parametrize("script", (AEMain, UNetMain))
@@ -749,7 +749,7 @@ def test_report_neither_clips_gradients_nor_uses_mixed_precision_and_trains_on_a
     assert precisions == {False} and not clipped
     settings = losses(data / "models" / "own" / ("ae.torch" if script is AEMain else "unet.torch"))["settings"]
     assert settings["gradient_norm"] == 0 and settings["bfloat16"] is False
-    piece = brief_split(DatasetCreator.build(data), hp.seed)[0][0]
+    piece = split_for_training(DatasetCreator.build(data), hp.seed)[0][0]
     assert read >= ({f"generated/{piece}/piano.npy", f"generated/{piece}/piano_2.npy"} if script is AEMain else
                     {f"ae_output/{piece}.npy", f"ae_output/piano_2/{piece}.npy"})
     precisions.clear()
@@ -774,14 +774,14 @@ def test_a_stored_crop_is_of_the_piano_that_its_seed_chooses(data):
 def test_a_stray_rank_is_no_distributed_training(monkeypatch):
     for name in "RANK", "WORLD_SIZE", "LOCAL_RANK":
         monkeypatch.setenv(name, "1")
-    assert Training.processes() == (0, 1) and not torch.distributed.is_initialized()
+    assert Distributed.process_rank() == (0, 1) and not torch.distributed.is_initialized()
 
 
 def test_an_epoch_is_judged_on_some_pieces_from_all_over_those_held_out():
     names = [f"{i:03}" for i in range(302)]
     training, held_out = Util.split(names)
-    assert brief_split(names, 0) == (training, held_out[::4]) and len(held_out[::4]) <= hp.validation_pieces
-    assert brief_split(names[:3], 0) == Util.split(names[:3])
+    assert split_for_training(names, 0) == (training, held_out[::4]) and len(held_out[::4]) <= hp.max_validation_pieces
+    assert split_for_training(names[:3], 0) == Util.split(names[:3])
 
 
 def test_training_starts_from_given_weights(train, data):
@@ -797,4 +797,4 @@ def test_training_starts_from_given_weights(train, data):
 def test_weights_of_another_form_are_nothing_to_start_from(tmp_path, form):
     torch.save(UNet(wf=3).state_dict(), tmp_path / "unet.torch")
     with pytest.raises(ValueError, match=f"{tmp_path / 'unet.torch'} does not fit the network"):
-        Training.start_from(UNet(**form), tmp_path / "unet.torch")
+        Training.load_initial_weights(UNet(**form), tmp_path / "unet.torch")

@@ -14,6 +14,7 @@ import AEMain
 import DatasetCreator
 import Main
 import MIDI2Audio
+import Plots
 import Training
 import UNetMain
 import Util
@@ -53,7 +54,7 @@ def lines(stderr):
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     path = tmp_path / "kept.txt"
     path.write_text("before")
-    with pytest.raises(OSError), Util.replacing(path) as temporary:
+    with pytest.raises(OSError), Util.atomic_write(path) as temporary:
         temporary.write_text("half")
         raise OSError("the disk is full")
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
@@ -63,7 +64,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     lambda path: Util.save_array(path, np.ones(10_000)), lambda path: Util.save_text(path, "a" * 10_000),
     lambda path: Util.write_audio(path, np.ones(10_000)),
     lambda path: Training.save_tensors(path, {"weight": torch.ones(10_000)}),
-    lambda path: Util.save_figure(path, Util.plot_losses({"training": [1, 2], "validation": [2, 3], "loss": "loss"}))))
+    lambda path: Plots.save_figure(path, Plots.plot_losses({"training": [1, 2], "validation": [2, 3], "loss": "loss"}))))
 def test_a_full_disk_leaves_what_was_there_and_is_said(small_files, tmp_path, write):
     path = tmp_path / "kept.wav"
     path.write_text("before")

@@ -1,0 +1,80 @@
+"""One training on several processes, as torchrun starts them; every function serves one process too."""
+import datetime
+import os
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def process_rank():
+    """Return (rank, number) of the processes that torchrun started, and join them at the first call; else (0, 1)."""
+    if not dist.is_torchelastic_launched():
+        return 0, 1
+    if not dist.is_initialized():
+        own_gpu = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
+        if own_gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # the others wait while the first alone builds the data set
+        dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpu else "gloo", timeout=datetime.timedelta(days=1))
+    return dist.get_rank(), dist.get_world_size()
+
+
+def first_process_first(work):
+    """Call `work` in the first process, then in the others, which find done what it left; return its result."""
+    rank, number = process_rank()
+    if rank == 0:
+        result = work()
+    if number > 1:
+        dist.barrier()
+    return result if rank == 0 else work()
+
+
+def sum_over_processes(tensor):
+    """The sum of a tensor over all processes."""
+    if process_rank()[1] > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+class SharedSum(torch.autograd.Function):
+    """`sum_over_processes`, through which gradients flow: what a process adds to the sum acts on the losses of all."""
+
+    @staticmethod
+    def forward(context, tensor):
+        return sum_over_processes(tensor.clone())
+
+    @staticmethod
+    def backward(context, gradient):
+        return sum_over_processes(gradient.clone())
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of all processes' batches, so that how many there are does not matter.
+    (torch's own SyncBatchNorm needs CUDA.)"""
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        axes, x = (0, 2, 3), x.float()
+        count = x.new_full((1,), x.numel() / x.shape[1])
+        sums = SharedSum.apply(torch.cat([x.sum(axes), (x ** 2).sum(axes), count]))
+        mean, square = (sums[:-1] / sums[-1]).chunk(2)
+        variance = (square - mean ** 2).clamp(min=0)  # rounding may leave it below
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * sums[-1] / (sums[-1] - 1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+
+
+def share_batch_norm(layer):
+    """Return a `SharedBatchNorm2d` with the parameters and statistics of a BatchNorm2d; any other layer as it is."""
+    if not isinstance(layer, nn.BatchNorm2d):
+        return layer
+    shared = SharedBatchNorm2d(layer.num_features, layer.eps, layer.momentum)
+    shared.weight, shared.bias = layer.weight, layer.bias
+    shared.running_mean, shared.running_var = layer.running_mean, layer.running_var
+    shared.num_batches_tracked = layer.num_batches_tracked
+    return shared.train(layer.training)

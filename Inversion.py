@@ -1,0 +1,145 @@
+"""Mel spectrogram -> audio: multiplicative KL updates, Griffin-Lim, the report's inversion, stereo."""
+import numpy as np
+import torch
+
+import DatasetCreator
+import Hyperparameters as hp
+
+
+def power_from_mel(mel, start, device="cpu"):
+    """Power spectrum whose mel power is `mel`: KL-divergence multiplicative updates (Lee and Seung 2001,
+    "Algorithms for non-negative matrix factorization", with the filter bank as the fixed factor).
+
+    Least squares cares for the loudest bands alone; this divergence also for the soft ones, which the ear hears.
+
+    Parameters
+    ----------
+    mel : np.ndarray [shape=(n_mels, t)]
+    start : np.ndarray [shape=(1 + n_fft / 2, t)]
+        A power spectrum to start from. Each frame's level is of no matter; within a band its shape remains, so the
+        spectrum of the recording itself, which has its pitches, is a good one.
+    device : torch.device or str
+        Where it is computed.
+
+    Returns
+    -------
+    np.ndarray [shape=(1 + n_fft / 2, t)]
+    """
+    filters, mel, start = (torch.from_numpy(array).to(device) for array in (DatasetCreator.mel_filters(), mel, start))
+    weights = filters.sum(dim=0)[:, None]
+    spread = (filters.T / weights.clip(1e-20)).contiguous()
+    power = torch.where(weights > 0, start / (start.amax(dim=0) + 1e-20) + hp.kl_floor, 0)
+    for _ in range(hp.kl_iterations):
+        power *= spread @ (mel / (filters @ power + 1e-20))
+    return power.cpu().numpy()
+
+
+def griffin_lim(magnitude, phase, iterations=None, device="cpu"):
+    """Audio whose STFT has the given magnitude: Griffin and Lim (1984) with the momentum of Perraudin, Balazs and
+    Soendergaard (2013, "A fast Griffin-Lim algorithm"), started from the phase of an STFT.
+
+    Parameters
+    ----------
+    magnitude : np.ndarray [shape=(1 + n_fft / 2, t) or (1 + channels, 1 + n_fft / 2, t)]
+        Of several, the first is that of the mean of all others, which are kept to it.
+    phase : np.ndarray [shape as magnitude, complex]
+        Only its angle counts.
+    iterations : int, optional
+        By default `hp.griffin_lim_iterations`.
+    device : torch.device or str
+        Where it is computed.
+
+    Returns
+    -------
+    np.ndarray [shape=((t - 1) * hop_length,) or (1 + channels, (t - 1) * hop_length)], float32
+    """
+    def rebuild(spectrum):
+        audio = torch.istft(spectrum, **frame, length=size)
+        if audio.ndim > 1:
+            audio[1:] += audio[0] - audio[1:].mean(dim=0)
+        return audio
+
+    iterations = hp.griffin_lim_iterations if iterations is None else iterations
+    window = torch.hann_window(hp.n_fft).to(device)
+    frame = dict(n_fft=hp.n_fft, hop_length=hp.hop_length, window=window)
+    phase = np.where(np.abs(phase) > 1e-30, phase, 1)  # smaller ones have none that torch could tell
+    magnitude, estimate = (torch.from_numpy(array).to(device) for array in (magnitude, phase))
+    size, previous = (magnitude.shape[-1] - 1) * hp.hop_length, 0
+    for _ in range(iterations):
+        rebuilt = torch.stft(rebuild(magnitude * estimate.sgn()), **frame, pad_mode="constant", return_complex=True)
+        estimate = rebuilt - hp.griffin_lim_momentum / (1 + hp.griffin_lim_momentum) * previous
+        previous = rebuilt
+    return rebuild(magnitude * estimate.sgn()).cpu().numpy()
+
+
+def inversion_device(device):
+    """The device itself, but for Apple's MPS, which lacks complex numbers in some versions of torch, the processor."""
+    return "cpu" if torch.device(device).type == "mps" else device
+
+
+def invert(mel, guide, inversion=None, device="cpu"):
+    """Mel power -> audio.
+
+    Parameters
+    ----------
+    mel : np.ndarray [shape=(n_mels, t)]
+        At least two frames.
+    guide : np.ndarray [shape=(1 + n_fft / 2, t), complex]
+        STFT of the recording that `mel` was made from. It shares onsets and pitches with the sound to be found:
+        its power spectrum and its phase are where the search starts.
+    inversion : str
+        "kl": `power_from_mel`, then `griffin_lim`, both from `guide`. "report": librosa's non-negative least squares
+        and its Griffin-Lim with 32 iterations from random phase, without a guide, as in the report.
+    device : torch.device or str
+        Where "kl" is computed, see `inversion_device`; "report" is computed on the processor.
+
+    Returns
+    -------
+    np.ndarray [shape=((t - 1) * hop_length,)], float32
+
+    Raises
+    ------
+    ValueError
+        For another `inversion`.
+    """
+    inversion = hp.inversion if inversion is None else inversion
+    if inversion == "report":
+        import librosa  # slow to import, and needed for nothing else here
+
+        magnitude = librosa.feature.inverse.mel_to_stft(mel, sr=hp.sample_rate, n_fft=hp.n_fft, fmin=hp.fmin,
+                                                        fmax=hp.fmax)
+        return librosa.griffinlim(magnitude, n_iter=hp.report_iterations, hop_length=hp.hop_length, random_state=hp.seed)
+    if inversion != "kl":
+        raise ValueError(f"inversion is 'kl' or 'report', not '{inversion}'")
+    device = inversion_device(device)
+    power = power_from_mel(mel, np.abs(guide) ** 2, device)
+    return griffin_lim(np.sqrt(power), guide, device=device)
+
+
+def band_levels(own, mean):
+    """Return by how much a channel is louder than the mean of all, in power, band by band [shape=(n_mels, t)].
+
+    `own`, `mean` [shape=(1 + n_fft / 2, t), complex]: their STFTs. Smoothed over `hp.stereo_frames`, and at most
+    `hp.stereo_limit`, which keeps what is in opposite phase on both sides, and so hardly in the mean, from blowing up.
+    """
+    kernel = np.hanning(hp.stereo_frames + 2)[1:-1]
+
+    def smooth(spectrum):
+        reach, power = kernel.size // 2, DatasetCreator.mel_power(spectrum)
+        return np.stack([np.convolve(band, kernel)[reach:reach + band.size] for band in power])
+
+    own, mean = smooth(own), smooth(mean)
+    return np.minimum(own / (mean + 1e-20), hp.stereo_limit).astype(np.float32)
+
+
+def invert_stereo(mel, mean, channels, device="cpu"):
+    """As `Inversion.invert`, each channel guided by itself [shape=(channels, (t - 1) * hop_length)].
+
+    `mean` and each of `channels` [shape=(1 + n_fft / 2, t), complex]: STFTs of their mean, and of the channels. In
+    every band a channel is as much louder than `mel` as it was, and the mean of all comes out as it would alone.
+    """
+    guides = np.stack([mean, *channels])
+    mels = [mel, *(mel * band_levels(channel, mean) for channel in channels)]
+    device = inversion_device(device)
+    powers = [power_from_mel(one, np.abs(guide) ** 2, device) for one, guide in zip(mels, guides)]
+    return griffin_lim(np.sqrt(np.stack(powers)), guides, device=device)[1:]

@@ -1,0 +1,263 @@
+"""The autoencoder whose latent representation is a list of notes: encoder, note classifier and decoder."""
+import torch
+from torch import nn
+
+import Hyperparameters as hp
+
+
+class ConvBlock(nn.Sequential):
+    """A convolution that keeps the size of the image, batch normalisation and ReLU."""
+
+    def __init__(self, inputs, outputs, kernel):
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, padding=tuple(size // 2 for size in kernel), bias=False),
+            nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class NoteEncoder(nn.Module):
+    """What was played: for each key and frame, how surely a note begins, whether it sounds, and its velocity.
+
+    Convolutions over an image of time x keys, with the same weights for every key. What a key sees are the bands of its
+    own partials, gathered from both spectrograms (harmonic stacking: Bittner et al. 2022, "A lightweight
+    instrument-agnostic model for polyphonic note transcription and multipitch estimation"), and later its neighbours.
+    Half way up, layers that span all keys look further back and ahead (dilated: van den Oord et al. 2016,
+    https://arxiv.org/abs/1609.03499), so that one key may know what the others do. A step is two frames of the mel
+    spectrogram.
+
+    Parameters
+    ----------
+    first, channels : int
+        Channels a key in the first layer, and in those that follow.
+    blocks : int
+        3 x 3 convolutions before the layers that span all keys.
+    narrow, width : int
+        Channels a key on the way into those layers and out of them, and their own.
+    layers : int
+        How many of them there are, each looking twice as far as the one before.
+    """
+
+    def __init__(self, **form):
+        super().__init__()
+        first, channels, blocks, narrow, width, layers = {**hp.encoder_form, **form}.values()
+        bands, mels = partial_bands(hp.encoder_partials), partial_mel_weights(hp.encoder_mel_partials)
+        self.register_buffer("bands", bands.flatten(), persistent=False)
+        self.register_buffer("mels", mels.flatten(1), persistent=False)
+        self.stem = nn.Conv2d(bands.shape[1] + 2 * len(hp.encoder_mel_partials), first, 1)
+        self.key = nn.Parameter(torch.zeros(1, first, 1, hp.n_keys))
+        self.time = ConvBlock(first, channels, (3, 1))
+        self.blocks = nn.ModuleList(ConvBlock(channels, channels, (3, 3)) for _ in range(blocks))
+        self.squeeze = nn.Conv2d(channels, narrow, 1)
+        self.gather = nn.Conv2d(narrow * hp.n_keys, width, (1, 3), padding=(0, 1))
+        self.dilated = nn.ModuleList(nn.Conv2d(width, width, (1, 3), padding=(0, 2 ** i), dilation=(1, 2 ** i))
+                                     for i in range(layers))
+        self.spread = nn.Conv2d(width, narrow * hp.n_keys, 1)
+        self.last = ConvBlock(channels + narrow, channels, (3, 3))
+        self.head = nn.Conv2d(channels, 6, 1)
+        with torch.no_grad():  # most keys are silent most of the time
+            self.head.bias[:2] = -4
+            self.head.bias[2:4] = -2
+
+    def forward(self, pitch, mel):
+        """Map a pitch spectrogram [shape=(batch, n_pitches, ceil(t / 2))] and a mel spectrogram [shape=(batch, n_mels,
+        t)], both in [0, 1], to the logits of onset, sounding and velocity [shape=(batch, 3, t, n_keys)]."""
+        frames = mel.shape[2]
+        pitch, mel = pitch.transpose(1, 2), nn.functional.pad(mel, (0, frames % 2)).transpose(1, 2)
+        batch, steps, _ = pitch.shape
+        own = nn.functional.pad(pitch, (0, 1))[..., self.bands].view(batch, steps, hp.n_keys, -1)
+        sharp = (mel @ self.mels.to(mel.dtype)).view(batch, steps, 2, hp.n_keys, -1)
+        x = torch.cat([own, sharp.transpose(2, 3).flatten(3)], -1).permute(0, 3, 1, 2)
+        x = self.time(nn.functional.relu(self.stem(x) + self.key))
+        for block in self.blocks:
+            x = x + block(x)
+        all_keys = self.squeeze(x).permute(0, 2, 3, 1).flatten(2)[:, None].permute(0, 3, 1, 2)  # (batch, _, 1, steps)
+        all_keys = nn.functional.relu(self.gather(all_keys))
+        for layer in self.dilated:
+            all_keys = all_keys + nn.functional.relu(layer(all_keys))
+        known = self.spread(all_keys).permute(0, 2, 3, 1).view(batch, steps, hp.n_keys, -1).permute(0, 3, 1, 2)
+        y = self.head(x + self.last(torch.cat([x, nn.functional.relu(known)], 1)))
+        return y.view(batch, 3, 2, steps, hp.n_keys).transpose(2, 3).flatten(2, 3)[:, :, :frames]
+
+
+decibel = 10 / torch.log(torch.tensor(10.0)).item()  # dB a neper of power
+
+
+class NoteDecoder(nn.Module):
+    """How it sounds: the log-mel spectrogram that each key makes on the target instrument, learnt, and summed over
+    notes.
+
+    A key has a level in dB for each mel band and time since the onset, from `knots` with straight lines between them,
+    so that an onset may lie between two frames; two ways in which it grows with velocity; and a fall in dB a frame
+    once key and pedal are up. The powers of the notes add up.
+    """
+
+    def __init__(self):
+        super().__init__()
+        dense, geometric = torch.arange, lambda first, last, n: torch.logspace(*torch.tensor(
+            [float(first), float(last)]).log10(), n)
+        knots = torch.cat([dense(-4, 16), dense(16, 64, 2), dense(64, 160, 4), geometric(160, 1000, 16)]).float()
+        self.register_buffer("knots", knots, persistent=False)  # frames since the onset; the last is 11.6 s later
+        level = -40 - knots.clamp(min=0) / 10  # where a key is seldom heard so late, it is left at that
+        level[knots < 0] = -95
+        self.level = nn.Parameter(level[None, :, None].repeat(hp.n_keys, 1, hp.n_mels))
+        self.register_buffer("loudest", torch.tensor(-15.0))
+        self.loudness = nn.Parameter(torch.full((hp.n_keys, 1, hp.n_mels), 40.0))  # dB a decade of velocity
+        self.slope = nn.Parameter(torch.zeros(hp.n_keys, 1, hp.n_mels))            # dB more at full velocity
+        self.release = nn.Parameter(torch.full((hp.n_keys, hp.n_mels), 1.5))       # dB a frame
+
+    def forward(self, notes, first, frames):
+        """Return the mel power in dB [shape=(n_mels, frames)] of a piece, from its frame `first` on.
+
+        `notes` [shape=(n, 4)]: onset and end in seconds, MIDI key, velocity from 1 to 127; keys that no piano has, such
+        as 0, count for nothing. A silent frame has `hp.decoder_silence`.
+        """
+        onset, end = notes[:, :2].T * (hp.sample_rate / hp.hop_length)
+        key = notes[:, 2].long() - hp.lowest_key
+        start, last = self.knots[0], self.knots[-1]
+        known = (key >= 0) & (key < hp.n_keys)
+        release = self.release.clamp(min=hp.decoder_min_release)
+        falling = release.amin(1)[key.clamp(0, hp.n_keys - 1)]  # of the key's bands the slowest
+        audible = known & (onset + start < first + frames) & (end + hp.decoder_inaudible / falling > first)
+        if not audible.any():
+            return self.level.new_full((hp.n_mels, frames), hp.decoder_silence)
+        onset, end, key, velocity = onset[audible], end[audible], key[audible], (notes[audible, 3] / 127).clamp(0.02, 1)
+        now = torch.arange(first, first + frames, device=notes.device)[None]
+        since = now - onset[:, None]
+        within = since.clamp(start, last - 1)
+        knot = torch.bucketize(within, self.knots, right=True).clamp(1, len(self.knots) - 1)
+        share = (within - self.knots[knot - 1]) / (self.knots[knot] - self.knots[knot - 1])
+        table, row = self.level.flatten(0, 1), key[:, None] * len(self.knots) + knot
+        before, after = (nn.functional.embedding(index, table) for index in (row - 1, row))
+        level = torch.lerp(before, after, share[..., None])
+        level = level + (self.loudness[key] * (torch.log10(velocity) + 0.22)[:, None, None]
+                         + self.slope[key] * (velocity - 0.6)[:, None, None])
+        level = level - release[key][:, None] * (now - end[:, None]).clamp(min=0)[..., None]
+        level = level.masked_fill((since < start)[..., None], hp.decoder_silence)
+        return torch.logsumexp(level / decibel, 0).T * decibel
+
+
+class MLPHead(nn.Module):
+    """A number for each of some notes from what is seen of them [shape=(n, features)], by fully connected layers."""
+
+    def __init__(self, features):
+        super().__init__()
+        width, narrow, dropout, limit = hp.classifier_form.values()
+        self.scale = nn.BatchNorm2d(features)
+        self.layers = nn.Sequential(
+            nn.Hardtanh(-limit, limit), nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout),
+            nn.Linear(width, narrow), nn.ReLU(), nn.Dropout(dropout), nn.Linear(narrow, 1))
+
+    def forward(self, seen):
+        return self.layers(self.scale(seen[..., None, None])[..., 0, 0])[:, 0]
+
+
+class NoteClassifier(nn.Module):
+    """A second look at each note that seems to have been played, with what the other keys do meanwhile.
+
+    Whether it was played, or is another's overtone, its echo, or no more than a noise: of that tell the keys whose
+    partials meet its own. And when it ended: many end together, when the pedal is let go.
+
+    `predictions` [shape=(batch, 3, t, n_keys), in [0, 1]] is what `NoteEncoder` says of onset, sounding and velocity. Notes
+    begin in `clip`, `frame` and `key`, seem to end in frame `end`, and their key is struck again in frame `next_onset`, each
+    [shape=(n,)].
+    """
+
+    keys = tuple(sorted(sign * distance for sign in (-1, 1) for distance in (
+        1, 2, 3, 4, 5, 7, 12, 16, 19, 24, 28, 31, 36)))  # semitones to those it looks at
+    before, after = 14, 45                              # frames of the onset
+    offset_steps = tuple(range(-48, 49, 4))                   # frames from the end
+
+    def __init__(self):
+        super().__init__()
+        self.onset_head, self.offset_head = MLPHead(7 * len(self.keys) + 28), MLPHead(3 * len(self.offset_steps) + 3)
+
+    def forward(self, predictions, clip, frame, key):
+        """Return the logits that the notes were played [shape=(n,)]."""
+        return self.onset_head(self.onset_features(predictions, clip, frame, key))
+
+    def offset_shift(self, predictions, clip, frame, key, end, next_onset):
+        """Return by how many frames they ended later [shape=(n,)]."""
+        return hp.offset_loss_frames * self.offset_head(self.offset_features(predictions, clip, frame, key, end, next_onset))
+
+    def onset_features(self, predictions, clip, frame, key):
+        reach, at = max(self.keys), self.before  # where the note's own frame and key lie
+        padded = nn.functional.pad(predictions, (reach, reach, self.before, self.after)).unbind(1)
+        frames = (frame[:, None] + torch.arange(self.before + self.after, device=frame.device))[..., None]
+        own, others = key[:, None] + reach, key[:, None] + reach + torch.tensor(self.keys, device=key.device)
+        onset, sounding, velocity = (image[clip[:, None, None], frames, others[:, None]] for image in padded)
+        struck, sounds, hard = (image[clip[:, None, None], frames, own[:, None]][..., 0] for image in padded)
+        loudness = (127 * hard[:, at]).clamp(min=1).log()[:, None]
+        harder = (127 * velocity[:, at - 1:at + 2]).clamp(min=1).log() - loudness[..., None]
+        return torch.cat([
+            onset[:, :at - 3].amax(1), onset[:, at - 3:at + 4].amax(1), onset[:, at + 4:at + 14].amax(1),
+            *(sounding[:, at + first:at + last].mean(1) for first, last in ((-8, -3), (1, 7), (12, 24))),
+            (harder * (onset[:, at - 1:at + 2] > 0.1)).sum(1) / 3,
+            struck[:, at - 4:at + 5], sounds[:, at - 10:at:2], sounds[:, at::4], loudness - 4,
+            key[:, None] / hp.n_keys - 0.5], 1)
+
+    def offset_features(self, predictions, clip, frame, key, end, next_onset):
+        sounding, last = predictions[:, 1], predictions.shape[2] - 1
+        frames = torch.arange(last + 1, device=predictions.device)
+        released = (sounding[:, (frames - 2).clamp(min=0)] - sounding[:, (frames + 2).clamp(max=last)]).clamp(min=0)
+        near = (end.round().long()[:, None] + torch.tensor(self.offset_steps, device=end.device)).clamp(0, last)
+        return torch.cat([
+            sounding[clip[:, None], near, key[:, None]], released.sum(2)[clip[:, None], near].clamp(max=8) / 2,
+            sounding.sum(2)[clip[:, None], near] / 10, (end - frame).clamp(min=1).log()[:, None] / 3,
+            key[:, None] / hp.n_keys - 0.5, ((next_onset - end) / 60).clamp(max=1)[:, None]], 1)
+
+
+class NoteAutoencoder(nn.Module):
+    """An autoencoder whose latent is what was played: `NoteEncoder`, if so `with_classifier` `NoteClassifier`, `NoteDecoder`."""
+
+    name = "an autoencoder"
+    in_channels = 2
+
+    def __init__(self, with_classifier=True, **form):
+        super().__init__()
+        self.encoder, self.decoder = NoteEncoder(**form), NoteDecoder()
+        self.classifier = NoteClassifier() if with_classifier else None
+
+    @classmethod
+    def from_state(cls, state):
+        """Return a network, not trained, of the form that a state_dict has. Raises KeyError if it is of another kind.
+        """
+        first, _, *_ = state["encoder.stem.weight"].shape
+        return cls("classifier.onset_head.scale.weight" in state, first=first, channels=len(state["encoder.time.0.weight"]),
+                   narrow=len(state["encoder.squeeze.weight"]),
+                   blocks=len({key.split(".")[2] for key in state if key.startswith("encoder.blocks.")}),
+                   layers=len({key.split(".")[2] for key in state if key.startswith("encoder.dilated.")}),
+                   width=len(state["encoder.gather.weight"]))
+
+    def forward(self, pitch, mel):
+        """Map spectrograms to the logits of notes: see `NoteEncoder`."""
+        return self.encoder(pitch, mel)
+
+
+def partial_bands(partials):
+    """Index of the band at each partial of each key, and of those below and above it [shape=(n_keys, 3 * partials)].
+
+    `hp.n_pitches`, one past the last, stands for bands that are not there.
+    """
+    keys = torch.arange(hp.n_keys)[:, None]
+    centre = torch.round(1 + hp.pitch_bands_per_key * (keys + 12 * torch.log2(torch.tensor(partials).double())))
+    band = (centre[..., None] + torch.arange(-1, 2)).flatten(1).long()
+    return band.where((band >= 0) & (band < hp.n_pitches), hp.n_pitches)
+
+
+def partial_mel_weights(partials):
+    """Weights of the two mel bands around each partial of each key [shape=(n_mels, n_keys, partials)].
+
+    The bands lie as in Slaney's scale: evenly up to 1 kHz, then in equal ratios.
+    """
+    step, knee, ratio = 200 / 3, 1000.0, torch.log(torch.tensor(6.4)).double() / 27
+    top = knee / step + torch.log(torch.tensor(hp.fmax / knee).double()) / ratio
+    mel = torch.linspace(0, 1, hp.n_mels + 2, dtype=torch.float64)[1:-1] * top
+    centre = torch.where(mel < knee / step, mel * step, knee * torch.exp(ratio * (mel - knee / step)))
+    keys = torch.arange(hp.lowest_key, hp.lowest_key + hp.n_keys)[:, None]
+    hertz = 440 * 2 ** ((keys - 69) / 12) * torch.tensor(partials).double()
+    above = torch.searchsorted(centre, hertz).clamp(1, hp.n_mels - 1)
+    share = ((hertz - centre[above - 1]) / (centre[above] - centre[above - 1])).clamp(0, 1)
+    audible = (hertz <= hp.fmax).double()
+    weights = torch.zeros(hp.n_mels, *hertz.shape, dtype=torch.float64)
+    weights.scatter_add_(0, above[None] - 1, ((1 - share) * audible)[None])
+    weights.scatter_add_(0, above[None], (share * audible)[None])
+    return weights.float()

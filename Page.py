@@ -1,0 +1,117 @@
+"""The HTML page that plays and shows the versions of a recording: `template.html`, filled in by jinja2."""
+import base64
+import html
+import io
+
+import numpy as np
+
+import Hyperparameters as hp
+import Plots
+import Util
+
+
+def audio_player(audio, seconds=10):
+    """Return an `IPython.display.Audio` of the first seconds of mono `audio`, as mp3, so that notebooks stay small."""
+    from IPython.display import Audio
+
+    shown = Audio(data=Util.encode_mp3(audio[:seconds * hp.sample_rate]))
+    shown.mimetype = "audio/mpeg"
+    return shown
+
+
+def data_uri(kind, content):
+    """Return bytes of a MIME type as the address that holds them."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def split_minutes(frames):
+    """Cut the frames of a spectrogram into minutes: (first, last + 1, start in seconds, seconds)."""
+    step, hop = 2 * round(30 * hp.sample_rate / hp.hop_length), hp.hop_length / hp.sample_rate
+    return [(first, min(first + step, frames), first * hop, (min(first + step, frames) - first) * hop)
+            for first in range(0, frames, step)]
+
+
+def spectrogram_uri(spectrogram):
+    """Return a log-mel spectrogram as the address of an image, two frames a pixel."""
+    from matplotlib.image import imsave
+
+    part = np.asarray(spectrogram, np.float32)
+    part = np.pad(part, ((0, 0), (0, part.shape[1] % 2)), mode="edge")
+    buffer = io.BytesIO()
+    imsave(buffer, np.maximum(part[:, ::2], part[:, 1::2]), vmin=0, vmax=1, cmap="magma", format="webp", origin="lower",
+           pil_kwargs=dict(quality=50, method=4))
+    return data_uri("image/webp", buffer.getvalue())
+
+
+def note_paths(notes, start, seconds, height, row):
+    """Return the notes that sound in some seconds from `start` on as paths of an svg, for the template.
+
+    `row(key)` is the height of a key above the bottom, of `height` in all. There is one path for each of four ranges of
+    velocity, which differ in colour.
+    """
+    paths = [""] * 4
+    for onset, end, key, velocity in notes:
+        if onset < start + seconds and end > start:
+            paths[min(int(velocity / 32), 3)] += (
+                f"M{max(onset - start, 0):.2f} {height - row(key):.4g}H{min(end - start, seconds):.2f}")
+    return {"height": height, "paths": paths}
+
+
+def make_piece(title, versions, remark="", notes=None):
+    """Return what a page shows of one piece, as the template takes it: see `render_page`.
+
+    Parameters
+    ----------
+    title : str
+        Heading, or "" for none.
+    versions : sequence of (str, str, np.ndarray [shape=(n,) or (n, 2)], np.ndarray [shape=(n_mels, t), in [0, 1]])
+        Name and remark of each, its audio, and its log-mel spectrogram.
+    remark : str
+        A line below the title, HTML.
+    notes : np.ndarray [shape=(m, 4)], optional
+        As `Notes.read_notes` returns them: a lane of their own, and lines over the first spectrogram.
+    """
+    from markupsafe import Markup
+
+    def mel_row(key):
+        return 100 * Plots.band_position(440 * 2 ** ((key - 69) / 12))
+
+    minutes, shown = split_minutes(versions[0][3].shape[1]), []
+    for number, (name, aside, audio, spectrogram) in enumerate(versions):
+        parts = [{"seconds": seconds, "image": spectrogram_uri(spectrogram[:, first:last]),
+                  "notes": note_paths(notes, start, seconds, 100, mel_row) if notes is not None and number == 0 else None}
+                 for first, last, start, seconds in minutes]
+        shown.append({"name": name, "remark": aside, "parts": parts,
+                      "sound": data_uri("audio/mpeg", Util.encode_mp3(audio))})
+    roll = None if notes is None else {"number": len(notes), "parts": [
+        {"seconds": seconds, "notes": note_paths(notes, start, seconds, hp.n_keys, lambda key: key - hp.lowest_key + 0.5)}
+        for _, _, start, seconds in minutes]}
+    return {"title": title, "remark": Markup(remark), "seconds": len(versions[0][2]) / hp.sample_rate,
+            "versions": shown, "notes": roll}
+
+
+def render_page(title, pieces, intro="", rest=""):
+    """Return a page, HTML, complete in itself, that plays and shows pieces: `template.html` filled in.
+
+    Parameters
+    ----------
+    title : str
+    pieces : list of dict
+        As `make_piece` returns them.
+    intro, rest : str
+        What stands before and after the pieces, HTML.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    template = environment.from_string(Util.read_text(hp.root / "template.html"))
+    return template.render(title=title, pieces=pieces, intro=Markup(intro), rest=Markup(rest))
+
+
+def notebook_frame(page, height=900):
+    """Return a page, HTML, as an `IPython.display.HTML` that shows it in a frame of its own in a notebook."""
+    from IPython.display import HTML
+
+    return HTML(f'<div><iframe srcdoc="{html.escape(page)}" width="100%" height="{height}" style="border: 0" title="player">'
+                "</iframe></div>")  # what begins with an iframe IPython warns of

@@ -1,0 +1,104 @@
+"""Figures: spectrograms, notes and losses, drawn with matplotlib."""
+import numpy as np
+
+import Hyperparameters as hp
+import Util
+
+
+def save_figure(path, figure):
+    """Write a matplotlib figure to `path` as a png, the same bytes for the same figure."""
+    Util.save_bytes(path, lambda file: figure.savefig(file, dpi=110, format="png"))
+
+
+def band_position(hertz):
+    """How high a frequency lies in the picture of a log-mel spectrogram, from 0 to 1."""
+    return float((np.interp(hertz, Util.mel_frequencies(hp.n_mels), np.arange(hp.n_mels)) + 0.5) / hp.n_mels)
+
+
+def plot_spectrograms(spectrograms, title="", width=9):
+    """Draw log-mel spectrograms below each other, on one colour range.
+
+    Parameters
+    ----------
+    spectrograms : dict of str -> np.ndarray [shape=(n_mels, t), in [0, 1]]
+        Title and spectrogram of each panel.
+    title : str
+        Of the whole figure.
+    width : float
+        Of the figure, in inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not attached to a window: save it, or let a notebook show it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 0.6 + 2.2 * len(spectrograms)), layout="constrained")
+    axes = figure.subplots(len(spectrograms), sharex=True, squeeze=False)[:, 0]
+    bands = Util.mel_frequencies(hp.n_mels)
+    hertz = [128, 512, 1024, 2048, 4096, 8192]
+    for axis, (name, spectrogram) in zip(axes, spectrograms.items()):
+        seconds = spectrogram.shape[1] * hp.hop_length / hp.sample_rate
+        image = axis.imshow(Util.to_db(np.asarray(spectrogram, dtype=np.float32)), origin="lower", aspect="auto",
+                            extent=(0, seconds, -0.5, hp.n_mels - 0.5), vmin=-hp.top_db, vmax=0, cmap="magma",
+                            interpolation="nearest")
+        axis.set_yticks(np.interp(hertz, bands, np.arange(hp.n_mels)), hertz)
+        axis.set_title(name, loc="left", fontsize="medium")
+        axis.set_ylabel("Hz")
+    axes[-1].set_xlabel("seconds")
+    figure.colorbar(image, ax=axes, label="dB below maximum", pad=0.01)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_notes(spectrogram, notes, title="", width=9):
+    """Draw notes, the louder the brighter, over a pitch spectrogram.
+
+    Parameters
+    ----------
+    spectrogram : np.ndarray [shape=(n_pitches, t), in [0, 1]]
+    notes : np.ndarray [shape=(n, 4)]
+        Onset and end in seconds, MIDI key, velocity from 1 to 127.
+    title : str
+    width : float
+        In inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 3.6), layout="constrained")
+    axis = figure.subplots()
+    seconds = spectrogram.shape[1] * hp.pitch_hop_length / hp.sample_rate
+    keys = np.array((-1.5, hp.n_pitches - 1.5)) / hp.pitch_bands_per_key + hp.lowest_key  # the lowest is band 1
+    axis.imshow(spectrogram, origin="lower", aspect="auto", extent=(0, seconds, *keys), vmin=0, vmax=1, cmap="gray_r",
+                interpolation="nearest")
+    onset, end, key, velocity = np.reshape(notes, (-1, 4)).T
+    axis.barh(key, end - onset, 0.9, onset, color=colormaps["plasma"](velocity / 127), alpha=0.8)
+    axis.set(xlim=(0, seconds), ylim=(hp.lowest_key - 0.5, hp.lowest_key + hp.n_keys - 0.5), xlabel="seconds",
+             title=title)
+    octaves = range(24, hp.lowest_key + hp.n_keys, 12)
+    axis.set_yticks(octaves, [f"C{key // 12 - 1}" for key in octaves])
+    return figure
+
+
+def plot_losses(losses, title=""):
+    """Draw training and validation loss against the epoch.
+
+    `losses` holds the lists "training" and "validation", one number an epoch, and the text "loss" that names them.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for name in ("training", "validation"):
+        axis.plot(range(1, len(losses[name]) + 1), losses[name], label=name,
+                  marker="." if len(losses[name]) < 40 else "")
+    axis.set(xlabel="epoch", ylabel=losses["loss"], title=title)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
