@@ -98,7 +98,7 @@ def direct_sum(decoder, notes, first, frames):
                 decibels = np.interp(since, knots, level[key, :, band])
                 decibels += loudness[key, 0, band] * (np.log10(velocity) + 0.22)
                 decibels += slope[key, 0, band] * (velocity - 0.6)
-                power[band, frame] += 10 ** ((decibels - max(release[key, band], decoder.slowest) * over) / 10)
+                power[band, frame] += 10 ** ((decibels - max(release[key, band], hp.decoder_min_release) * over) / 10)
     return 10 * np.log10(np.maximum(power, 1e-12))
 
 
@@ -118,9 +118,9 @@ def test_the_decoder_is_a_direct_sum_of_powers(decoder, first, frames):
 @torch.inference_mode()
 def test_without_notes_the_decoder_is_silent_and_other_keys_count_for_nothing(decoder):
     nothing = torch.zeros(0, 4)
-    assert (decoder(nothing, 0, 7) == NoteDecoder.silence).all() and decoder(nothing, 0, 7).shape == (hp.n_mels, 7)
+    assert (decoder(nothing, 0, 7) == hp.decoder_silence).all() and decoder(nothing, 0, 7).shape == (hp.n_mels, 7)
     others = torch.tensor([[0.1, 1, 0, 0], [0.1, 1, 20, 90], [0.1, 1, 109, 90]])
-    assert (decoder(others, 0, 7) == NoteDecoder.silence).all()
+    assert (decoder(others, 0, 7) == hp.decoder_silence).all()
     notes = torch.from_numpy(some_notes())
     padded = torch.cat([notes, torch.zeros(9, 4)])
     assert torch.equal(decoder(padded, 100, 20), decoder(notes, 100, 20))
@@ -146,8 +146,8 @@ def test_a_note_ends_whatever_was_learnt(decoder):
         decoder.release[:] = -1
     notes = torch.from_numpy(some_notes(60, 3.0))
     last = notes[:, 1].max().item() * rate
-    assert (decoder(notes, int(last + 1 + 160 / decoder.slowest), 20) == NoteDecoder.silence).all()
-    assert (decoder(notes, int(last), 3) > NoteDecoder.silence).all()
+    assert (decoder(notes, int(last + 1 + hp.decoder_inaudible / hp.decoder_min_release), 20) == hp.decoder_silence).all()
+    assert (decoder(notes, int(last), 3) > hp.decoder_silence).all()
 
 
 def test_an_onset_may_lie_between_two_frames(decoder):
@@ -220,7 +220,7 @@ def test_the_losses_teach_encoder_and_decoder_apart(takes):
         changed = {**batch, name: batch[name] * 0.5}
         gradients = []
         for part in batch, changed:
-            torch.manual_seed(1)  # of the reviewer's dropout
+            torch.manual_seed(1)  # of the classifier's dropout
             trainer.network.zero_grad()
             trainer.batch_loss(part)[0].backward()
             gradients.append({key: value.grad.clone() for key, value in trainer.network.named_parameters()})
@@ -228,16 +228,16 @@ def test_the_losses_teach_encoder_and_decoder_apart(takes):
     assert reached == {"encoder": {"encoder"}, "decoder": {"decoder"}}
 
 
-def test_the_reviewer_alone_is_trained_on_what_the_encoder_hears_as_it_is(takes):
+def test_the_classifier_alone_is_trained_on_what_the_encoder_hears_as_it_is(takes):
     names = DatasetCreator.build(takes)
     batches = [torch.utils.data.default_collate([NoteDataset(names, takes)[0, 40, 64, seed]]) for seed in range(3)]
     network = NoteAutoencoder(**small)
     with torch.no_grad():
         network.encoder.head.bias.zero_()  # so that it hears notes
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    list(AEMain.NoteTrainer(network, 1e-3, torch.device("cpu"), ("reviewer",)).train_epoch(batches, [1, 1, 1]))
+    list(AEMain.NoteTrainer(network, 1e-3, torch.device("cpu"), ("classifier",)).train_epoch(batches, [1, 1, 1]))
     changed = {key.split(".")[0] for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
-    assert changed == {"reviewer"}
+    assert changed == {"classifier"}
 
 
 def test_a_decoder_loses_by_another_shape_and_a_little_by_another_level(decoder):
@@ -261,7 +261,7 @@ def test_a_decoder_loses_by_another_shape_and_a_little_by_another_level(decoder)
     assert loss(right, treble=5) > loss(right - 50)
 
 
-# the reviewer
+# the classifier
 
 def with_ghosts(seed, frames=600):
     """Heard [shape=(3, frames, n_keys)] and true notes: each is heard an octave above too, a little softer, where it
@@ -273,10 +273,10 @@ def with_ghosts(seed, frames=600):
     return np.maximum(played, 0.8 * note_labels(ghosts, 0, frames)), played
 
 
-def test_the_reviewer_learns_which_of_the_notes_heard_were_played():
+def test_the_classifier_learns_which_of_the_notes_heard_were_played():
     torch.manual_seed(0)
     network = NoteAutoencoder(**small)
-    trainer = AEMain.NoteTrainer(network, 3e-3, torch.device("cpu"), ("reviewer",))
+    trainer = AEMain.NoteTrainer(network, 3e-3, torch.device("cpu"), ("classifier",))
     for step in range(60):
         four = zip(*map(with_ghosts, range(4 * step, 4 * step + 4)))
         heard, labels = (torch.from_numpy(np.stack(part)) for part in four)
@@ -285,14 +285,14 @@ def test_the_reviewer_learns_which_of_the_notes_heard_were_played():
         loss.backward()
         trainer.optimiser.step()
     heard, labels = with_ghosts(1000)
-    played, found, unreviewed = decode_notes(labels), NoteModel(network).decode_notes(heard), decode_notes(heard)
+    played, found, unclassified = decode_notes(labels), NoteModel(network).decode_notes(heard), decode_notes(heard)
     in_common = set(map(tuple, np.round(found[:, (0, 2)], 2))) & set(map(tuple, np.round(played[:, (0, 2)], 2)))
-    assert len(unreviewed) > 1.7 * len(played)
+    assert len(unclassified) > 1.7 * len(played)
     assert len(in_common) > 0.9 * max(len(played), len(found))
 
 
-def test_the_reviewer_can_be_trained_where_nothing_is_heard():
-    trainer = AEMain.NoteTrainer(NoteAutoencoder(**small), 1e-3, torch.device("cpu"), ("reviewer",))
+def test_the_classifier_can_be_trained_where_nothing_is_heard():
+    trainer = AEMain.NoteTrainer(NoteAutoencoder(**small), 1e-3, torch.device("cpu"), ("classifier",))
     trainer.network.train()
     nothing = torch.zeros(1, 3, 20, hp.n_keys)
     loss = trainer.classifier_loss(nothing, nothing) + trainer.offset_loss(
@@ -303,26 +303,26 @@ def test_the_reviewer_can_be_trained_where_nothing_is_heard():
 
 def test_a_note_is_seen_alike_at_any_time_in_any_batch_and_on_any_key():
     torch.manual_seed(0)
-    heard, reviewer = torch.rand(2, 3, 200, hp.n_keys), NoteClassifier()
+    heard, classifier = torch.rand(2, 3, 200, hp.n_keys), NoteClassifier()
     clip, frame, key = torch.tensor([0, 1, 1]), torch.tensor([60, 70, 80]), torch.tensor([40, 43, 46])
-    seen = reviewer.onset_features(heard, clip, frame, key)
-    later = reviewer.onset_features(torch.nn.functional.pad(heard, (0, 0, 25, 0)), clip, frame + 25, key)
+    seen = classifier.onset_features(heard, clip, frame, key)
+    later = classifier.onset_features(torch.nn.functional.pad(heard, (0, 0, 25, 0)), clip, frame + 25, key)
     torch.testing.assert_close(later, seen)
-    higher = reviewer.onset_features(heard.roll(5, 3), clip, frame, key + 5)
+    higher = classifier.onset_features(heard.roll(5, 3), clip, frame, key + 5)
     torch.testing.assert_close(higher[:, :-1], seen[:, :-1])
-    torch.testing.assert_close(reviewer.onset_features(heard[1:], clip[1:] - 1, frame[1:], key[1:]), seen[1:])
+    torch.testing.assert_close(classifier.onset_features(heard[1:], clip[1:] - 1, frame[1:], key[1:]), seen[1:])
     changed = heard.clone()
-    changed[1, :, :70 - reviewer.before] = changed[1, :, 80 + reviewer.after:] = 0  # beyond what is looked at
-    torch.testing.assert_close(reviewer.onset_features(changed, clip, frame, key), seen)
+    changed[1, :, :70 - classifier.before] = changed[1, :, 80 + classifier.after:] = 0  # beyond what is looked at
+    torch.testing.assert_close(classifier.onset_features(changed, clip, frame, key), seen)
 
 
 @pytest.mark.parametrize("frame, key", ((0, 0), (0, 87), (49, 0), (49, 87)))
-def test_a_note_at_the_edge_of_what_is_heard_can_be_reviewed(frame, key):
+def test_a_note_at_the_edge_of_what_is_heard_can_be_classified(frame, key):
     heard = torch.rand(1, 3, 50, hp.n_keys)
     assert NoteClassifier().eval()(heard, *(torch.tensor([i]) for i in (0, frame, key))).isfinite().all()
 
 
-def test_notes_are_reviewed_a_few_at_a_time(model, monkeypatch):
+def test_notes_are_classified_a_few_at_a_time(model, monkeypatch):
     heard, _ = with_ghosts(0)
     whole = model.note_probability(heard, *onset_candidates(heard, 0.1))
     monkeypatch.setattr(hp, "classifier_batch_size", 7)
@@ -334,9 +334,9 @@ def test_a_note_goes_on_where_it_only_seemed_to_be_struck_again():
     notes = np.array([(0.5, 1.5, 60, 90), (1.5, 2.5, 60, 90)], np.float32)
     heard = note_labels(notes, 0, 400)
     assert len(decode_notes(heard)) == 2
-    reviewer = types.SimpleNamespace(played=lambda heard, frame, key: np.array(frame < rate, float),
-                                     lateness=lambda *note: np.zeros(1))
-    first, = decode_notes(heard, reviewer)
+    classifier = types.SimpleNamespace(note_probability=lambda heard, frame, key: np.array(frame < rate, float),
+                                     offset_shift=lambda *note: np.zeros(1))
+    first, = decode_notes(heard, classifier)
     np.testing.assert_allclose(first[:2], (0.5, 2.5 - hp.offset_bias / rate), atol=1.01 / rate)
 
 
@@ -346,17 +346,17 @@ def test_ends_are_corrected_within_the_note_and_the_next(monkeypatch):
     later = (20 - hp.offset_bias) / rate
     for late, ends in (20, (1.0 + later, 2.0 + later, 2.0 + later)), (300, (1.5, 400 / rate, 400 / rate)), (
             -300, (0.5 + hp.min_note_frames / rate, 1.5 + hp.min_note_frames / rate, 1.0 + hp.min_note_frames / rate)):
-        reviewer = types.SimpleNamespace(played=lambda heard, frame, key: np.ones(len(frame)),
-                                         lateness=lambda heard, frame, *note: np.full(len(frame), late))
-        picked = decode_notes(heard, reviewer)
+        classifier = types.SimpleNamespace(note_probability=lambda heard, frame, key: np.ones(len(frame)),
+                                         offset_shift=lambda heard, frame, *note: np.full(len(frame), late))
+        picked = decode_notes(heard, classifier)
         picked = picked[np.lexsort((picked[:, 0], picked[:, 2]))]
         np.testing.assert_allclose(picked[:, 1], ends, atol=1.01 / rate)
 
 
-def test_the_reviewer_learns_when_notes_ended():
+def test_the_classifier_learns_when_notes_ended():
     """What is heard ends up to half a second after the other notes do, with which it ended."""
     torch.manual_seed(0)
-    trainer = AEMain.NoteTrainer(NoteAutoencoder(**small), 3e-3, torch.device("cpu"), ("reviewer",))
+    trainer = AEMain.NoteTrainer(NoteAutoencoder(**small), 3e-3, torch.device("cpu"), ("classifier",))
     frames, losses = 400, []
     for step in range(150):
         rng = np.random.default_rng(step)
@@ -448,7 +448,7 @@ def test_notes_are_picked_where_their_labels_put_them(seed):
 
 def test_nothing_heard_is_no_notes():
     assert decode_notes(np.zeros((3, 50, hp.n_keys), np.float32)).shape == (0, 4)
-    assert not normalise_level(np.full((hp.n_mels, 5), NoteDecoder.silence), -15).any()
+    assert not normalise_level(np.full((hp.n_mels, 5), hp.decoder_silence), -15).any()
 
 
 def test_a_crop_has_the_labels_of_its_place():
@@ -858,8 +858,8 @@ def test_form_and_weights_come_back(tmp_path, model, half):
     np.testing.assert_allclose(loaded.mel_decibels(notes, 0, 50), model.mel_decibels(notes, 0, 50), atol=5 * tolerance)
 
 
-def test_weights_without_a_reviewer_play_and_are_given_one(tmp_path, model):
-    torch.save({key: value for key, value in model.network.state_dict().items() if "reviewer" not in key},
+def test_weights_without_a_classifier_play_and_are_given_one(tmp_path, model):
+    torch.save({key: value for key, value in model.network.state_dict().items() if "classifier" not in key},
                tmp_path / "ae.torch")
     loaded, (heard, _) = load_model(Autoencoder, tmp_path / "ae.torch"), with_ghosts(0)
     np.testing.assert_array_equal(loaded.decode_notes(heard), decode_notes(heard))
@@ -891,8 +891,8 @@ def long(responses):
 
 def test_a_long_recording_is_heard_as_a_whole(long, model, monkeypatch):
     monkeypatch.setattr(hp, "bfloat16", False)
-    monkeypatch.setattr(NoteModel, "notes", lambda self, heard: heard)
-    monkeypatch.setattr(Main, "weigh", lambda *heard: heard)
+    monkeypatch.setattr(NoteModel, "decode_notes", lambda self, heard: heard)
+    monkeypatch.setattr(Main, "refine_velocities", lambda *heard: heard)
     parts = []
     for size in 5000, 264:
         monkeypatch.setattr(hp, "chunk_frames", size)
@@ -932,7 +932,7 @@ def test_a_long_recording_is_played_without_seams_though_a_note_is_held_across(l
     for size in 5000, 264:
         monkeypatch.setattr(hp, "chunk_frames", size)
         images = []
-        monkeypatch.setattr(Inversion, "invert", lambda mel, guide, *_, invert=DatasetCreator.griffin_lim: (
+        monkeypatch.setattr(Inversion, "invert", lambda mel, guide, *_, invert=Inversion.griffin_lim: (
             images.append(mel), invert(np.sqrt(Inversion.power_from_mel(mel, np.abs(guide) ** 2)), guide, 2))[1])
         audio, pictures = Main.resynthesise(long, models[:1])
         assert audio.shape == long.shape and np.isfinite(audio).all() and len(pictures) == 2
