@@ -4,7 +4,7 @@
 scores FOLDER/piano against FOLDER/synth, or real recordings beside their MIDI files, of which it renders the e-piano,
 or MIDI files, of which it renders both.
 
-Log-mel L1 is the mean distance of two log-mel spectrograms in dB. Spectral convergence is here the distance of two
+Log-mel L1 is the mean distance of two log-mel spectrograms in dB. The normalised spectral distance is that of two
 magnitude spectrograms each brought to unit norm, from 0, the same up to a gain, to sqrt(2); elsewhere it is often the
 distance over the norm of the truth alone, which a gain changes.
 """
@@ -46,7 +46,7 @@ def log_mel_l1(output, truth):
 
 
 def spectral_distance(output, truth):
-    """Spectral convergence: distance of two magnitude spectrograms, each at unit norm.
+    """Normalised spectral distance: that of two magnitude spectrograms, each at unit norm.
 
     0 for the same up to a gain, 1 for silence, at most sqrt(2). Mean over the STFT sizes 512, 1024 and 2048. `output`
     and `truth`: np.ndarray [shape=(n,)].
@@ -306,7 +306,7 @@ def score_folder(options):
     save_scores(output, scores)
     Plots.save_figure(output.with_suffix(".png"), plot_scores(scores))
     print(markdown_table({"mean": scores["mean"]})
-          + "spectral convergence: distance of the magnitude spectrograms, each at unit "
+          + "normalised spectral distance: that of the magnitude spectrograms, each at unit "
           f"norm, 0 to 1.41\nall pieces: {output.with_suffix('.md')}")
 
 

@@ -124,7 +124,7 @@ def stages(clip_s, repeats):
             "start = time.time(); {}; seconds = time.time() - start")
     memory = [list(run_in_subprocess(code.format(call)))[1] for call in (
         "b.report_path(audio, (b.Autoencoder(channels=(64, 128, 256)).eval(), b.UNet(wf=6).eval()))",
-        "b.our_path(audio, b.Main.load_models(*b.Main.weights('shipped', None, None)))")]
+        "b.our_path(audio, b.Main.load_models(*b.Main.choose_weights('shipped', None, None)))")]
     rows.append(("peak memory, MiB", *(f"{peak:.0f}" for peak in memory), ""))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -181,7 +181,7 @@ def inversions(folder, clip_s):
         measure("true", limit, lambda: Inversion.griffin_lim(np.abs(target), guide))
         errors = [figures["predicted", method][-1][0] for method in methods]
         by_piece.append((name, *(f"{error:.2f}" for error in (errors[0], errors[2], errors[0] - errors[2]))))
-    rows = [("inversion", "true mel: log-mel L1, dB", "convergence", "predicted mel: log-mel L1, dB", "convergence",
+    rows = [("inversion", "true mel: log-mel L1, dB", "spectral distance", "predicted mel: log-mel L1, dB", "spectral distance",
              "seconds")]
     for method in [*methods, limit]:
         cells = [np.mean(figures[kind, method], axis=0) if figures[kind, method] else None

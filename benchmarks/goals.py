@@ -125,7 +125,7 @@ def score_decoder(folder, midi_files, model):
 
 
 def score(folder, midi_files, models, notes):
-    """Return [shape=(pieces, versions, 2 or 3 metrics)]: log-mel L1 in dB, spectral convergence, note F1."""
+    """Return [shape=(pieces, versions, 2 or 3 metrics)]: log-mel L1 in dB, spectral distance, note F1."""
     scores = []
     for name, paths in tqdm(DatasetCreator.find_pairs(folder).items(), desc="goals", unit="piece"):
         recording, truth = Evaluation.read_pair(paths)
@@ -145,10 +145,10 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     models = Main.load_models(*Main.choose_weights(options.model, None, None))
     midi_files = Util.find_pieces(options.midi, Notes.midi_endings)
-    figures = "log-mel L1 in dB / spectral convergence" + ("" if options.no_notes else " / note-onset F1")
+    figures = "log-mel L1 in dB / spectral distance" + ("" if options.no_notes else " / note-onset F1")
     lines = [f"Mean over {len(midi_files)} pieces: {figures}.", "",
-             "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece | notes "
-             "heard: precision / recall / F1, velocity off by | spectrogram from the true notes |", "|---" * 9 + "|"]
+             "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece | transcription: "
+             "precision / recall / F1, velocity off by | spectrogram from the true notes |", "|---" * 9 + "|"]
     for case in cases:
         folder, midi_files = prepare(case, options.midi)
         scores = score(folder, midi_files, models, not options.no_notes)

@@ -128,7 +128,7 @@ def players(names, model, folder):
 
 
 def score(play, folder, midi_files, note_f1):
-    """Return the means over the pieces of a folder: log-mel L1, convergence, note F1 of the audio or nan; precision,
+    """Return the means over the pieces of a folder: log-mel L1, spectral distance, note F1 of the audio or nan; precision,
     recall and F1 of the notes heard and their velocities' error, or nan; seconds a piece."""
     scores = []
     for name, paths in tqdm(DatasetCreator.find_pairs(folder).items(), unit="piece", leave=False):
@@ -171,7 +171,7 @@ def main(arguments=None):
     pieces = len(Util.find_pieces(midi_folder, Notes.midi_endings))
     lines = [f"Mean over {pieces} pieces, seconds a clip of {hp.limit_s} s on {torch.get_num_threads()} threads. "
              "Notes heard: onsets within 50 ms.", "",
-             "| | | log-mel L1, dB | spectral convergence | note F1 of the audio | notes heard: precision | recall "
+             "| | | log-mel L1, dB | spectral distance | note F1 of the audio | transcription: precision | recall "
              "| F1 | velocity off by | seconds |", "|---" * 10 + "|"]
     for case in options.cases:
         rendered_folder, midi_files = goals.prepare(case, midi_folder)

@@ -1,18 +1,25 @@
 """Fixtures that several tests share; what is slow to make is made once a session, below pytest's temporary folder."""
 import contextlib
+import functools
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
-
-def pytest_configure():
-    root = Path(__file__).resolve().parent.parent
-    sys.path[:0] = [str(root), str(root / "results")]
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent.parent / "results")]
+import Augmentation
+import Hyperparameters as hp
+import MIDI2Audio
+import Performances
+from AEModel import NoteModel
+from NoteAutoencoder import NoteAutoencoder, NoteDecoder
+from notes_common import pedal, small
 
 
 @pytest.fixture(scope="session")
@@ -24,9 +31,6 @@ def root():
 @pytest.fixture(scope="session")
 def instruments():
     """The default presets (piano, synth), on a machine that can render them."""
-    import Hyperparameters as hp
-    import MIDI2Audio
-
     try:
         MIDI2Audio.find_fluidsynth()
         MIDI2Audio.find_soundfont(hp.piano_preset[0])
@@ -89,8 +93,6 @@ def trained(tmp_path_factory, root, instruments, command):
 def three_seconds(tmp_path_factory, root, instruments):
     """A data folder with the first three seconds of the excerpts: piano/, synth/, generated/ and ae_output/."""
     import DatasetCreator
-    import MIDI2Audio
-    import torch
     import UNetDataset
     from Autoencoder import Autoencoder
 
@@ -141,7 +143,6 @@ def data(three_seconds, tmp_path):
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """Paths of the weights of an untrained autoencoder and an untrained, narrow U-Net."""
-    import torch
     from Autoencoder import Autoencoder
     from UNet import UNet
 
@@ -159,3 +160,70 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def decoder():
+    """A decoder whose weights are all different."""
+    torch.manual_seed(0)
+    decoder = NoteDecoder()
+    with torch.no_grad():
+        decoder.level.add_(4 * torch.randn(decoder.level.shape))
+        decoder.loudness.add_(5 * torch.randn(decoder.loudness.shape))
+        decoder.slope.add_(5 * torch.randn(decoder.slope.shape))
+        decoder.release.add_(torch.rand(decoder.release.shape))
+    return decoder
+
+
+@pytest.fixture
+def model(decoder):
+    """A small autoencoder of notes, not trained, with that decoder."""
+    torch.manual_seed(1)
+    network = NoteAutoencoder(**small)
+    network.decoder = decoder
+    return NoteModel(network)
+
+
+@pytest.fixture(scope="session")
+def responses():
+    """Two rooms by hand: the direct sound, then noise that dies away."""
+    rng = np.random.default_rng(0)
+    tail = np.exp(-np.arange(8000) / 1500)[None] * rng.standard_normal((2, 8000)) * 0.03
+    tail[:, :6] = 0
+    tail[:, 5] = 1
+    return [response.astype(np.float32) for response in tail]
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory, instruments, midi, responses):
+    """A data folder with the takes, recorded, of two short pieces on two pianos; exercises of four seconds."""
+    data = tmp_path_factory.mktemp("takes")
+    for name, keys in ("one", (43, 60, 67, 72, 88)), ("two", (36, 55, 64, 69, 100)):
+        notes = [(0, key, 0.317 + 0.4531 * i, 0.6 + 0.4531 * i) for i, key in enumerate(keys)]
+        midi(data / "MIDI" / f"{name}.mid", notes, pedal((0.0, 0), (1.9, 127), (2.2, 0)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Performances, "random_exercise", functools.partial(Performances.random_exercise, limit_s=4))
+        patch.setattr(Augmentation, "room_responses", lambda: responses)
+        patch.setattr(hp, "simulated_recording_share", 1)
+        MIDI2Audio.main(["--data", str(data), "--variants", "1", "--simulate-recording", "--source", "FluidR3_GM.sf2:0:0",
+                         "FluidR3_GM.sf2:0:1"])
+    return data
+
+
+@pytest.fixture
+def takes(rendered, tmp_path):
+    """A copy of `rendered` that a test may train on and spoil."""
+    return shutil.copytree(rendered, tmp_path / "takes")
+
+
+@pytest.fixture
+def render(instruments, tmp_path):
+    """Function that renders a MIDI file on a preset (by default the piano) and returns the samples."""
+
+    def samples(path, preset=instruments[0], **options):
+        MIDI2Audio.synthesise_midi_to_audio(path, tmp_path / "render.wav", *preset, **options)
+        audio, rate = soundfile.read(tmp_path / "render.wav", dtype="int16")
+        assert rate == hp.sample_rate and audio.ndim == 1
+        return audio
+
+    return samples

@@ -108,7 +108,7 @@ def test_evaluation_writes_the_same_table_twice(tmp_path, capsys):
     assert written[0] == written[1]
     scores = json.loads(written[0][1])
     assert set(scores) == {"satie_gymnopedie_1", "mean"}
-    assert set(scores["mean"]) - {"notes heard"} == set(Evaluation.versions)
+    assert set(scores["mean"]) - {"transcription"} == set(Evaluation.versions)
     piece = scores["satie_gymnopedie_1"]
     assert piece["ceiling"]["log_mel_l1"] < piece["final"]["log_mel_l1"] < piece["unchanged"]["log_mel_l1"]
     assert 0 < Evaluation.gap_closed(piece) < 1
@@ -156,10 +156,10 @@ def test_recordings_beside_their_midi_files_are_aligned_and_scored(recordings, t
         scores = json.loads(tmp_path.joinpath("scores.json").read_text())
         assert set(scores) == {"2004__one", "2008__two", "three", "mean"}
         for piece in scores.values():
-            assert set(piece["final"]) == {"log_mel_l1", "convergence", "onset_f1"}
-            assert ("notes heard" in piece) == (ae == note_weights)
+            assert set(piece["final"]) == {"log_mel_l1", "spectral_distance", "onset_f1"}
+            assert ("transcription" in piece) == (ae == note_weights)
         text = tmp_path.joinpath("scores.md").read_text()
-        assert "nan" not in text and ("notes heard: precision" in text) == (ae == note_weights)
+        assert "nan" not in text and ("transcription: precision" in text) == (ae == note_weights)
     said = capsys.readouterr().err
     assert "one.wav" not in said and "two.wav comes +0.37" in said and "three.mp3 comes -0.5" in said
     assert said.count("warning") == 2  # the second time all is there

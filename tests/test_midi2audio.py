@@ -2,31 +2,15 @@
 import os
 import random
 import shutil
-import subprocess
-import sys
 
 import mido
 import numpy as np
 import pytest
-import soundfile
 
 import Hyperparameters as hp
 import MIDI2Audio
 import Notes
 import Util
-
-
-@pytest.fixture
-def render(instruments, tmp_path):
-    """Function that renders a MIDI file on a preset (by default the piano) and returns the samples."""
-
-    def samples(path, preset=instruments[0], **options):
-        MIDI2Audio.synthesise_midi_to_audio(path, tmp_path / "render.wav", *preset, **options)
-        audio, rate = soundfile.read(tmp_path / "render.wav", dtype="int16")
-        assert rate == hp.sample_rate and audio.ndim == 1
-        return audio
-
-    return samples
 
 
 def rms(audio, start, end):
@@ -295,94 +279,6 @@ def test_renders_of_another_preset_are_not_taken_for_those_of_one_that_failed(fo
             MIDI2Audio.synthesise_folder(folder / "MIDI", folder / "out", (instruments[0][0], 5, 0), overwrite)
 
 
-# SoundFonts and presets
-
-def test_soundfonts_are_looked_for_in_the_own_folder_first(monkeypatch, tmp_path):
-    monkeypatch.setattr(hp, "soundfonts", tmp_path / "own")
-    monkeypatch.setattr(hp, "system_soundfonts", (tmp_path / "system", tmp_path / "other"))
-    monkeypatch.chdir(tmp_path)
-    for folder in "other", "system", "own":
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "piano.sf2").touch()
-        assert MIDI2Audio.find_soundfont("piano.sf2") == tmp_path / folder / "piano.sf2"
-    assert MIDI2Audio.find_soundfont("other/piano.sf2").resolve() == tmp_path / "other" / "piano.sf2"
-
-
-@pytest.mark.parametrize("text, preset", (
-    ("FluidR3_GM.sf2:0:5", ("FluidR3_GM.sf2", 0, 5)),
-    ("some folder/a b.sf2:128:127", ("some folder/a b.sf2", 128, 127)),
-    ("C:\\sounds\\x.sf2:16383:0", ("C:\\sounds\\x.sf2", 16383, 0)),
-))
-def test_a_preset_is_file_bank_program(text, preset):
-    assert MIDI2Audio.parse_preset(text) == preset
-
-
-@pytest.mark.parametrize("text",
-                         ("", "x.sf2", "x.sf2:0", ":0:0", "x.sf2:0:128", "x.sf2:-1:0", "x.sf2:0:5.0", "x.sf2:a:b",
-                                  "x.sf2::", "x.sf2:16384:0"))
-def test_anything_else_is_no_preset(text):
-    with pytest.raises((ValueError, FileNotFoundError), match="is no preset|SoundFont .* is neither"):
-        MIDI2Audio.parse_preset(text)
-
-
-@pytest.mark.parametrize("text, preset", (
-    ("FluidR3_GM.sf2:Vibraphone", ("FluidR3_GM.sf2", 0, 11)),
-    ("FluidR3_GM.sf2:legend ep 2", ("FluidR3_GM.sf2", 0, 5)),
-    ("FluidR3_GM.sf2:0:5:room", ("FluidR3_GM.sf2", 0, 5, True)),
-    ("FluidR3_GM.sf2:Yamaha Grand Piano:room", ("FluidR3_GM.sf2", 0, 0, True)),
-))
-def test_a_preset_can_be_called_by_name_and_put_in_a_room(instruments, text, preset):
-    assert MIDI2Audio.parse_preset(text) == preset
-
-
-def test_an_unknown_name_says_how_to_find_the_known_ones(instruments):
-    with pytest.raises(ValueError, match="has no preset called 'Theremin'; python MIDI2Audio.py --list FluidR3_GM.sf2"):
-        MIDI2Audio.parse_preset("FluidR3_GM.sf2:Theremin")
-
-
-def test_a_reader_of_the_list_that_goes_away_ends_it_quietly(root, instruments):
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run([sys.executable, root / "MIDI2Audio.py", "--list", "FluidR3_GM.sf2"], stdout=write,
-                          stderr=subprocess.PIPE)
-    os.close(write)
-    assert (done.returncode, done.stderr) == (141, b"")
-
-
-def test_a_soundfont_of_which_a_part_is_missing_is_named(instruments, midi, tmp_path):
-    part = tmp_path / "part.sf2"
-    with open(MIDI2Audio.find_soundfont("FluidR3_GM.sf2"), "rb") as file:
-        part.write_bytes(file.read(100_000))
-    midi(tmp_path / "MIDI" / "one.mid")
-    for call in (lambda: MIDI2Audio.list_presets(part),
-                 lambda: MIDI2Audio.synthesise_folder(tmp_path / "MIDI", tmp_path / "out", (part, 0, 0))):
-        with pytest.raises(ValueError, match=rf"{part} is cut short, 100000 of \d+ bytes; download it again"):
-            call()
-    assert not (tmp_path / "out").exists()
-
-
-def test_presets_are_listed_as_they_are_to_be_written(instruments, capsys):
-    MIDI2Audio.main(["--list", "FluidR3_GM.sf2"])
-    lines = capsys.readouterr().out.splitlines()
-    assert "FluidR3_GM.sf2:0:0  Yamaha Grand Piano" in lines and len(lines) == len(set(lines)) > 128
-    for line in lines[:20]:
-        MIDI2Audio.parse_preset(line.split("  ")[0])
-
-
-@pytest.mark.parametrize("bank, program", ((5, 0), (128, 127), (16383, 3)))
-def test_a_preset_that_the_soundfont_lacks_is_named(render, midi, tmp_path, bank, program):
-    with pytest.raises(ValueError, match=f"FluidR3_GM.sf2 has no preset at bank {bank}, program {program}"):
-        render(midi(tmp_path / "a.mid"), ("FluidR3_GM.sf2", bank, program))
-    assert not (tmp_path / "render.wav").exists()
-
-
-@pytest.mark.parametrize("content", (b"text", b"RIFF\4\0\0\0sfbk"))
-def test_a_file_that_is_no_soundfont_is_named(render, midi, tmp_path, content):
-    (tmp_path / "bad.sf2").write_bytes(content)
-    with pytest.raises(ValueError, match="bad.sf2 is not a SoundFont"):
-        render(midi(tmp_path / "a.mid"), (str(tmp_path / "bad.sf2"), 0, 0))
-
-
 # damage
 
 def damaged(good, rng):
@@ -438,15 +334,6 @@ def test_a_midi_file_of_type_2_is_refused_by_name(midi, tmp_path):
 def test_a_missing_midi_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nosuch.mid"):
         MIDI2Audio.trim(tmp_path / "nosuch.mid")
-
-
-def test_fluidsynth_and_soundfont_that_are_missing_come_with_the_command_that_installs_them(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="apt-get install fluidsynth"):
-        MIDI2Audio.find_fluidsynth()
-    with pytest.raises(FileNotFoundError, match="nosuch.sf2.*apt-get install fluid-soundfont-gm"):
-        MIDI2Audio.find_soundfont("nosuch.sf2")
-    assert shutil.which("fluidsynth") is None
 
 
 # several pianos, shards, solo piano

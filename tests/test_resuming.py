@@ -1,0 +1,305 @@
+"""An interrupted training goes on as if it had not been stopped, and checkpoints that do not fit are refused."""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import AEMain
+import Distributed
+import Hyperparameters as hp
+import Main
+import Training
+import UNetDataset
+import UNetMain
+from AEDataset import AEDataset
+from AEModel import digest
+from Autoencoder import Autoencoder
+from training_common import assert_same, behind_an_autoencoder, brief, interruption, losses, state, train_ae
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# interruptions
+
+@pytest.fixture(scope="module")
+def uninterrupted(three_seconds, tmp_path_factory):
+    """The weights of a brief training of the autoencoder that nothing interrupted."""
+    data = shutil.copytree(three_seconds, tmp_path_factory.mktemp("uninterrupted") / "data")
+    train_ae(data)
+    return data / "models" / "own" / "ae.torch"
+
+doomed_training = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import torch
+import AEDataset, AEMain, Hyperparameters as hp, Util
+torch.set_num_threads(1)
+hp.checkpoint_minutes = 0
+reads, read = 0, AEDataset.AEDataset.__getitem__
+
+def doomed(self, key):
+    global reads
+    reads += 1
+    if reads == 14:  # an epoch has 8 crops, and a clip to validate on
+        os.kill(os.getpid(), int(sys.argv[2]))
+    return read(self, key)
+
+AEDataset.AEDataset.__getitem__ = doomed
+Util.run(lambda: AEMain.train(".", epochs=2, batch_size=2, crop_frames=64, network="report", channels=(16, 32, 32),
+                              device="cpu"))
+"""
+
+
+def doomed(root, data, number):
+    """Train as `brief` in a process of its own, which gets a signal in its second epoch."""
+    return subprocess.run([sys.executable, "-c", doomed_training, root, str(int(number))], cwd=data,
+                          capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("number, status", ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)))
+def test_a_training_resumes_after_a_signal_as_if_there_had_been_none(root, data, uninterrupted, number, status):
+    weights = data / "models" / "own" / "ae.torch"
+    process = doomed(root, data, number)
+    assert process.returncode == status, process.stderr
+    assert "Traceback" not in process.stderr
+    assert not weights.exists()
+    checkpoint = torch.load(weights.with_suffix(".checkpoint"), weights_only=True)
+    assert checkpoint["epoch"] == 1 and checkpoint["batch"] > 0
+    if number == signal.SIGINT:
+        assert process.stderr.splitlines()[-1].endswith(
+            "stopped in epoch 2 of 2, saved in models/own/ae.checkpoint; give the same command to go on")
+    train_ae(data)
+    assert_same(weights, uninterrupted)
+    assert not weights.with_suffix(".checkpoint").exists()
+
+
+@pytest.mark.parametrize("number, reads", (
+    (signal.SIGINT, (1,)), (signal.SIGINT, (8,)), (signal.SIGINT, (19,)),  # 19: amid the last validation
+    (signal.SIGINT, (2, 11)), (signal.SIGINT, (3, 3, 3)), (signal.SIGTERM, (3,))))
+def test_a_training_resumes_from_any_batch(data, uninterrupted, number, reads):
+    for read in reads:
+        with interruption(data, read, number):
+            train_ae(data)
+    train_ae(data)
+    assert_same(data / "models" / "own" / "ae.torch", uninterrupted)
+
+
+@pytest.mark.parametrize("form, dataset", (
+    ({}, "AEDataset.AEDataset"), (dict(in_channels=1, batch_norm=False), "UNetMain.UNetDataset")),
+                         ids=("two inputs", "stored outputs"))
+def test_the_unet_resumes_as_well(data, form, dataset):
+    for model in "own", "uninterrupted":
+        behind_an_autoencoder(data, model)
+    UNetMain.train(data, model="uninterrupted", wf=3, **form, **brief)
+    with interruption(data, 6, signal.SIGINT, dataset):
+        UNetMain.train(data, wf=3, **form, **brief)
+    UNetMain.train(data, wf=3, **form, **brief)
+    assert_same(data / "models" / "own" / "unet.torch", data / "models" / "uninterrupted" / "unet.torch")
+
+
+def test_a_training_that_averages_resumes_as_well(data):
+    train_ae(data, model="uninterrupted", average=3)
+    with interruption(data, 11):
+        train_ae(data, average=3)
+    train_ae(data, average=3)
+    assert_same(data / "models" / "own" / "ae.torch", data / "models" / "uninterrupted" / "ae.torch")
+    with interruption(data, 3):
+        train_ae(data, overwrite=True)
+    with pytest.raises(ValueError, match=r"other settings \(average\)"):
+        train_ae(data, average=3)
+
+
+def test_a_checkpoint_of_other_settings_is_refused_naming_them(data):
+    with interruption(data, 3):
+        train_ae(data)
+    checkpoint = data / "models" / "own" / "ae.checkpoint"
+    before = checkpoint.read_bytes()
+    with pytest.raises(ValueError, match=r"ae.checkpoint was started with other settings \(epochs, batch_size\)"):
+        train_ae(data, epochs=4, batch_size=3)
+    assert checkpoint.read_bytes() == before
+    train_ae(data, epochs=1, overwrite=True)
+    assert len(losses(checkpoint.with_suffix(".torch"))["training"]) == 1
+
+
+@pytest.mark.parametrize("script, name", ((AEMain, "ae"), (UNetMain, "unet")))
+def test_a_full_disk_leaves_the_last_checkpoint(data, small_files, script, name):
+    options = {**brief, "data": data, **({"wf": 3} if script is UNetMain else {})}
+    for model in "own", "uninterrupted":
+        behind_an_autoencoder(data, model)
+    if script is AEMain:
+        for model in "own", "uninterrupted":
+            (data / "models" / model / "ae.torch").unlink()
+    script.train(**options, model="uninterrupted")
+    with interruption(data, 3):
+        script.train(**options)
+    checkpoint = data / "models" / "own" / f"{name}.checkpoint"
+    files = {path: path.read_bytes() for path in checkpoint.parent.iterdir()}
+    with small_files(20_000), pytest.raises(OSError,
+                                            match=f"{checkpoint} cannot be written .*free some space.*command again"):
+        script.train(**options)
+    assert {path: path.read_bytes() for path in checkpoint.parent.iterdir()} == files
+    script.train(**options)
+    assert_same(checkpoint.with_suffix(".torch"), data / "models" / "uninterrupted" / f"{name}.torch")
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_the_first_step(data, capsys):
+    shutil.rmtree(data / "models")
+    (data / "models").touch()
+    with pytest.raises(OSError, match="models/own/ae.checkpoint cannot be written"):
+        train_ae(data)
+    assert "epoch 1" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ("a crop", "a clip to validate on"))
+def test_a_loss_that_is_not_finite_ends_the_training_with_the_last_checkpoint(data, uninterrupted, monkeypatch, where):
+    checkpoint = data / "models" / "own" / "ae.checkpoint"
+
+    def spoilt(self, key, take=AEDataset.__getitem__):
+        source, target = take(self, key)
+        second = checkpoint.exists() and torch.load(checkpoint, weights_only=True)["epoch"] == 1
+        return source, target * float("nan") if second and isinstance(key, tuple) == (where == "a crop") else target
+
+    monkeypatch.setattr(hp, "checkpoint_minutes", 0)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(
+            ValueError, match="the loss is nan in epoch 2; choose a lower --learning-rate and add --overwrite"):
+        patch.setattr(AEDataset, "__getitem__", spoilt)
+        train_ae(data)
+    assert not checkpoint.with_suffix(".torch").exists()
+    train_ae(data)
+    assert_same(checkpoint.with_suffix(".torch"), uninterrupted)
+
+
+def test_overwrite_discards_once_and_the_same_command_goes_on(data, uninterrupted, capsys):
+    weights = data / "models" / "own" / "ae.torch"
+    train_ae(data, epochs=1, seed=1)
+    with interruption(data, 3):
+        train_ae(data, overwrite=True)
+    train_ae(data, overwrite=True)
+    assert "going on from epoch 1, batch" in capsys.readouterr().out
+    assert_same(weights, uninterrupted)
+    train_ae(data, overwrite=True)  # and a finished one is trained anew
+    assert "going on" not in capsys.readouterr().out
+    assert_same(weights, uninterrupted)
+
+
+def flipped(good, place):
+    return good[:place] + bytes([good[place] ^ 1]) + good[place + 1:]
+
+
+@pytest.mark.parametrize("damage", (lambda good: b"", lambda good: b"la la la", lambda good: good[:len(good) // 2],
+                                    lambda good: flipped(good, len(good) // 3)))
+def test_a_damaged_checkpoint_is_named_and_kept(data, damage):
+    with interruption(data, 3):
+        train_ae(data)
+    checkpoint = data / "models" / "own" / "ae.checkpoint"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    before = checkpoint.read_bytes()
+    for overwrite in False, True:
+        with pytest.raises(ValueError, match=f"{checkpoint} is no checkpoint of this training, or is damaged; remove"):
+            train_ae(data, overwrite=overwrite)
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_checkpoint_from_before_clipping_was_a_setting_goes_on_but_not_as_the_reports(data, uninterrupted):
+    with interruption(data, 3):
+        train_ae(data)
+    checkpoint = data / "models" / "own" / "ae.checkpoint"
+    content = torch.load(checkpoint, weights_only=True)
+    del content["settings"]["gradient_norm"], content["settings"]["bfloat16"]
+    torch.save(content, checkpoint)
+    with pytest.raises(ValueError, match=r"other settings \(gradient_norm, bfloat16\)"):
+        train_ae(data, gradient_norm=0, bfloat16=False)
+    train_ae(data)
+    assert losses(data / "models" / "own" / "ae.torch")["training"] == losses(uninterrupted)["training"]
+
+
+def another_autoencoder(data, model):
+    """Change the weights of an autoencoder a little, in a file as old as the one before."""
+    weights = data / "models" / model / "ae.torch"
+    content, status = state(weights), weights.stat()
+    content["encoder.0.bias"][0] += 0.5
+    torch.save(content, weights)
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return weights
+
+
+@pytest.mark.parametrize("form", ({}, dict(in_channels=1)), ids=("two inputs", "stored outputs"))
+def test_a_unet_belongs_to_its_autoencoder(data, form):
+    behind_an_autoencoder(data, "own")
+    own = data / "models" / "own"
+    ae, unet, half = own / "ae.torch", own / "unet.torch", own / "half.torch"
+    UNetMain.train(data, wf=2, **form, **{**brief, "epochs": 1})
+    Main.load_models(ae, unet, "cpu")
+    torch.save({key: value.half() if value.is_floating_point() else value for key, value in state(ae).items()}, half)
+    Main.load_models(half, unet, "cpu")  # stored in half precision it is the same one
+    former = digest(state(ae))
+    another_autoencoder(data, "own")
+    with pytest.raises(ValueError, match=f"^{unet} was trained behind an autoencoder with the weights {former}, and "
+                                         f"{ae} has {digest(state(ae))}; train the U-Net anew"):
+        Main.load_models(ae, unet, "cpu")
+    torch.save(dict(state(unet)), unet)  # as if from before there were digests
+    Main.load_models(ae, unet, "cpu")
+
+
+def test_an_interrupted_unet_does_not_go_on_behind_another_autoencoder(data):
+    behind_an_autoencoder(data, "own")
+    with interruption(data, 3):
+        UNetMain.train(data, wf=2, **brief)
+    another_autoencoder(data, "own")
+    with pytest.raises(ValueError, match=r"unet.checkpoint was started with other settings \(autoencoder\)"):
+        UNetMain.train(data, wf=2, **brief)
+
+
+def test_what_another_autoencoder_left_is_written_anew_though_its_file_is_no_newer(data):
+    outputs = data / "ae_output"
+    before = {path.name: np.load(path) for path in outputs.glob("*.npy")}
+    weights = another_autoencoder(data, "untrained")
+    UNetDataset.write_outputs(weights, list(map(str, [path.name for path in (data / "generated").glob("*/")])), data)
+    assert all((np.load(outputs / name) != image).any() for name, image in before.items()) and len(before) == 3
+    assert (outputs / "weights.txt").read_text() == f"models/untrained/ae.torch {digest(state(weights))}\n"
+
+
+def test_a_checkpoint_from_before_there_was_a_setting_is_refused_naming_it(data):
+    with interruption(data, 3):
+        train_ae(data)
+    checkpoint = data / "models" / "own" / "ae.checkpoint"
+    content = torch.load(checkpoint, weights_only=True)
+    del content["settings"]["augmented"]
+    torch.save(content, checkpoint)
+    with pytest.raises(ValueError, match=r"other settings \(augmented\)"):
+        train_ae(data)
+
+
+@pytest.mark.parametrize("memory", (0, 8))
+def test_a_checkpoint_whose_settings_had_other_names_goes_on(data, memory):
+    for model in "own", "uninterrupted":
+        behind_an_autoencoder(data, model)
+    UNetMain.train(data, model="uninterrupted", wf=3, **brief)
+    with interruption(data, 3):
+        UNetMain.train(data, wf=3, **brief)
+    checkpoint = data / "models" / "own" / "unet.checkpoint"
+    content = torch.load(checkpoint, weights_only=True)
+    for former, present in Training.former_names.items():
+        content["settings"][former] = content["settings"].pop(present)
+    content["settings"]["memory"] = memory  # layers that there are no more
+    torch.save(content, checkpoint)
+    if memory:
+        with pytest.raises(ValueError, match=r"other settings \(memory\)"):
+            UNetMain.train(data, wf=3, **brief)
+    else:
+        UNetMain.train(data, wf=3, **brief)
+        assert_same(checkpoint.with_suffix(".torch"), data / "models" / "uninterrupted" / "unet.torch")
+
+
+def test_more_processes_than_crops_are_refused(three_seconds, tmp_path, monkeypatch):
+    piece = AEDataset(["bach_prelude_c"], three_seconds)
+    monkeypatch.setattr(Distributed, "process_rank", lambda: (0, 2))
+    with pytest.raises(ValueError, match="fewer crops than there are processes, 2"):
+        Training.fit(Training.Trainer(Autoencoder(channels=(4, 4, 4)), None, None, torch.device("cpu")), piece, piece,
+                     tmp_path / "ae.torch",
+                     {**brief, "crop_frames": 0, "schedule": "constant", "seed": 0, "trained_for": {}}, "L1 loss")

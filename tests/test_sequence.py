@@ -1,0 +1,75 @@
+"""The whole sequence of commands, and imports without side effects."""
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+import Hyperparameters as hp
+import Main
+import Util
+from AEModel import load_model
+from UNet import UNet
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# the whole sequence
+
+def test_the_three_commands_leave_what_the_data_folder_describes(trained):
+    pieces = {"bach_prelude_c", "mozart_rondo_alla_turca", "satie_gymnopedie_1"}
+    rendered = {f"{folder}/{piece}.wav" for folder in ("piano", "synth") for piece in pieces}
+    rendered |= {"test/piano/satie_gymnopedie_1.wav", "test/synth/satie_gymnopedie_1.wav"}
+    assert {path.relative_to(trained).as_posix() for path in trained.rglob("*.wav")} == rendered
+    assert all(soundfile.info(path).frames == 661500 for path in trained.rglob("*.wav"))
+    for piece in pieces:
+        for mode in "piano", "synth":
+            assert np.load(trained / "generated" / piece / f"{mode}.npy").shape == (128, 2583)
+    assert {path.name for path in (trained / "models" / "own").iterdir()} == {
+        f"{stem}{ending}" for stem, epoch in (("ae", 2), ("unet", 1)) for ending in (
+            ".torch", "_last.torch", "_losses.json", "_losses.png", f"_epoch_{epoch}.npy", f"_epoch_{epoch}.png")}
+    assert load_model(UNet, trained / "models" / "own" / "unet.torch").network.last.in_channels == 2 ** hp.unet_wf
+
+
+def test_what_was_trained_plays_a_recording(trained, tmp_path):
+    recording = Util.read_audio(trained / "test" / "piano" / "satie_gymnopedie_1.wav")[:3 * 22050 + 123]
+    Util.write_audio(tmp_path / "recording.wav", recording)
+    models = trained / "models" / "own"
+    audio = Main.pipeline(tmp_path / "recording.wav", ae=models / "ae.torch", unet=models / "unet.torch", device="cpu")
+    assert audio.shape == recording.shape and audio.dtype == np.float32
+    assert np.isfinite(audio).all() and audio.any() and np.abs(audio).max() <= 1
+
+
+# importing
+
+importing = """
+import sys
+root, own = sys.argv[1], sys.argv[2:]
+sys.path.insert(0, root)
+written = []
+
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        written.append(str(arguments[0]))
+    elif event in ("os.mkdir", "os.rename", "os.remove"):
+        written.append(str(arguments[0]))
+
+sys.addaudithook(watch)
+for name in own:
+    for module in own:
+        sys.modules.pop(module, None)  # each as if it were the first
+    __import__(name)
+    assert "matplotlib.pyplot" not in sys.modules, f"{name} imports matplotlib.pyplot"
+    beside = [path for path in written if path.startswith(root) or not path.startswith("/")]
+    assert not beside, f"{name} writes {beside}"
+"""
+
+
+def test_importing_a_module_does_nothing_else(root, tmp_path):
+    modules = sorted(path.stem for path in root.glob("*.py"))
+    assert {"Main", "AEMain", "UNetMain", "MIDI2Audio", "DatasetCreator"} <= set(modules)
+    process = subprocess.run([sys.executable, "-B", "-c", importing, root, *modules], cwd=tmp_path, capture_output=True,
+                             text=True)
+    assert process.returncode == 0, process.stderr
+    assert not process.stdout and not process.stderr and not list(tmp_path.iterdir())
