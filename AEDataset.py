@@ -116,7 +116,8 @@ class NoteDataset(AEDataset):
     def load(self, name, data, sources):
         folder = data / "generated" / name
         self.notes = getattr(self, "notes", []) + [Util.load_array(folder / "notes.npy", np.float32)]
-        self.pitches = getattr(self, "pitches", []) + [[StoredSpectrogram(folder / f"{source}_pitch.npy") for source in sources]]
+        pitches = [StoredSpectrogram(folder / f"{source}_pitch.npy") for source in sources]
+        self.pitches = getattr(self, "pitches", []) + [pitches]
         return super().load(name, data, sources)
 
     def __getitem__(self, key):

@@ -45,7 +45,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
         train_encoder = "encoder" in self.parts
         if train_encoder or "classifier" in self.parts:
             self.network.encoder.train(train_encoder and self.network.training)
-            with torch.set_grad_enabled(train_encoder and torch.is_grad_enabled()), autocast(self.device, self.bfloat16):
+            grad = train_encoder and torch.is_grad_enabled()
+            with torch.set_grad_enabled(grad), autocast(self.device, self.bfloat16):
                 logits = self.network(batch["pitch"], batch["mel"]).float()
             if train_encoder:
                 loss = loss + self.encoder_loss(logits, batch["labels"])
@@ -68,7 +69,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
         # How hard a whole crop is played is guessed at from its sound alone; which note is harder than which, heard.
         sums = onsets.sum((1, 2), keepdim=True).clamp(min=1)
         relative = error - (error * onsets).sum((1, 2), keepdim=True) / sums
-        velocity = ((relative.abs() + hp.absolute_velocity_weight * error.abs()) * onsets).sum() / onsets.sum().clamp(min=1)
+        errors = relative.abs() + hp.absolute_velocity_weight * error.abs()
+        velocity = (errors * onsets).sum() / onsets.sum().clamp(min=1)
         return entropy[0] + hp.frame_loss_weight * entropy[1] + hp.velocity_loss_weight * velocity
 
     def classifier_loss(self, predictions, labels):
@@ -110,7 +112,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
         found = torch.from_numpy(np.concatenate(found).astype(np.float32)).to(self.device)
         clip, frame, key = found[:, :3].long().T
         later = self.network.classifier.offset_shift(predictions, clip, frame, key, *found[:, 3:5].T)
-        return (later - found[:, 5].clamp(-hp.max_offset_shift, hp.max_offset_shift)).abs().mean() / hp.offset_loss_frames
+        true = found[:, 5].clamp(-hp.max_offset_shift, hp.max_offset_shift)
+        return (later - true).abs().mean() / hp.offset_loss_frames
 
     def decoder_loss(self, notes, first, target):
         """L1 distance of what the decoder makes of true notes from the target, of `hp.top_db`, at the level that
@@ -121,7 +124,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
             differences = (target - output)[loud]
             output, off = output + differences.detach().median(), differences.mean().abs()
         within = output.clamp(0, 1)  # what is too soft to hear still has a slope
-        return (within + hp.decoder_clipped_slope * (output - within) - target).abs().mean() + hp.level_loss_weight * off
+        distance = (within + hp.decoder_clipped_slope * (output - within) - target).abs().mean()
+        return distance + hp.level_loss_weight * off
 
     @torch.inference_mode()
     def validate(self, dataset):
@@ -184,7 +188,8 @@ def train(data=None, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_si
     if start:
         Training.load_initial_weights(trainer.network, start)
     if network == "notes" and "decoder" in parts:
-        if start and target_instrument(provenance(load_weights(start))) not in ("", target_instrument(DatasetCreator.trained_for(data))):
+        target = target_instrument(DatasetCreator.trained_for(data))
+        if start and target_instrument(provenance(load_weights(start))) not in ("", target):
             trainer.network.decoder.load_state_dict(NoteDecoder().state_dict())  # sooner learnt than relearnt
         trainer.network.decoder.loudest.fill_(float(np.mean(
             [peak_frame_level(Util.to_db(target[:].numpy())) for target in training.targets])))
@@ -200,8 +205,10 @@ def train(data=None, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_si
 
 
 def main(arguments=None):
-    parser = Training.training_parser("Train the autoencoder.", "ae", hp.ae_epochs, hp.ae_batch_size, hp.ae_learning_rate)
-    parser.add_argument("--channels", type=Util.positive_int, nargs=3, default=hp.ae_channels, help="of the three layers")
+    parser = Training.training_parser("Train the autoencoder.", "ae", hp.ae_epochs, hp.ae_batch_size,
+                                      hp.ae_learning_rate)
+    parser.add_argument("--channels", type=Util.positive_int, nargs=3, default=hp.ae_channels,
+                        help="of the three layers")
     parser.add_argument("--network", choices=("notes", "report"),
                         help="an autoencoder of notes, or the report's (default: notes where data/notes has them)")
     parser.add_argument("--part", choices=("encoder", "classifier", "decoder"),
@@ -211,10 +218,11 @@ def main(arguments=None):
     report = options.pop("report")
     train(**options)
     data, seed, source = options["data"], options["seed"], options["validation_source"]
-    Training.print_next_command("UNetMain.py", *(["--data", data] if data != hp.data else []), "--model", options["model"],
-                    *(["--seed", seed] if seed != hp.seed else []),  # else the split is another
-                    *["--augmented"] * options["augmented"], *["--report"] * report,
-                    *(["--validation-source", source] if source else []))
+    Training.print_next_command("UNetMain.py", *(["--data", data] if data != hp.data else []), "--model",
+                                options["model"],
+                                *(["--seed", seed] if seed != hp.seed else []),  # else the split is another
+                                *["--augmented"] * options["augmented"], *["--report"] * report,
+                                *(["--validation-source", source] if source else []))
 
 
 if __name__ == "__main__":

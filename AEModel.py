@@ -218,7 +218,8 @@ class NoteModel(AEModel):
     @torch.inference_mode()
     def mel_decibels(self, notes, first, frames):
         """Return the mel power in dB [shape=(n_mels, frames)] of notes [shape=(n, 4)] from a frame on."""
-        return self.check_output(self.mel_decibels_tensor(torch.from_numpy(notes).to(self.device), first, frames).cpu().numpy())
+        notes = torch.from_numpy(notes).to(self.device)
+        return self.check_output(self.mel_decibels_tensor(notes, first, frames).cpu().numpy())
 
     def mel_decibels_tensor(self, notes, first, frames):
         """As `play`, tensors on the model's device, a few frames at a time."""
@@ -228,7 +229,8 @@ class NoteModel(AEModel):
     def generate(self, pitch, mel):
         """Map spectrograms as `predict_frames` to the log-mel spectrogram of the target instrument [shape=(n_mels, t), in
         [0, 1]]."""
-        return self.note_spectrogram(Notes.refine_velocities(self.decode_notes(self.predict_frames(pitch, mel)), pitch), mel.shape[1])
+        notes = self.decode_notes(self.predict_frames(pitch, mel))
+        return self.note_spectrogram(Notes.refine_velocities(notes, pitch), mel.shape[1])
 
     def decode_notes(self, predictions):
         """Return the notes of what `predict_frames` returns, as `Notes.decode_notes`, reviewed, if the network has a classifier."""

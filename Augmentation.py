@@ -163,7 +163,8 @@ def room_responses(number=None, seed=None):
         room = pyroomacoustics.ShoeBox(size, fs=hp.sample_rate, materials=walls, max_order=10, ray_tracing=True,
                                        air_absorption=True)
         piano = np.append(rng.uniform(0.2, 0.8, 2) * size[:2], rng.uniform(0.7, 1.3))
-        distance, direction = rng.uniform(hp.room_distance[0], hp.room_distance[1] * size.max()), rng.uniform(0, 2 * np.pi)
+        distance = rng.uniform(hp.room_distance[0], hp.room_distance[1] * size.max())
+        direction = rng.uniform(0, 2 * np.pi)
         microphones = [np.clip((piano[0] + distance * np.cos(direction + side), piano[1] + distance * np.sin(
             direction + side), rng.uniform(1, min(3.5, size[2] - 0.2))), 0.2, size - 0.2) for side in (-0.1, 0.1)]
         room.add_source(piano)
@@ -191,7 +192,8 @@ def artificial_responses(number=None, seed=None):
     seed = hp.seed if seed is None else seed
     rng, responses = np.random.default_rng(seed), []
     for _ in range(number):
-        noise = librosa.stft(rng.standard_normal(int(hp.response_seconds * hp.sample_rate)), n_fft=hp.n_fft, hop_length=hp.hop_length)
+        noise = librosa.stft(rng.standard_normal(int(hp.response_seconds * hp.sample_rate)), n_fft=hp.n_fft,
+                             hop_length=hp.hop_length)
         places, times = np.linspace(0, 1, len(noise))[:, None], np.arange(noise.shape[1]) / frames_per_second
         seconds = rng.uniform(*hp.artificial_seconds) * rng.uniform(*hp.artificial_upper) ** places  # until 60 dB down
         tail = librosa.istft(noise * 10 ** (-3 * times / seconds), hop_length=hp.hop_length)

@@ -154,7 +154,8 @@ def build(data=None, shard=(0, 1)):
     recording that is not audio or silent, or whose length differs from its partner's by more than a frame.
     """
     data = hp.data if data is None else data
-    found = {(source, name): recordings for source in find_sources(data) for name, recordings in find_pairs(data, source).items()}
+    found = {(source, name): recordings for source in find_sources(data)
+             for name, recordings in find_pairs(data, source).items()}
     remove_outdated(Path(data) / "generated")
     for source, name in tqdm(sorted(found)[shard[0]::shard[1]], desc="spectrograms", unit="piece"):
         folder, notes = Path(data) / "generated" / name, Path(data) / "notes" / f"{name}.mid"
@@ -171,7 +172,8 @@ def remove_outdated(folder):
     Without a note they are kept.
     """
     note, text = folder / "front_end.json", json.dumps({**front_end(), "limit_s": hp.limit_s}, indent=1) + "\n"
-    stored = Util.modification_times(folder.glob("*/*.npy"))  # before the note is read, which another shard writes first
+    # before the note is read, which another shard writes first
+    stored = Util.modification_times(folder.glob("*/*.npy"))
     if note.exists():
         if Util.read_text(note) == text:
             return

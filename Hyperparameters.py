@@ -82,7 +82,7 @@ recording_mp3_share, recording_mp3_compression = 0.4, (0.3, 0.6)    # above 0.75
 
 # augmentation of crops (--augmented)
 augmented_share = 0.6   # of the crops
-augment_equaliser = dict(points=((7, 5),), tilt_db=15)      # ((points, standard deviation in dB), ...), tilt at the ends
+augment_equaliser = dict(points=((7, 5),), tilt_db=15)  # ((points, standard deviation in dB), ...), tilt at the ends
 augment_cut_share = 0.3                                     # of crops that lack the upper bands, or the lower
 augment_cut_high_db, augment_cut_high_from = (100, 1000), (0.5, 1)      # over the whole range of bands; where it begins
 augment_cut_low_db, augment_cut_low_to = (100, 600), (0, 0.15)

@@ -108,7 +108,8 @@ def invert(mel, guide, inversion=None, device="cpu"):
 
         magnitude = librosa.feature.inverse.mel_to_stft(mel, sr=hp.sample_rate, n_fft=hp.n_fft, fmin=hp.fmin,
                                                         fmax=hp.fmax)
-        return librosa.griffinlim(magnitude, n_iter=hp.report_iterations, hop_length=hp.hop_length, random_state=hp.seed)
+        return librosa.griffinlim(magnitude, n_iter=hp.report_iterations, hop_length=hp.hop_length,
+                                  random_state=hp.seed)
     if inversion != "kl":
         raise ValueError(f"inversion is 'kl' or 'report', not '{inversion}'")
     device = inversion_device(device)

@@ -152,7 +152,8 @@ def trim(midi_path, limit_s=None, bank=0, program=0, detune=0):
     # FluidSynth renders on until every voice has ended, which a held note of an organ never does
     rest = round(length * hp.sample_rate) - ticks
     for i, channel in enumerate(channels):
-        track.append(mido.Message("control_change", channel=channel, control=Notes.all_sound_off, time=0 if i else rest))
+        track.append(mido.Message("control_change", channel=channel, control=Notes.all_sound_off,
+                                  time=0 if i else rest))
     track.append(mido.MetaMessage("end_of_track"))
     return mido.MidiFile(ticks_per_beat=hp.sample_rate // 2, tracks=[track]), length
 
@@ -255,7 +256,8 @@ def is_solo_piano(midi_path):
     trim(midi_path)
     messages = [message for _, message in Notes.read_messages(midi_path)]
     return not any(message.type == "note_on" and message.channel == Notes.percussion_channel
-                   or message.type == "program_change" and message.program > 7 and message.channel != Notes.percussion_channel
+                   or message.type == "program_change" and message.program > 7
+                   and message.channel != Notes.percussion_channel
                    for message in messages)
 
 
@@ -294,7 +296,8 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     names = sorted(midi_files)[shard[0]::shard[1]]
     note = output_folder / "preset.txt"
     text = (", ".join(dict.fromkeys(map(preset_text, (preset, *variant_presets))))
-            + (f", off by up to {detune:g} cents" if detune else "") + ", recorded" * simulate_recording + ", voiced" * random_timbre
+            + (f", off by up to {detune:g} cents" if detune else "")
+            + ", recorded" * simulate_recording + ", voiced" * random_timbre
             + "\n")
     rooms = [*Augmentation.room_responses(), *Augmentation.artificial_responses()] if simulate_recording else []
     # before the note is looked for, which another shard writes first
@@ -310,7 +313,8 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
                          "add --overwrite to replace them")
     if others:
         check_preset(preset)  # before anything is lost
-    Util.remove_unchanged(others)  # so that an interruption leaves no mixture; what another shard has rendered since stays
+    # so that an interruption leaves no mixture; what another shard has rendered since stays
+    Util.remove_unchanged(others)
     Util.save_text(note, text)
 
     def render_one(name):
@@ -341,7 +345,8 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
         raise ValueError("; ".join(errors))
 
 
-def synthesise_all(mode, data=None, presets=None, detune=0, variants=0, simulate_recording=False, random_timbre=False, **how):
+def synthesise_all(mode, data=None, presets=None, detune=0, variants=0, simulate_recording=False, random_timbre=False,
+                   **how):
     """Render data/MIDI on one side of the pair: `mode` "piano" into data/piano, "synth" into data/synth.
 
     `presets` are (SoundFont, bank, program), by default `hp.piano_preset` or `hp.synth_preset`. Several pianos for one
@@ -358,10 +363,12 @@ def synthesise_all(mode, data=None, presets=None, detune=0, variants=0, simulate
     presets = presets or [defaults[mode]]
     if variants:
         Performances.write_variants(Path(data) / "MIDI", variants)
-        how.update(variant_presets=presets, simulate_recording=simulate_recording and mode == "piano", random_timbre=random_timbre and mode == "piano")
+        how.update(variant_presets=presets, simulate_recording=simulate_recording and mode == "piano",
+                   random_timbre=random_timbre and mode == "piano")
         presets = presets[:1]
     folders = [mode, *(f"{mode}_{number}" for number in range(2, len(presets) + 1))]
-    left = [str(Path(data) / name) for name in Util.numbered_folders(data, "piano") if mode == "piano" and name not in folders]
+    left = [str(Path(data) / name) for name in Util.numbered_folders(data, "piano") if mode == "piano"
+            and name not in folders]
     if left:
         tqdm.write(f"warning: there are pianos of an earlier render in {', '.join(left)}; "
                    "remove them or they are trained on too", file=sys.stderr)
@@ -406,7 +413,8 @@ def main(arguments=None):
     parser.add_argument("--simulate-recording", action="store_true", help="simulate rooms and microphones for variants")
     parser.add_argument("--random-timbre", action="store_true",
                         help="render most variants with randomised piano timbres, made of the sources")
-    for former, present in (("--takes", "variants"), ("--recorded", "simulate_recording"), ("--voiced", "random_timbre")):
+    for former, present in (("--takes", "variants"), ("--recorded", "simulate_recording"),
+                            ("--voiced", "random_timbre")):
         how = dict(type=Util.non_negative_int) if former == "--takes" else dict(action="store_true")
         parser.add_argument(former, dest=present, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **how)
     parser.add_argument("--list", metavar="FILE.sf2", help="list the presets of a SoundFont, and do nothing else")

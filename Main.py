@@ -229,7 +229,8 @@ def transcribe_audio(audio, model):
     for first, last in tqdm(parts, desc="listening", unit="chunk", disable=len(parts) < 2, leave=False):
         before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
         mel = DatasetCreator.log_mel(DatasetCreator.mel_power(spectrum(audio, before, after)), loudest)
-        images = [DatasetCreator.log_mel(chunk_pitch_power(audio, before + late, after), loudest_pitch) for late in (0, 1)]
+        images = [DatasetCreator.log_mel(chunk_pitch_power(audio, before + late, after), loudest_pitch)
+                  for late in (0, 1)]
         once, again = (model.predict_frames(image, mel[:, late:]) for late, image in enumerate(images))
         once[:, 1:] = (once[:, 1:] + again) / 2
         predictions[:, first:last] = once[:, first - before:last - before]
@@ -271,7 +272,8 @@ def resynthesise(audio, models, inversion=None, notes=None):
     reference = max(DatasetCreator.mel_power(spectrum(mean, *part)).max() for part in parts)
     played = None
     if isinstance(models[0], NoteModel):
-        played = models[0].note_spectrogram(transcribe_audio(mean, models[0]) if notes is None else notes, frames).astype(np.float16)
+        notes = transcribe_audio(mean, models[0]) if notes is None else notes
+        played = models[0].note_spectrogram(notes, frames).astype(np.float16)
     output, pictures = np.zeros((len(channels), (frames - 1) * hp.hop_length), np.float32), []
     for first, last in tqdm(parts, unit="chunk", disable=len(parts) < 2, leave=False):
         before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
@@ -326,7 +328,7 @@ def recording_page(name, versions, notes=None):
     """
     shown = [(version, "", audio, whole_spectrogram(audio)) for version, audio in versions.items()]
     return Page.render_page(name, [Page.make_piece("", shown, notes=notes)],
-                          "<p>A piano recording, and the same performance on an electric piano.</p>")
+                            "<p>A piano recording, and the same performance on an electric piano.</p>")
 
 
 def make_versions(recording, models, inversion=None, stereo=False):

@@ -176,7 +176,8 @@ class NoteClassifier(nn.Module):
 
     def offset_shift(self, predictions, clip, frame, key, end, next_onset):
         """Return by how many frames they ended later [shape=(n,)]."""
-        return hp.offset_loss_frames * self.offset_head(self.offset_features(predictions, clip, frame, key, end, next_onset))
+        features = self.offset_features(predictions, clip, frame, key, end, next_onset)
+        return hp.offset_loss_frames * self.offset_head(features)
 
     def onset_features(self, predictions, clip, frame, key):
         reach, at = max(self.keys), self.before  # where the note's own frame and key lie
@@ -221,7 +222,8 @@ class NoteAutoencoder(nn.Module):
         """Return a network, not trained, of the form that a state_dict has. Raises KeyError if it is of another kind.
         """
         first, _, *_ = state["encoder.stem.weight"].shape
-        return cls("classifier.onset_head.scale.weight" in state, first=first, channels=len(state["encoder.time.0.weight"]),
+        return cls("classifier.onset_head.scale.weight" in state, first=first,
+                   channels=len(state["encoder.time.0.weight"]),
                    narrow=len(state["encoder.squeeze.weight"]),
                    blocks=len({key.split(".")[2] for key in state if key.startswith("encoder.blocks.")}),
                    layers=len({key.split(".")[2] for key in state if key.startswith("encoder.dilated.")}),

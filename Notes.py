@@ -224,7 +224,7 @@ def estimate_offsets(sounding, frame, key, next_onset, offset_threshold=None):
 
 
 def decode_notes(predictions, classifier=None, onset_threshold=None, frame_threshold=None,
-               offset_threshold=None):
+                 offset_threshold=None):
     """Read the notes off what `NoteModel.predict_frames` returns.
 
     They begin at `onset_candidates`, between frames as a triangle through the neighbours has it (Kong et al. 2021,
@@ -239,7 +239,8 @@ def decode_notes(predictions, classifier=None, onset_threshold=None, frame_thres
     """
     onset, sounding, velocity = predictions
     onset_threshold = hp.onset_threshold if onset_threshold is None else onset_threshold
-    frame, key = onset_candidates(predictions, hp.candidate_threshold if classifier else onset_threshold, frame_threshold)
+    frame, key = onset_candidates(predictions, hp.candidate_threshold if classifier else onset_threshold,
+                                  frame_threshold)
     if classifier and len(frame):
         kept = classifier.note_probability(predictions, frame, key) > hp.classifier_threshold
         frame, key = frame[kept], key[kept]
@@ -250,7 +251,8 @@ def decode_notes(predictions, classifier=None, onset_threshold=None, frame_thres
     next_onset = next_onsets(key, begin, np.float32(len(onset)))
     end = estimate_offsets(sounding, frame, key, next_onset, offset_threshold)
     if classifier:
-        shift = classifier.offset_shift(predictions, frame, key, end, next_onset).clip(-hp.max_offset_shift, hp.max_offset_shift) - hp.offset_bias
+        shift = classifier.offset_shift(predictions, frame, key, end, next_onset)
+        shift = shift.clip(-hp.max_offset_shift, hp.max_offset_shift) - hp.offset_bias
         end = np.minimum(np.maximum(end + shift, begin + hp.min_note_frames), next_onset)
     seconds = np.stack([begin, end]) * (hp.hop_length / hp.sample_rate)
     notes = np.stack([*seconds, key + hp.lowest_key, np.maximum(127 * velocity[frame, key], 1)], 1)

@@ -79,12 +79,13 @@ def make_piece(title, versions, remark="", notes=None):
     minutes, shown = split_minutes(versions[0][3].shape[1]), []
     for number, (name, aside, audio, spectrogram) in enumerate(versions):
         parts = [{"seconds": seconds, "image": spectrogram_uri(spectrogram[:, first:last]),
-                  "notes": note_paths(notes, start, seconds, 100, mel_row) if notes is not None and number == 0 else None}
+                  "notes": None if notes is None or number else note_paths(notes, start, seconds, 100, mel_row)}
                  for first, last, start, seconds in minutes]
         shown.append({"name": name, "remark": aside, "parts": parts,
                       "sound": data_uri("audio/mpeg", Util.encode_mp3(audio))})
     roll = None if notes is None else {"number": len(notes), "parts": [
-        {"seconds": seconds, "notes": note_paths(notes, start, seconds, hp.n_keys, lambda key: key - hp.lowest_key + 0.5)}
+        {"seconds": seconds, "notes": note_paths(notes, start, seconds, hp.n_keys,
+                                                 lambda key: key - hp.lowest_key + 0.5)}
         for _, _, start, seconds in minutes]}
     return {"title": title, "remark": Markup(remark), "seconds": len(versions[0][2]) / hp.sample_rate,
             "versions": shown, "notes": roll}
@@ -113,5 +114,5 @@ def notebook_frame(page, height=900):
     """Return a page, HTML, as an `IPython.display.HTML` that shows it in a frame of its own in a notebook."""
     from IPython.display import HTML
 
-    return HTML(f'<div><iframe srcdoc="{html.escape(page)}" width="100%" height="{height}" style="border: 0" title="player">'
-                "</iframe></div>")  # what begins with an iframe IPython warns of
+    return HTML(f'<div><iframe srcdoc="{html.escape(page)}" width="100%" height="{height}" style="border: 0" '
+                'title="player"></iframe></div>')  # what begins with an iframe IPython warns of

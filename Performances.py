@@ -39,12 +39,13 @@ def render_random_timbre(render, midi, samples, preset, rng):
             track.append(message.copy(time=rest))
             rest = 0
         # to the same place in the next
-        track.append(mido.Message("control_change", channel=channels[0], control=Notes.all_sound_off, time=rest + pause))
+        track.append(mido.Message("control_change", channel=channels[0], control=Notes.all_sound_off,
+                                  time=rest + pause))
     rate = 2 * round(hp.sample_rate / 2 * 2 ** (shift / 12))
     whole = mido.MidiFile(ticks_per_beat=rate // 2, tracks=[track])
     audio = render(whole, len(groups) * (samples + pause), preset, rate).reshape(len(groups), -1)[:, :samples]
     return Augmentation.random_timbre(audio, [hp.random_timbre_keys * (group + 0.5) for group in groups],
-                               np.random.default_rng(rng.getrandbits(64)))
+                                      np.random.default_rng(rng.getrandbits(64)))
 
 
 def vary_performance(midi_path, rng, limit_s=None):
@@ -90,8 +91,10 @@ def vary_performance(midi_path, rng, limit_s=None):
     for onset, end, key, velocity in notes:
         begin = max(onset + onset_jitter * rng.gauss(0, 1), 0)
         strength = round(127 * (scale * (velocity / 127) ** bend + velocity_jitter * rng.gauss(0, 1)))
-        events += [(begin, 2, mido.Message("note_on", note=key + shift, velocity=min(max(strength, hp.variant_min_velocity), 127))),
-                   (begin + max((end - onset) * longer, hp.variant_min_length), 1, mido.Message("note_off", note=key + shift))]
+        events += [(begin, 2, mido.Message("note_on", note=key + shift,
+                                           velocity=min(max(strength, hp.variant_min_velocity), 127))),
+                   (begin + max((end - onset) * longer, hp.variant_min_length), 1,
+                    mido.Message("note_off", note=key + shift))]
     return Notes.single_track(events)
 
 
@@ -125,7 +128,8 @@ def write_variants(midi_folder, number):
     """Write `number` takes of every piece beside it, <piece>~1.mid and so on, see `vary_performance`, and an `random_exercise`,
     <piece>~0.mid, always the same. What is there already, and newer than its piece, is kept; a damaged file has none.
     """
-    pieces = {name: path for name, path in Util.find_pieces(midi_folder, Notes.midi_endings).items() if "~" not in path.stem}
+    pieces = {name: path for name, path in Util.find_pieces(midi_folder, Notes.midi_endings).items()
+              if "~" not in path.stem}
     for name, path in tqdm(pieces.items(), desc="variants", unit="piece"):
         with contextlib.suppress(ValueError):  # of a damaged file the rendering tells
             for i in reversed(range(number + 1)):

@@ -164,8 +164,9 @@ class Trainer(AEModel):
             loss.backward()
             if Distributed.process_rank()[1] > 1:
                 trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-                flat = Distributed.sum_over_processes(torch.cat([(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                                          ).flatten() for parameter in trained]))
+                gradients = [(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten()
+                             for parameter in trained]
+                flat = Distributed.sum_over_processes(torch.cat(gradients))
                 for parameter, part in zip(trained, flat.split([parameter.numel() for parameter in trained])):
                     parameter.grad = part.view(parameter.shape)
             if self.gradient_norm:
@@ -275,8 +276,8 @@ def load_checkpoint(path, settings, model):
         state = load_tensors(path)
         for part in ("network", "mean", "best"):
             rename_keys(state.get(part) or {})
-        saved = {former_names.get(name, name): former_values.get((name, value), value) if isinstance(value, str) else value
-                 for name, value in state["settings"].items()}
+        saved = {former_names.get(name, name): value for name, value in state["settings"].items()}
+        saved.update({name: present for (name, value), present in former_values.items() if saved.get(name) == value})
         if not saved.get("memory"):  # layers that the U-Net once could have; none is what it has now
             saved.pop("memory", None)
         for name, then in (("gradient_norm", hp.gradient_norm), ("bfloat16", hp.bfloat16), ("average", 0),
@@ -320,7 +321,8 @@ def event_writer(folder, epoch):
     return SummaryWriter(folder, purge_step=epoch + 1)
 
 
-def fit(model, training_set, validation_set, weights, settings, loss_name, overwrite=False, tensorboard=False, on_epoch=None):
+def fit(model, training_set, validation_set, weights, settings, loss_name, overwrite=False, tensorboard=False,
+        on_epoch=None):
     """Train `model` and write its best weights, by validation loss, with the recorded losses beside them.
 
     For the weights `x.torch` there are those of the last epoch, `x_last.torch`, the losses, `x_losses.json` and `.png`,
@@ -396,14 +398,15 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     with deferred_interrupt() as interrupted:
         while state["epoch"] < settings["epochs"]:
             batches = crop_batches(lengths, settings["crop_frames"], settings["batch_size"],
-                            f"{settings['seed']} {state['epoch']}")
+                                   f"{settings['seed']} {state['epoch']}")
             if len(batches[-1]) < number:  # some process would have nothing to do
                 batches.pop()
             if not batches:
                 raise ValueError(f"an epoch has fewer crops than there are processes, {number}; start fewer of them, "
                                  "or add pieces")
             first, steps = state["epoch"] * len(batches), settings["epochs"] * len(batches)
-            factors = [schedule_factor(first + i, steps, settings["schedule"]) for i in range(state["batch"], len(batches))]
+            factors = [schedule_factor(first + i, steps, settings["schedule"])
+                       for i in range(state["batch"], len(batches))]
             keys = [batch[rank::number] for batch in batches[state["batch"]:]]
             loader = torch.utils.data.DataLoader(  # a generator of its own leaves torch's, for dropout, as it was
                 training_set, batch_sampler=keys, generator=torch.Generator())

@@ -85,7 +85,8 @@ def write_outputs(weights, names, data=None, device="cpu", sources=("piano",), b
             if path.exists():
                 pitch = map_spectrogram(path).float().numpy()
             else:  # `DatasetCreator.build` makes it only where there are notes
-                pitch = DatasetCreator.read_pitch_spectrogram(DatasetCreator.find_pairs(data, source)[name][0], piano.shape[1])
+                recording = DatasetCreator.find_pairs(data, source)[name][0]
+                pitch = DatasetCreator.read_pitch_spectrogram(recording, piano.shape[1])
             output = model.generate(pitch, piano)
         else:
             output = model.generate(piano)

@@ -68,7 +68,8 @@ def train(data=None, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_batc
         Training.load_initial_weights(unet, start)
     how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16, average=average)
     if isinstance(autoencoder, NoteModel) or in_channels == 1 and not augmented:
-        Distributed.first_process_first(lambda: write_outputs(ae, names, data, device, DatasetCreator.find_sources(data), bfloat16))
+        sources = DatasetCreator.find_sources(data)
+        Distributed.first_process_first(lambda: write_outputs(ae, names, data, device, sources, bfloat16))
         kind = functools.partial(UNetDataset, in_channels=in_channels, own_level=isinstance(autoencoder, NoteModel))
         training, validation = make_datasets(names, data, seed, False, validation_source, kind)
         trainer = Training.Trainer(unet, losses[loss], learning_rate, device, **how)
@@ -81,11 +82,13 @@ def train(data=None, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_batc
         in_channels=in_channels, residual=residual, batch_norm=batch_norm, loss=loss, held_out=held_out, **how,
         pieces=names,
         trained_for=trained_for, autoencoder=digest(autoencoder.network.state_dict()))
-    Training.fit(trainer, training, validation, folder / "unet.torch", settings, f"{loss.upper()} loss", overwrite, tensorboard, on_epoch)
+    Training.fit(trainer, training, validation, folder / "unet.torch", settings, f"{loss.upper()} loss", overwrite,
+                 tensorboard, on_epoch)
 
 
 def main(arguments=None):
-    parser = Training.training_parser("Train the U-Net.", "unet", hp.unet_epochs, hp.unet_batch_size, hp.unet_learning_rate)
+    parser = Training.training_parser("Train the U-Net.", "unet", hp.unet_epochs, hp.unet_batch_size,
+                                      hp.unet_learning_rate)
     parser.add_argument("--wf", type=Util.positive_int, default=hp.unet_wf, help="2**wf channels in the first layer")
     parser.add_argument("--in-channels", type=int, choices=(1, 2), default=hp.unet_in_channels,
                         help="2 shows it the recording beside the autoencoder's output")

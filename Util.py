@@ -15,8 +15,8 @@ import Hyperparameters as hp
 
 # how each kind of file that we write is encoded; of mp3 and ogg the quality, from 0, the best, to 1
 audio_formats = {".wav": dict(subtype="PCM_16"), ".flac": dict(subtype="PCM_16"),
-           ".ogg": dict(format="OGG", subtype="VORBIS", compression_level=0.2),
-           ".mp3": dict(format="MP3", bitrate_mode="VARIABLE", compression_level=0.0)}
+                 ".ogg": dict(format="OGG", subtype="VORBIS", compression_level=0.2),
+                 ".mp3": dict(format="MP3", bitrate_mode="VARIABLE", compression_level=0.0)}
 # what counts as a recording in a folder; of those that libsndfile does not read is said how to convert them
 recording_endings = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".m4a", ".aac", ".mp4", ".wma")
 
@@ -94,11 +94,13 @@ def find_recordings(given):
         if not path.is_dir():
             found.append((path, Path(f"{path.stem}_epiano")))
             continue
-        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in recording_endings and file.is_file()
+        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in recording_endings
+                  and file.is_file()
                   and not file.stem.endswith(("_epiano", "_epiano_played"))
                   and not any(part.startswith(".") for part in file.relative_to(path).parts)]
         if not inside:
-            raise FileNotFoundError(f"{path} holds no recordings ({' '.join(recording_endings)}); give a folder that does")
+            raise FileNotFoundError(f"{path} holds no recordings ({' '.join(recording_endings)}); "
+                                    "give a folder that does")
         found += [(file, file.relative_to(path).with_name(f"{file.stem}_epiano")) for file in inside]
     return found
 

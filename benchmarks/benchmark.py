@@ -77,7 +77,7 @@ def our_path(audio, models):
             spectrograms.append(model.generate(*spectrograms[::-1]))
         stages.done(name)
     magnitude = np.sqrt(Inversion.power_from_mel(DatasetCreator.mel_from_log(spectrograms[-1]),
-                                                      np.abs(guide) ** 2))
+                                                 np.abs(guide) ** 2))
     stages.done("mel to linear")
     Inversion.griffin_lim(magnitude, guide)
     stages.done("Griffin-Lim")
@@ -171,7 +171,8 @@ def inversions(folder, clip_s):
             start = time.perf_counter()
             audio = librosa.util.fix_length(audio_of(), size=truth.size)
             seconds = time.perf_counter() - start
-            figures[kind, method].append((Evaluation.log_mel_l1(audio, truth), Evaluation.spectral_distance(audio, truth),
+            figures[kind, method].append((Evaluation.log_mel_l1(audio, truth),
+                                          Evaluation.spectral_distance(audio, truth),
                                           seconds))
 
         for kind, spectrogram in (("true", synth), ("predicted", stages[-1])):
@@ -181,7 +182,8 @@ def inversions(folder, clip_s):
         measure("true", limit, lambda: Inversion.griffin_lim(np.abs(target), guide))
         errors = [figures["predicted", method][-1][0] for method in methods]
         by_piece.append((name, *(f"{error:.2f}" for error in (errors[0], errors[2], errors[0] - errors[2]))))
-    rows = [("inversion", "true mel: log-mel L1, dB", "spectral distance", "predicted mel: log-mel L1, dB", "spectral distance",
+    rows = [("inversion", "true mel: log-mel L1, dB", "spectral distance", "predicted mel: log-mel L1, dB",
+             "spectral distance",
              "seconds")]
     for method in [*methods, limit]:
         cells = [np.mean(figures[kind, method], axis=0) if figures[kind, method] else None
@@ -202,7 +204,7 @@ def lengths(minutes):
             path = Path(folder) / "long.wav"
             Util.write_audio(path, np.resize(clip, round(length * 60 * hp.sample_rate)))
             seconds, memory = run_in_subprocess("b.Main.pipeline(b.hp.demo); start = time.time(); "
-                                        "b.Main.pipeline(sys.argv[1]); seconds = time.time() - start", path)
+                                                "b.Main.pipeline(sys.argv[1]); seconds = time.time() - start", path)
             rows.append((f"{length:g}", f"{seconds:.1f}", f"{seconds / length:.1f}", f"{memory:.0f}"))
     return "## Any length\n\n" + table(rows)
 

@@ -68,8 +68,9 @@ def seconds_of(number, data):
 
 def in_subprocess(number, data):
     """`seconds_of` in a process of its own; return its seconds, and the peak memory of the process in MiB."""
-    return run_in_subprocess(f"import cost; from pathlib import Path; seconds = cost.seconds_of({number}, Path(sys.argv[1]))",
-                     data)
+    return run_in_subprocess("import cost; from pathlib import Path; "
+                             f"seconds = cost.seconds_of({number}, Path(sys.argv[1]))",
+                             data)
 
 
 def main(arguments=None):

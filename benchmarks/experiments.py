@@ -103,7 +103,7 @@ def main():
         print(name, flush=True)
         lines.append(f"| {name} | "
                      + " | ".join(f"{figure:.2f}" for figure in run(name, autoencoder, unet, options.data,
-                                                                                options.validation_source)) + " |")
+                                                                    options.validation_source)) + " |")
         print(lines[-1], flush=True)
         Util.save_text(hp.root / "results" / "experiments.md", "\n".join([*lines, tried_once]) + "\n")
 

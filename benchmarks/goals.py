@@ -92,7 +92,8 @@ def record_in_hall(folder):
         rng, dry = np.random.default_rng(i), Util.read_audio(piano)
         wet = fftconvolve(dry, responses[i % len(responses)])[:dry.size]
         wet += wet.std() * 10 ** (-signal_to_noise / 20) * rng.standard_normal(dry.size)
-        Util.write_audio(recorded / "piano" / f"{name}.wav", Augmentation.mp3_round_trip(wet * hp.peak / np.abs(wet).max(), 0.4))
+        Util.write_audio(recorded / "piano" / f"{name}.wav",
+                         Augmentation.mp3_round_trip(wet * hp.peak / np.abs(wet).max(), 0.4))
         Util.write_audio(recorded / "synth" / f"{name}.wav", Util.read_audio(synth))
     return recorded
 
@@ -147,7 +148,8 @@ def main(arguments=None):
     midi_files = Util.find_pieces(options.midi, Notes.midi_endings)
     figures = "log-mel L1 in dB / spectral distance" + ("" if options.no_notes else " / note-onset F1")
     lines = [f"Mean over {len(midi_files)} pieces: {figures}.", "",
-             "| | " + " | ".join(Evaluation.versions) + " | U-Net better than the autoencoder | worst piece | transcription: "
+             "| | " + " | ".join(Evaluation.versions)
+             + " | U-Net better than the autoencoder | worst piece | transcription: "
              "precision / recall / F1, velocity off by | spectrogram from the true notes |", "|---" * 9 + "|"]
     for case in cases:
         folder, midi_files = prepare(case, options.midi)

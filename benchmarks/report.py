@@ -47,7 +47,7 @@ ae_brief, unet_brief = (60, 70, 80, 90, 100), (3, 4, 5)
 ae_ablations = {"wider": dict(channels=hp.ae_channels), "augmented": dict(augmented=True), "pianos": {}}
 unet_ablations = {"two_inputs": dict(in_channels=2), "l1": dict(loss="l1"), "batch_norm": dict(batch_norm=True)}
 ablation_names = {"wider": "channels 256 512 512", "augmented": "augmented", "pianos": "four pianos in place of one",
-        "two_inputs": "the recording as second input", "l1": "L1 in place of MSE", "batch_norm": "batch normalisation"}
+                  "two_inputs": "the recording as second input", "l1": "L1 in place of MSE", "batch_norm": "batch normalisation"}
 
 
 def choose(folder, number=n_pieces):

@@ -205,7 +205,8 @@ def rendered(tmp_path_factory, instruments, midi, responses):
         patch.setattr(Performances, "random_exercise", functools.partial(Performances.random_exercise, limit_s=4))
         patch.setattr(Augmentation, "room_responses", lambda: responses)
         patch.setattr(hp, "simulated_recording_share", 1)
-        MIDI2Audio.main(["--data", str(data), "--variants", "1", "--simulate-recording", "--source", "FluidR3_GM.sf2:0:0",
+        MIDI2Audio.main(["--data", str(data), "--variants", "1", "--simulate-recording", "--source",
+                         "FluidR3_GM.sf2:0:0",
                          "FluidR3_GM.sf2:0:1"])
     return data
 

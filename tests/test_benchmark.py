@@ -55,7 +55,8 @@ def test_cost_writes_its_table(instruments, tmp_path, monkeypatch):
     assert len(rows) == 6 and all(float(row[2]) > 0 for row in rows)
     assert {row[1] for row in rows if not row[3]} == {"autoencoder, an epoch", "U-Net, an epoch"}
     wavs = 2 * 2 * hp.sample_rate * 3600 / 1e6  # MB an hour, both sides
-    bands = 2 * hp.n_mels + hp.n_pitches * hp.hop_length / hp.pitch_hop_length  # both sides, and what notes are heard in
+    # both sides, and what notes are heard in
+    bands = 2 * hp.n_mels + hp.n_pitches * hp.hop_length / hp.pitch_hop_length
     spectrograms = 2 * bands * hp.sample_rate / hp.hop_length * 3600 / 1e6
     assert float(rows[0][3]) == pytest.approx(wavs, rel=0.01)
     assert float(rows[1][3]) == pytest.approx(spectrograms, rel=0.01)
@@ -175,7 +176,8 @@ def test_the_reports_experiment_writes_its_tables(midi, instruments, tmp_path, m
     report.main(so_far)
     fewer = (tmp_path / "so_far.md").read_text()
     assert "U-Net: the best of 2 epochs" in text and "U-Net: the best of 1 epochs" in fewer
-    assert fewer.count("\n| U-Net |") == 2 and "| L1 in place of MSE |" in text and "| L1 in place of MSE |" not in fewer
+    assert fewer.count("\n| U-Net |") == 2
+    assert "| L1 in place of MSE |" in text and "| L1 in place of MSE |" not in fewer
     last.with_suffix(".checkpoint").unlink()
     report.main(so_far)
     none = (tmp_path / "so_far.md").read_text()

@@ -215,7 +215,7 @@ def test_everything_in_results_is_the_same_bytes_twice(results):
     assert written[0] == written[1]
     expected = {f"{name}_{side}.wav" for name in make.sounds for side in make.sides}
     expected |= {f"figures/{name}.png" for name in make.figure_names} | {"figures/demo.png", "sounds.md", "sounds.json",
-                                                                               "index.html"}
+                                                                         "index.html"}
     assert expected <= set(written[0])
     page = written[0]["index.html"].decode()
     assert all(f'"{name}"' in page for name in expected if name.startswith("figures/") and "demo" not in name)

@@ -78,7 +78,7 @@ def test_griffin_lim_comes_closer_with_every_few_iterations(pair):
     piano, synth = pair
     magnitude, phase = np.abs(DatasetCreator.stft(synth)), DatasetCreator.stft(piano)
     distances = [Evaluation.spectral_distance(librosa.util.fix_length(Inversion.griffin_lim(magnitude, phase, n),
-                                                                size=synth.size), synth)
+                                                                      size=synth.size), synth)
                  for n in (0, 4, 16, 32)]
     assert distances == sorted(distances, reverse=True) and len(set(distances)) == 4
 

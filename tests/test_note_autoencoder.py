@@ -83,7 +83,8 @@ def test_a_note_ends_whatever_was_learnt(decoder):
         decoder.release[:] = -1
     notes = torch.from_numpy(some_notes(60, 3.0))
     last = notes[:, 1].max().item() * rate
-    assert (decoder(notes, int(last + 1 + hp.decoder_inaudible / hp.decoder_min_release), 20) == hp.decoder_silence).all()
+    assert (decoder(notes, int(last + 1 + hp.decoder_inaudible / hp.decoder_min_release),
+                    20) == hp.decoder_silence).all()
     assert (decoder(notes, int(last), 3) > hp.decoder_silence).all()
 
 
@@ -158,12 +159,14 @@ def test_a_decoder_loses_by_another_shape_and_a_little_by_another_level(decoder)
         network.decoder.load_state_dict(decoder.state_dict())
         with torch.no_grad():
             network.decoder.level.add_(louder + treble * torch.linspace(-1, 1, hp.n_mels))
-        return AEMain.NoteTrainer(network, 2e-3, torch.device("cpu"), ("decoder",)).decoder_loss(notes, 0, target).item()
+        return AEMain.NoteTrainer(network, 2e-3, torch.device("cpu"), ("decoder",)).decoder_loss(notes, 0,
+                                                                                                 target).item()
 
     with torch.no_grad():  # at the level of the target
         right = hp.top_db * (target - decoder(notes, 0, 200) / hp.top_db - 1)[target > 0.25].mean().item()
     assert loss(right) < 1e-3
-    assert 5e-3 < loss(right - 20) < loss(right - 50) < 0.02 and loss(right + 20) == pytest.approx(loss(right - 20), 0.1)
+    assert 5e-3 < loss(right - 20) < loss(right - 50) < 0.02 and loss(right + 20) == pytest.approx(loss(right - 20),
+                                                                                                   0.1)
     assert loss(right, treble=5) > loss(right - 50)
 
 
@@ -229,7 +232,7 @@ def test_a_note_goes_on_where_it_only_seemed_to_be_struck_again():
     heard = note_labels(notes, 0, 400)
     assert len(decode_notes(heard)) == 2
     classifier = types.SimpleNamespace(note_probability=lambda heard, frame, key: np.array(frame < rate, float),
-                                     offset_shift=lambda *note: np.zeros(1))
+                                       offset_shift=lambda *note: np.zeros(1))
     first, = decode_notes(heard, classifier)
     np.testing.assert_allclose(first[:2], (0.5, 2.5 - hp.offset_bias / rate), atol=1.01 / rate)
 
@@ -241,7 +244,7 @@ def test_ends_are_corrected_within_the_note_and_the_next(monkeypatch):
     for late, ends in (20, (1.0 + later, 2.0 + later, 2.0 + later)), (300, (1.5, 400 / rate, 400 / rate)), (
             -300, (0.5 + hp.min_note_frames / rate, 1.5 + hp.min_note_frames / rate, 1.0 + hp.min_note_frames / rate)):
         classifier = types.SimpleNamespace(note_probability=lambda heard, frame, key: np.ones(len(frame)),
-                                         offset_shift=lambda heard, frame, *note: np.full(len(frame), late))
+                                           offset_shift=lambda heard, frame, *note: np.full(len(frame), late))
         picked = decode_notes(heard, classifier)
         picked = picked[np.lexsort((picked[:, 0], picked[:, 2]))]
         np.testing.assert_allclose(picked[:, 1], ends, atol=1.01 / rate)

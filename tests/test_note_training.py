@@ -184,7 +184,8 @@ def test_form_and_weights_come_back(tmp_path, model, half):
     rng = np.random.default_rng(0)
     images = rng.random((hp.n_pitches, 10), np.float32), rng.random((hp.n_mels, 20), np.float32)
     tolerance = 0.02 if half else 0
-    np.testing.assert_allclose(loaded.predict_frames(*images), NoteModel(network).predict_frames(*images), atol=tolerance)
+    np.testing.assert_allclose(loaded.predict_frames(*images), NoteModel(network).predict_frames(*images),
+                               atol=tolerance)
     notes = some_notes()
     np.testing.assert_allclose(loaded.mel_decibels(notes, 0, 50), model.mel_decibels(notes, 0, 50), atol=5 * tolerance)
 

@@ -32,7 +32,8 @@ def sounding(file):
 
 
 @pytest.mark.parametrize("make", (
-    functools.partial(Performances.vary_performance, hp.data / "MIDI_test" / "mozart_rondo_alla_turca.mid"), Performances.random_exercise),
+    functools.partial(Performances.vary_performance, hp.data / "MIDI_test" / "mozart_rondo_alla_turca.mid"),
+    Performances.random_exercise),
                          ids=("take", "exercise"))
 def test_takes_are_by_their_seed_and_playable(tmp_path, make):
     written = []
@@ -52,7 +53,8 @@ def test_takes_are_by_their_seed_and_playable(tmp_path, make):
 
 
 def test_exercises_know_all_keys():
-    keys = {message.note for seed in range(25) for _, message in sounding(Performances.random_exercise(random.Random(seed)))
+    keys = {message.note for seed in range(25) for _,
+            message in sounding(Performances.random_exercise(random.Random(seed)))
             if message.type == "note_on"}
     assert keys == set(range(hp.lowest_key, hp.lowest_key + hp.n_keys))
 
@@ -82,7 +84,8 @@ def test_what_takes_leave(rendered, instruments, tmp_path):
 def test_what_is_there_is_kept(rendered, monkeypatch):
     times = {path: path.stat().st_mtime_ns for path in rendered.rglob("*.*")}
     monkeypatch.setattr(Augmentation, "room_responses", lambda: [])
-    MIDI2Audio.main(["--data", str(rendered), "--variants", "1", "--simulate-recording", "--source", "FluidR3_GM.sf2:0:0",
+    MIDI2Audio.main(["--data", str(rendered), "--variants", "1", "--simulate-recording", "--source",
+                     "FluidR3_GM.sf2:0:0",
                      "FluidR3_GM.sf2:0:1"])
     assert {path: path.stat().st_mtime_ns for path in times if path.name != "preset.txt"} == {
         path: time for path, time in times.items() if path.name != "preset.txt"}

@@ -240,7 +240,7 @@ def test_a_unet_belongs_to_its_autoencoder(data, form):
     former = digest(state(ae))
     another_autoencoder(data, "own")
     with pytest.raises(ValueError, match=f"^{unet} was trained behind an autoencoder with the weights {former}, and "
-                                         f"{ae} has {digest(state(ae))}; train the U-Net anew"):
+                       f"{ae} has {digest(state(ae))}; train the U-Net anew"):
         Main.load_models(ae, unet, "cpu")
     torch.save(dict(state(unet)), unet)  # as if from before there were digests
     Main.load_models(ae, unet, "cpu")

@@ -64,7 +64,8 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     lambda path: Util.save_array(path, np.ones(10_000)), lambda path: Util.save_text(path, "a" * 10_000),
     lambda path: Util.write_audio(path, np.ones(10_000)),
     lambda path: Training.save_tensors(path, {"weight": torch.ones(10_000)}),
-    lambda path: Plots.save_figure(path, Plots.plot_losses({"training": [1, 2], "validation": [2, 3], "loss": "loss"}))))
+    lambda path: Plots.save_figure(path, Plots.plot_losses({"training": [1, 2], "validation": [2, 3],
+                                                            "loss": "loss"}))))
 def test_a_full_disk_leaves_what_was_there_and_is_said(small_files, tmp_path, write):
     path = tmp_path / "kept.wav"
     path.write_text("before")
