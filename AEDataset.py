@@ -107,8 +107,8 @@ class NoteDataset(AEDataset):
     `NoteAutoencoder`.
 
     An item is a dict: "pitch" [shape=(n_pitches, ceil(t / 2))] and "mel" [shape=(n_mels, t)], what is heard; "target"
-    [shape=(n_mels, t)]; "labels" [shape=(3, t, n_keys)], see `Notes.note_labels`; "notes" [shape=(most_notes, 4)], those that
-    sound in it, filled up with zeros; and "first", its first frame. Crops begin at even frames.
+    [shape=(n_mels, t)]; "labels" [shape=(3, t, n_keys)], see `Notes.note_labels`; "notes" [shape=(most_notes, 4)],
+    those that sound in it, filled up with zeros; and "first", its first frame. Crops begin at even frames.
     """
 
     most_notes = 2048

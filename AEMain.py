@@ -23,8 +23,9 @@ class NoteTrainer(Training.Trainer, NoteModel):
     """The parts of a `NoteAutoencoder`, each taught apart by the true notes: see `Training.Trainer`.
 
     The encoder by cross entropy on onsets and sounding keys, and the L1 distance of the velocities' logarithms at the
-    onsets; the note classifier by cross entropy on the notes that the encoder hears and the L1 distance of their ends, which
-    do not teach the encoder; the decoder by the L1 distance from the target's spectrogram. `parts` are those to train.
+    onsets; the note classifier by cross entropy on the notes that the encoder hears and the L1 distance of their ends,
+    which do not teach the encoder; the decoder by the L1 distance from the target's spectrogram. `parts` are those to
+    train.
     """
 
     def __init__(self, network, learning_rate, device, parts=("encoder", "classifier", "decoder"), **how):
@@ -74,8 +75,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
         return entropy[0] + hp.frame_loss_weight * entropy[1] + hp.velocity_loss_weight * velocity
 
     def classifier_loss(self, predictions, labels):
-        """Loss of the note classifier's first opinion: of the notes that seem to begin, where the labels have an onset, they
-        were played.
+        """Loss of the note classifier's first opinion: of the notes that seem to begin, where the labels have an onset,
+        they were played.
 
         With them go, of each clip's first frame, the lowest key and the highest, so that there are always some.
         """
@@ -88,10 +89,11 @@ class NoteTrainer(Training.Trainer, NoteModel):
             self.network.classifier(predictions, clip, frame, key), played)
 
     def offset_loss(self, predictions, batch):
-        """Loss of the note classifier's second opinion: how far the ends of the true notes are from where they seem to be, if
-        that is well within the crop, in units of ten frames.
+        """Loss of the note classifier's second opinion: how far the ends of the true notes are from where they seem to
+        be, if that is well within the crop, in units of ten frames.
 
-        With them goes, of each clip's first frame, the lowest key and the highest, at no distance: see `classifier_loss`.
+        With them goes, of each clip's first frame, the lowest key and the highest, at no distance: see
+        `classifier_loss`.
         """
         found, (length, margin) = [], (predictions.shape[2], max(self.network.classifier.offset_steps))
         for i, (clip, notes, first) in enumerate(zip(predictions.cpu().numpy(), batch["notes"].cpu().numpy(),
@@ -159,8 +161,8 @@ def train(data=None, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_si
 
     `network` is "notes", for which each piece needs its notes, data/notes/<piece>.mid, or "report", the report's form,
     of which `channels` are the width; None is "notes" where there are notes. Of one of notes, `part` "encoder", with
-    the note classifier, "classifier" or "decoder" trains that alone: another target needs another decoder, another source
-    another encoder. A decoder for another target than that of `start` begins anew.
+    the note classifier, "classifier" or "decoder" trains that alone: another target needs another decoder, another
+    source another encoder. A decoder for another target than that of `start` begins anew.
     `gradient_norm`, `bfloat16` and `average`: see `Training.Trainer`.
 
     Raises as `DatasetCreator.build`, `Training.load_initial_weights` and `Training.fit`.

@@ -227,13 +227,14 @@ class NoteModel(AEModel):
                           for start in range(first, first + frames, hp.decoder_frames)], 1)
 
     def generate(self, pitch, mel):
-        """Map spectrograms as `predict_frames` to the log-mel spectrogram of the target instrument [shape=(n_mels, t), in
-        [0, 1]]."""
+        """Map spectrograms as `predict_frames` to the log-mel spectrogram of the target instrument [shape=(n_mels, t),
+        in [0, 1]]."""
         notes = self.decode_notes(self.predict_frames(pitch, mel))
         return self.note_spectrogram(Notes.refine_velocities(notes, pitch), mel.shape[1])
 
     def decode_notes(self, predictions):
-        """Return the notes of what `predict_frames` returns, as `Notes.decode_notes`, reviewed, if the network has a classifier."""
+        """Return the notes of what `predict_frames` returns, as `Notes.decode_notes`, reviewed, if the network has a
+        classifier."""
         return Notes.decode_notes(predictions, self if self.network.classifier else None)
 
     @torch.inference_mode()

@@ -1,7 +1,7 @@
 """What separates a recording from a render (report: future work, several pianos).
 
-`augment` works on mel power, so that a crop is augmented in a few milliseconds while the network trains; `simulate_recording`,
-which is closer to what happens, on audio, once.
+`augment` works on mel power, so that a crop is augmented in a few milliseconds while the network trains;
+`simulate_recording`, which is closer to what happens, on audio, once.
 """
 import functools
 import io
@@ -185,8 +185,8 @@ def artificial_responses(number=None, seed=None):
     """Draw artificial reverbs, as studios and electronic pianos add them: impulse responses of unit energy, the direct
     sound, and after a delay noise that falls exponentially, in the upper bands as fast or faster.
 
-    As a room's upper bands always fall faster, what is learnt from `room_responses` alone takes such a tail for held notes.
-    Returns as `room_responses`.
+    As a room's upper bands always fall faster, what is learnt from `room_responses` alone takes such a tail for held
+    notes. Returns as `room_responses`.
     """
     number = hp.n_artificial_responses if number is None else number
     seed = hp.seed if seed is None else seed

@@ -150,8 +150,8 @@ def build(data=None, shard=(0, 1)):
     """Store the log-mel spectrograms of every pair below `data`; what is there and not older than its wav is kept.
 
     `shard` (i, n) does every n-th pair from the i-th on, so that n machines share the work. Returns the names of all
-    pieces. Spectrograms of another front end or `hp.limit_s` are removed first. Raises as `find_pairs`, and ValueError for a
-    recording that is not audio or silent, or whose length differs from its partner's by more than a frame.
+    pieces. Spectrograms of another front end or `hp.limit_s` are removed first. Raises as `find_pairs`, and ValueError
+    for a recording that is not audio or silent, or whose length differs from its partner's by more than a frame.
     """
     data = hp.data if data is None else data
     found = {(source, name): recordings for source in find_sources(data)

@@ -145,8 +145,8 @@ def evaluate(folder, midi_folder, models, inversion=None):
     """Score every piece of `folder`/piano against `folder`/synth, cut or filled up with silence to 30 s.
 
     Returns piece -> version -> metric -> figure, with the mean as a last piece. `onset_f1` is there if `midi_folder`
-    holds the piece, and then, of an autoencoder of notes, beside the versions, "transcription" (`note_scores`). Raises as
-    `DatasetCreator.find_pairs`.
+    holds the piece, and then, of an autoencoder of notes, beside the versions, "transcription" (`note_scores`). Raises
+    as `DatasetCreator.find_pairs`.
     """
     inversion = hp.inversion if inversion is None else inversion
     midi_files = Util.find_pieces(midi_folder, Notes.midi_endings) if midi_folder and midi_folder.is_dir() else {}

@@ -12,7 +12,8 @@ top_db = 80             # dB below the clip's maximum that count as silence
 fmin = 0.0              # Hz, lower edge of the mel filter bank
 fmax = sample_rate / 2  # Hz, its upper edge
 
-# notes, and the second spectrogram that they are transcribed from: bands of a third of a semitone from a longer transform
+# notes, and the second spectrogram that they are transcribed from: bands of a third of a semitone from a longer
+# transform
 lowest_key = 21         # MIDI number of the piano's lowest key, A0, 27.5 Hz
 n_keys = 88
 pitch_n_fft = 4096

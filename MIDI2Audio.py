@@ -278,9 +278,10 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     Each piece is tuned off by up to `detune` cents, by another, but always the same, amount in each folder. `shard` (i,
     n) does every n-th piece from the i-th on. `solo_piano` skips, with a warning, what asks for other instruments. What
     is there already is kept unless its MIDI file is newer or `overwrite` is set. A MIDI file that cannot be rendered
-    does not stop the others. Takes (`Performances.write_variants`) are rendered on one of `variant_presets` each, if there are any, and if
-    they are to be `simulate_recording`, `hp.simulated_recording_share` of them go through `Augmentation.simulate_recording`; if `random_timbre`,
-    `hp.random_timbre_share` are of pianos that there are not, see `Performances.render_random_timbre`.
+    does not stop the others. Takes (`Performances.write_variants`) are rendered on one of `variant_presets` each, if
+    there are any, and if they are to be `simulate_recording`, `hp.simulated_recording_share` of them go through
+    `Augmentation.simulate_recording`; if `random_timbre`, `hp.random_timbre_share` are of pianos that there are not,
+    see `Performances.render_random_timbre`.
 
     Raises
     ------
@@ -351,10 +352,10 @@ def synthesise_all(mode, data=None, presets=None, detune=0, variants=0, simulate
 
     `presets` are (SoundFont, bank, program), by default `hp.piano_preset` or `hp.synth_preset`. Several pianos for one
     synth go into data/piano, data/piano_2, data/piano_3 and so on, all but the first tuned off by up to `detune` cents.
-    What an earlier call has left in more of these folders stays, with a warning. With `variants` of every piece there is
-    one folder: the pieces are rendered on the first piano, the takes on one of all of them each, on the piano's side
-    as if `simulate_recording` or `random_timbre`, see `synthesise_folder`, or not. The notes of what is rendered are kept in data/notes.
-    The rest, and what is raised, is as for `synthesise_folder`; ValueError for another `mode`.
+    What an earlier call has left in more of these folders stays, with a warning. With `variants` of every piece there
+    is one folder: the pieces are rendered on the first piano, the takes on one of all of them each, on the piano's side
+    as if `simulate_recording` or `random_timbre`, see `synthesise_folder`, or not. The notes of what is rendered are
+    kept in data/notes. The rest, and what is raised, is as for `synthesise_folder`; ValueError for another `mode`.
     """
     data = hp.data if data is None else data
     defaults = {"piano": hp.piano_preset, "synth": hp.synth_preset}

@@ -214,8 +214,8 @@ def chunks(frames, number=0):
 
 
 def transcribe_audio(audio, model):
-    """Return the notes of a recording, `Notes.refine_velocities`ed, heard chunk by chunk, and twice: the encoder's steps are
-    two frames long, so it hears something else one frame later, and the mean is better than either.
+    """Return the notes of a recording, `Notes.refine_velocities`ed, heard chunk by chunk, and twice: the encoder's
+    steps are two frames long, so it hears something else one frame later, and the mean is better than either.
 
     `audio` [shape=(n,), float32]: mono at `hp.sample_rate`, not silent. `model`: a NoteModel.
     """
@@ -251,7 +251,7 @@ def resynthesise(audio, models, inversion=None, notes=None):
     audio : np.ndarray [shape=(n,) or (n, channels), float32]
         At `hp.sample_rate`, not silent. The networks see the mean of the channels; each channel is inverted with its
         own phase, and is as much louder than the mean as in the recording, band by band.
-    models : sequence of Model
+    models : sequence of AEModel
         What the spectrogram passes through in turn: autoencoder and U-Net, as `load_models` returns them.
     inversion : str
         See `Inversion.invert`.
@@ -332,8 +332,8 @@ def recording_page(name, versions, notes=None):
 
 
 def make_versions(recording, models, inversion=None, stereo=False):
-    """Return what `recording_page` shows of a recording: its name, name -> audio of the versions, and the notes, None if the
-    autoencoder knows none. Raises as `read_recording`."""
+    """Return what `recording_page` shows of a recording: its name, name -> audio of the versions, and the notes, None
+    if the autoencoder knows none. Raises as `read_recording`."""
     audio = read_recording(recording, stereo)
     notes = transcribe_if_possible(audio, models)
     played = {"Autoencoder": resynthesise(audio, models[:1], inversion, notes)[0],

@@ -156,9 +156,9 @@ class NoteClassifier(nn.Module):
     Whether it was played, or is another's overtone, its echo, or no more than a noise: of that tell the keys whose
     partials meet its own. And when it ended: many end together, when the pedal is let go.
 
-    `predictions` [shape=(batch, 3, t, n_keys), in [0, 1]] is what `NoteEncoder` says of onset, sounding and velocity. Notes
-    begin in `clip`, `frame` and `key`, seem to end in frame `end`, and their key is struck again in frame `next_onset`, each
-    [shape=(n,)].
+    `predictions` [shape=(batch, 3, t, n_keys), in [0, 1]] is what `NoteEncoder` says of onset, sounding and velocity.
+    Notes begin in `clip`, `frame` and `key`, seem to end in frame `end`, and their key is struck again in frame
+    `next_onset`, each [shape=(n,)].
     """
 
     keys = tuple(sorted(sign * distance for sign in (-1, 1) for distance in (
@@ -207,7 +207,8 @@ class NoteClassifier(nn.Module):
 
 
 class NoteAutoencoder(nn.Module):
-    """An autoencoder whose latent is what was played: `NoteEncoder`, if so `with_classifier` `NoteClassifier`, `NoteDecoder`."""
+    """An autoencoder whose latent is what was played: `NoteEncoder`, if so `with_classifier` `NoteClassifier`,
+    `NoteDecoder`."""
 
     name = "an autoencoder"
     in_channels = 2

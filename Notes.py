@@ -145,8 +145,9 @@ def single_track(events):
 
 
 def read_keys_and_pedal(midi_path):
-    """Return what hands and foot do in a MIDI file that `read_played_messages` takes: notes (onset, end, key, velocity), their ends
-    those of the keys, none longer than to the next onset of its key, and (time, value) of the sustain pedal."""
+    """Return what hands and foot do in a MIDI file that `read_played_messages` takes: notes (onset, end, key,
+    velocity), their ends those of the keys, none longer than to the next onset of its key, and (time, value) of the
+    sustain pedal."""
     struck, notes, pedal, now = {}, [], [], 0.0
     for now, message in read_played_messages(midi_path):
         if message.type in ("note_on", "note_off"):
@@ -215,7 +216,7 @@ def next_onsets(key, begin, last):
 
 def estimate_offsets(sounding, frame, key, next_onset, offset_threshold=None):
     """Return the frames in which notes seem to end [shape=(n,)]: their key no longer sounds [shape=(t, n_keys)], or is
-    struck next_onset."""
+    struck again."""
     offset_threshold = hp.offset_threshold if offset_threshold is None else offset_threshold
     frames = np.arange(len(sounding) + 1, dtype=np.int32)[:, None]
     silent = np.pad(sounding < offset_threshold, ((0, 1), (0, 0)), constant_values=True)
@@ -229,7 +230,7 @@ def decode_notes(predictions, classifier=None, onset_threshold=None, frame_thres
 
     They begin at `onset_candidates`, between frames as a triangle through the neighbours has it (Kong et al. 2021,
     "High-resolution piano transcription with pedals by regressing onset and offset times"), and last while their key
-    sounds, or until it is struck next_onset. A `classifier`, a NoteModel, has its say in both: of what is even above
+    sounds, or until it is struck again. A `classifier`, a NoteModel, has its say in both: of what is even above
     `hp.candidate_threshold` it keeps what it gives `hp.classifier_threshold`, and it corrects the ends.
 
     Returns

@@ -14,9 +14,10 @@ import Util
 
 
 def render_random_timbre(render, midi, samples, preset, rng):
-    """As `MIDI2Audio.render`, on a piano that there is not: one of the preset's samples, played up to `hp.max_resize` semitones
-    higher or lower and slowed down or sped up until the pitch is right again, so that the strings are of another size;
-    and voiced, `Augmentation.random_timbre`, in groups of a few neighbouring keys. `rng` is a `random.Random`."""
+    """As `MIDI2Audio.render`, on a piano that there is not: one of the preset's samples, played up to `hp.max_resize`
+    semitones higher or lower and slowed down or sped up until the pitch is right again, so that the strings are of
+    another size; and voiced, `Augmentation.random_timbre`, in groups of a few neighbouring keys. `rng` is a
+    `random.Random`."""
     shift = rng.randint(-hp.max_resize, hp.max_resize)
     first, *messages = midi.tracks[0]  # the tempo, and what is played
     groups = sorted({message.note // hp.random_timbre_keys for message in messages if message.type == "note_on"})
@@ -53,7 +54,8 @@ def vary_performance(midi_path, rng, limit_s=None):
 
     From a random onset on; tempo, key, velocities (their mean, spread and unevenness), lengths and the togetherness of
     chords drawn at random; the pedal as it is, late, left out or added. `rng` is a `random.Random`. Returns a
-    `mido.MidiFile` of one track and channel, one tick a sample. Raises as `Notes.read_messages`, and ValueError if it has no notes.
+    `mido.MidiFile` of one track and channel, one tick a sample. Raises as `Notes.read_messages`, and ValueError if it
+    has no notes.
     """
     limit_s = hp.limit_s if limit_s is None else limit_s
     notes, pedal = Notes.read_keys_and_pedal(midi_path)
@@ -125,8 +127,9 @@ def random_exercise(rng, limit_s=None):
 
 
 def write_variants(midi_folder, number):
-    """Write `number` takes of every piece beside it, <piece>~1.mid and so on, see `vary_performance`, and an `random_exercise`,
-    <piece>~0.mid, always the same. What is there already, and newer than its piece, is kept; a damaged file has none.
+    """Write `number` takes of every piece beside it, <piece>~1.mid and so on, see `vary_performance`, and an
+    `random_exercise`, <piece>~0.mid, always the same. What is there already, and newer than its piece, is kept; a
+    damaged file has none.
     """
     pieces = {name: path for name, path in Util.find_pieces(midi_folder, Notes.midi_endings).items()
               if "~" not in path.stem}

@@ -60,9 +60,9 @@ def write_outputs(weights, names, data=None, device="cpu", sources=("piano",), b
     """Write what the autoencoder with these weights makes of every piece on every piano of `sources`: see
     `output_path`.
 
-    data/ae_output/weights.txt says whose they are, with the `digest` of the weights, whether in single precision, as for
-    `bfloat16` False, and whether at a level of their own, as what notes give is. What has been written before, by the
-    same, is kept. Raises as `Model.load`.
+    data/ae_output/weights.txt says whose they are, with the `digest` of the weights, whether in single precision, as
+    for `bfloat16` False, and whether at a level of their own, as what notes give is. What has been written before, by
+    the same, is kept. Raises as `AEModel.load_model`.
     """
     data = hp.data if data is None else data
     model = load_model(Autoencoder, weights, Util.choose_device(device))

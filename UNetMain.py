@@ -48,8 +48,8 @@ def train(data=None, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_batc
     mend than in a recording (Wolpert 1992, "Stacked generalization"). `gradient_norm`, `bfloat16` and `average`: see
     `Training.Trainer`.
 
-    Raises as `Training.load_initial_weights` and `Training.fit`, FileNotFoundError if the autoencoder's weights are missing, and
-    ValueError if they are for another pair of instruments than those below `data`.
+    Raises as `Training.load_initial_weights` and `Training.fit`, FileNotFoundError if the autoencoder's weights are
+    missing, and ValueError if they are for another pair of instruments than those below `data`.
     """
     data = hp.data if data is None else data
     device, folder = Util.choose_device(device), Path(data) / "models" / model

@@ -1,8 +1,9 @@
 """Score the shipped weights on the piano trained on and on one that they never heard: results/goals.md.
 
 `python benchmarks/goals.py FOLDER` renders the MIDI files in FOLDER on the piano of the default pair, and on a piano
-left out of training, dry, in a room, and as a recording: takes (`Performances.vary_performance`) in a hall, from two microphones,
-with noise, as mp3 of 96 kbit/s. It scores what the system makes of them: the audio, and the notes that it hears.
+left out of training, dry, in a room, and as a recording: takes (`Performances.vary_performance`) in a hall, from two
+microphones, with noise, as mp3 of 96 kbit/s. It scores what the system makes of them: the audio, and the notes that it
+hears.
 """
 import argparse
 import contextlib
@@ -99,7 +100,8 @@ def record_in_hall(folder):
 
 
 def prepare(case, midi_folder):
-    """Return the folder with the recordings of a case, like one of `Evaluation.render_pair`, and each piece's MIDI file."""
+    """Return the folder with the recordings of a case, like one of `Evaluation.render_pair`, and each piece's MIDI
+    file."""
     take = case == "like a recording"
     midi_folder = write_variants(midi_folder) if take else midi_folder
     folder = Evaluation.render_pair(midi_folder, hp.data, cases[case])

@@ -128,8 +128,8 @@ def players(names, model, folder):
 
 
 def score(play, folder, midi_files, note_f1):
-    """Return the means over the pieces of a folder: log-mel L1, spectral distance, note F1 of the audio or nan; precision,
-    recall and F1 of the notes heard and their velocities' error, or nan; seconds a piece."""
+    """Return the means over the pieces of a folder: log-mel L1, spectral distance, note F1 of the audio or nan;
+    precision, recall and F1 of the notes heard and their velocities' error, or nan; seconds a piece."""
     scores = []
     for name, paths in tqdm(DatasetCreator.find_pairs(folder).items(), unit="piece", leave=False):
         recording, truth = Evaluation.read_pair(paths)

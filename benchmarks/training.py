@@ -2,10 +2,10 @@
 clips, for each network of the report and by default; run it on an idle machine.
 
 Plain: whole clips in single precision, one at a time, each from a .npy of its own that is opened at every step; Adam at
-a constant rate; the layers as torch has them. "Layers recast" is that with `BandConv2d`, `BandConvTranspose2d`, `TimeUpsample` and
-`Upsample2d`, which compute the same in less time. Ours: `Training.Trainer` on `AEDataset`, with the crops, batches and
-schedule that AEMain.py and UNetMain.py have by default. The networks, their first weights, losses, learning rates and
-the pieces are the same.
+a constant rate; the layers as torch has them. "Layers recast" is that with `BandConv2d`, `BandConvTranspose2d`,
+`TimeUpsample` and `Upsample2d`, which compute the same in less time. Ours: `Training.Trainer` on `AEDataset`, with the
+crops, batches and schedule that AEMain.py and UNetMain.py have by default. The networks, their first weights, losses,
+learning rates and the pieces are the same.
 
 `python benchmarks/training.py --data FOLDER` prints a table and writes it to benchmarks/training.md. FOLDER holds the
 recordings piano/ and synth/, as MIDI2Audio.py leaves them.
@@ -182,8 +182,8 @@ channels in place of 64 128 256)
 and smaller (U-Net: {2 ** hp.unet_wf} first channels in place of 64) and have other losses (U-Net: L1 in place of MSE).
 
 - *plain*: whole clips, single precision, batches of one, files opened for each clip, torch's own layers;
-- *layers recast*: the same with the layers `BandConv2d`, `BandConvTranspose2d`, `TimeUpsample` and `Upsample2d`, which \
-compute the same in less time;
+- *layers recast*: the same with the layers `BandConv2d`, `BandConvTranspose2d`, `TimeUpsample` and `Upsample2d`, which
+\ compute the same in less time;
 - *ours*: those layers, crops of {hp.crop_frames} frames in batches of {hp.ae_batch_size} and {hp.unet_batch_size}, \
 {precision}, channels last, memory
   reused, mapped files, the `{hp.schedule}` schedule.

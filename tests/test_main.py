@@ -331,15 +331,18 @@ def test_resampling_is_that_of_librosa(rate):
 
 
 def test_a_clip_of_another_rate_is_played_without_what_is_slow_to_import(tmp_path, root, networks):
+    """The sound is written first; only then is matplotlib imported, for the picture."""
     import subprocess
     import sys
 
     soundfile.write(tmp_path / "in.wav", notes(0.3, 44100), 44100)
-    code = (f"import sys; sys.path.insert(0, {str(root)!r}); import Main; Main.main(sys.argv[1:]); "
-            "print(*{name.split('.')[0] for name in sys.modules})")
+    code = (f"import sys; sys.path.insert(0, {str(root)!r}); import Main, Util; write = Util.write_audio; "
+            "Util.write_audio = lambda *sound: (write(*sound), print(*{name.split('.')[0] for name in sys.modules})); "
+            "Main.main(sys.argv[1:])")
     modules = subprocess.run([sys.executable, "-c", code, "in.wav", "--page", *flags(networks)], cwd=tmp_path,
-                             capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
-    assert not {"librosa", "matplotlib", "scipy", "numba", "mido", "pandas"} & set(modules)
+                             capture_output=True, text=True, check=True).stdout.splitlines()[0].split()
+    assert "torch" in modules
+    assert not {"librosa", "matplotlib", "scipy", "numba", "mido", "pandas", "jinja2"} & set(modules)
     assert (tmp_path / "in_epiano.html").stat().st_size > 10_000
 
 
@@ -394,6 +397,16 @@ def test_notes_are_written_as_they_were_heard(tmp_path, heard, capsys):
     np.testing.assert_array_equal(back[:, 2:], played[:, 2:])
     assert "the notes out_epiano.mid and the page out_epiano.html" in capsys.readouterr().out
     assert (tmp_path / "out_epiano.html").read_text().count("M0.10 ") == 2
+
+
+def test_a_recording_is_transcribed(tmp_path, heard, networks, monkeypatch):
+    recording = notes(1.5).astype(np.float32)
+    Util.write_audio(tmp_path / "in.wav", recording)
+    np.testing.assert_array_equal(Main.transcribe(tmp_path / "in.wav"), played)
+    np.testing.assert_array_equal(Main.transcribe(recording, sample_rate=hp.sample_rate), played)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="ae.torch is an autoencoder without notes"):
+        Main.transcribe(tmp_path / "in.wav", **networks)
 
 
 def test_notes_are_played_on_a_preset(tmp_path, instruments, heard):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import Main
 import Training
 import UNetMain
 from AEDataset import NoteDataset
-from AEModel import load_model, NoteModel
+from AEModel import NoteModel, digest, load_model
 from Autoencoder import Autoencoder
 from NoteAutoencoder import NoteAutoencoder, NoteDecoder
 from Notes import decode_notes
@@ -210,3 +211,30 @@ def test_weights_of_half_an_autoencoder_are_refused(tmp_path, model):
                tmp_path / "ae.torch")
     with pytest.raises(ValueError, match="ae.torch does not hold the weights of an autoencoder; train it again"):
         load_model(Autoencoder, tmp_path / "ae.torch")
+
+
+def test_weights_and_checkpoints_of_earlier_versions_load(tmp_path, model):
+    state = model.network.state_dict()
+    former = {key.replace("classifier.onset_head.", "reviewer.played.").replace(
+        "classifier.offset_head.", "reviewer.later."): value for key, value in state.items()}
+    assert former.keys() != state.keys()
+    torch.save(former, tmp_path / "ae.torch")
+    loaded = load_model(Autoencoder, tmp_path / "ae.torch").network
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+    assert digest(former) == digest(state) == digest(loaded.state_dict())
+    settings = dict(part="classifier", autoencoder=None)
+    torch.save({"network": former, "settings": dict(part="reviewer", autoencoder=None), "best": former, "epoch": 1,
+                "batch": 0, "epoch_losses": [], "seconds": 0.0, "losses": {}}, tmp_path / "ae.checkpoint")
+    network, read = NoteAutoencoder(**small), []
+    checkpoint, differing = Training.load_checkpoint(
+        tmp_path / "ae.checkpoint", settings, types.SimpleNamespace(load_state=read.append))
+    assert differing == [] and checkpoint["settings"] == settings
+    network.load_state_dict(read[0]["network"]), network.load_state_dict(checkpoint["best"])
+
+
+def test_the_former_name_of_a_part_is_taken(monkeypatch):
+    given = []
+    monkeypatch.setattr(AEMain, "train", lambda **options: given.append(options["part"]))
+    for part in "reviewer", "classifier":
+        AEMain.main(["--part", part])
+    assert given == ["classifier", "classifier"]
