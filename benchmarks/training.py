@@ -182,8 +182,8 @@ channels in place of 64 128 256)
 and smaller (U-Net: {2 ** hp.unet_wf} first channels in place of 64) and have other losses (U-Net: L1 in place of MSE).
 
 - *plain*: whole clips, single precision, batches of one, files opened for each clip, torch's own layers;
-- *layers recast*: the same with the layers `BandConv2d`, `BandConvTranspose2d`, `TimeUpsample` and `Upsample2d`, which
-\ compute the same in less time;
+- *layers recast*: the same with the layers `BandConv2d`, `BandConvTranspose2d`, `TimeUpsample` and `Upsample2d`, \
+which compute the same in less time;
 - *ours*: those layers, crops of {hp.crop_frames} frames in batches of {hp.ae_batch_size} and {hp.unet_batch_size}, \
 {precision}, channels last, memory
   reused, mapped files, the `{hp.schedule}` schedule.

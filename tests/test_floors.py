@@ -85,7 +85,7 @@ def test_what_is_imported_is_in_the_requirements(root, imports):
     tests = {node.module if isinstance(node, ast.ImportFrom) else alias.name for path in root.glob("tests/*.py")
              for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
              if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
-    own = {script.split("/")[-1] for script in imports}
+    own = {script.split("/")[-1] for script in imports} | {path.stem for path in root.glob("tests/*.py")}
     third = {name.split(".")[0] for names in (*imports.values(), tests) for name in names}
     third -= own | optional | set(sys.stdlib_module_names)
     assert {packages.get(name, name) for name in third} <= listed
