@@ -1,13 +1,11 @@
 """The training loop that both networks share: random crops, Adam, checkpoints, resuming, loss curves, processes."""
 import argparse
 import contextlib
-import ctypes
 import json
 import math
 import os
 import random
 import shlex
-import signal
 import time
 from pathlib import Path
 
@@ -91,13 +89,6 @@ def schedule_factor(step, steps, name=None):
     if name == "constant":
         return 1.0
     return min((step + 1) / min(hp.warmup_steps, steps), 1) * (1 - step / steps)
-
-
-def reuse_memory():
-    """Have Linux's malloc keep blocks of any size for the next step, a tenth of which it takes to get them anew."""
-    with contextlib.suppress(OSError, TypeError, AttributeError):  # macOS has no such function, Windows no such call
-        for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            ctypes.CDLL(None).mallopt(parameter, 2 ** 31 - 1)
 
 
 def print_next_command(*command):
@@ -295,19 +286,6 @@ def load_checkpoint(path, settings, model):
     return {**state, "settings": settings}, differing
 
 
-@contextlib.contextmanager
-def deferred_interrupt():
-    """Yield a list that Ctrl-C and SIGTERM fill instead of breaking off, so that a step is never left half-done."""
-    seen = []
-    previous = {number: signal.signal(number, lambda number, frame: seen.append(number))
-                for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def event_writer(folder, epoch):
     """Return a writer of TensorBoard's event files in `folder`, where those of later epochs than `epoch` count no more.
 
@@ -359,7 +337,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     KeyboardInterrupt
         After Ctrl-C or SIGTERM, with the checkpoint saved.
     """
-    reuse_memory()
+    Util.reuse_memory()
     weights, (rank, number) = Path(weights), Distributed.process_rank()
     checkpoint = weights.with_suffix(".checkpoint")
     if settings["batch_size"] % number:
@@ -395,7 +373,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
             raise KeyboardInterrupt(f"stopped in epoch {min(state['epoch'] + 1, settings['epochs'])} of "
                                     f"{settings['epochs']}, saved in {checkpoint}; give the same command to go on")
 
-    with deferred_interrupt() as interrupted:
+    with Util.deferred_interrupt() as interrupted:
         while state["epoch"] < settings["epochs"]:
             batches = crop_batches(lengths, settings["crop_frames"], settings["batch_size"],
                                    f"{settings['seed']} {state['epoch']}")

@@ -126,7 +126,7 @@ def measure(name, form, clips, options):
         dataset, sources = UNetDataset, ["ae_output/{}.npy"]
     training, validation = (dataset(part, options.data) for part in split_for_training(names, hp.seed))
     if form == "ours":
-        Training.reuse_memory()
+        Util.reuse_memory()
         rate = speed(ours(model, training, batch_size, clips), options.warm_up)
     else:
         paths = [[options.data / part.format(piece) for part in (*sources, "generated/{}/synth.npy")]
