@@ -30,7 +30,7 @@ def test_training_benchmark_writes_its_table(data, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
     import training
 
-    monkeypatch.setattr(training, "apart", training.measure)  # importing takes a while
+    monkeypatch.setattr(training, "in_subprocess", training.measure)  # importing takes a while
     training.main(["--data", str(data), "--ae-clips", "2", "--unet-clips", "2", "--warm-up", "1", "--wf", "2",
                    "-o", str(tmp_path / "table.md")])
     rows = [[cell.strip() for cell in line.split("|")]
@@ -47,7 +47,7 @@ def test_cost_writes_its_table(instruments, tmp_path, monkeypatch):
     import cost
 
     # importing takes a while
-    monkeypatch.setattr(cost, "apart", lambda number, folder: (cost.seconds_of(number, folder), 100))
+    monkeypatch.setattr(cost, "in_subprocess", lambda number, folder: (cost.seconds_of(number, folder), 100))
     cost.main([str(hp.data / "MIDI_test"), "-o", str(tmp_path / "table.md")])
     rows = [[cell.strip() for cell in line.split("|")]
             for line in tmp_path.joinpath("table.md").read_text().splitlines()
