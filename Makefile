@@ -1,9 +1,8 @@
-# make demo: hear the electric piano.   make test: check everything.   make results: everything in results/ anew.
-# make notebooks: run them in place.    The README gives the plain lines behind these.
+# make demo: convert the demo recording.   make test: run the tests.   make results: make the files in results/ again.
+# make notebooks: run the notebooks in place.   The README has the same commands without make.
 PYTHON ?= python3
 SOUNDFONT = FluidR3_GM.sf2
-# where the SoundFont is fetched from on a system without apt-get: Debian's source archive, MIT licence, 135 MB
-SOUNDFONT_ARCHIVE = https://deb.debian.org/debian/pool/main/f/fluid-soundfont/fluid-soundfont_3.1.orig.tar.gz
+SOUNDFONTS = SoundFonts/$(SOUNDFONT) /usr/share/sounds/sf2/$(SOUNDFONT) /usr/share/soundfonts/$(SOUNDFONT)
 
 .PHONY: demo test results notebooks system browser
 
@@ -24,24 +23,24 @@ notebooks: .venv/installed
 	.venv/bin/python -m pip install -q -r requirements.txt
 	@touch $@
 
-# FluidSynth and a SoundFont, only where they are missing
+# Install FluidSynth and a SoundFont where they are missing.
 system:
 	@set -e; sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
-	if command -v fluidsynth > /dev/null && ls SoundFonts/$(SOUNDFONT) /usr/share/sounds/sf2/$(SOUNDFONT) \
-	    /usr/share/soundfonts/$(SOUNDFONT) 2> /dev/null | grep -q .; then exit 0; fi; \
+	if command -v fluidsynth > /dev/null && ls $(SOUNDFONTS) 2> /dev/null | grep -q .; then exit 0; fi; \
 	if command -v apt-get > /dev/null; then \
 	  echo "installing with apt-get: fluidsynth fluid-soundfont-gm"; \
 	  $$sudo apt-get update -qq; \
 	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends fluidsynth fluid-soundfont-gm > /dev/null; \
-	elif command -v brew > /dev/null; then \
-	  echo "installing with brew: fluid-synth; and fetching $(SOUNDFONT) into SoundFonts/"; \
-	  command -v fluidsynth > /dev/null || brew install fluid-synth; \
-	  curl -fsSL $(SOUNDFONT_ARCHIVE) | tar xz -C SoundFonts --strip-components 1 fluid-soundfont-3.1/$(SOUNDFONT); \
-	else \
-	  echo "FluidSynth 2 or $(SOUNDFONT) is missing: install fluidsynth, and put $(SOUNDFONT) into SoundFonts/" >&2; exit 1; \
-	fi
+	elif command -v brew > /dev/null && ! command -v fluidsynth > /dev/null; then \
+	  echo "installing with brew: fluid-synth"; \
+	  brew install fluid-synth; \
+	fi; \
+	if ! command -v fluidsynth > /dev/null; then \
+	  echo "FluidSynth is missing: install FluidSynth 2 (package fluidsynth or fluid-synth)" >&2; exit 1; fi; \
+	if ! ls $(SOUNDFONTS) 2> /dev/null | grep -q .; then \
+	  echo "$(SOUNDFONT) is missing: put it into SoundFonts/ (see SoundFonts/README.md)" >&2; exit 1; fi
 
-# Chromium, to test the page, only where it is missing; without it tests/test_page.py fails and the rest runs
+# Install Chromium for tests/test_page.py where it is missing. Without it, only these tests fail.
 browser:
 	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	if command -v chromedriver > /dev/null && { command -v chromium || command -v google-chrome || \

@@ -112,7 +112,7 @@ it, in proportion; the first {hp.limit_s} s of each, as the
 report takes them, are {maestro_performances * hp.limit_s / 3600:.1f} hours.
 
 {table(rows)}
-Rendering, spectrograms and trainings are shared by several machines as the README says. The spectrograms of \
+Rendering, spectrograms and trainings are shared by several machines as docs/training.md says. The spectrograms of \
 {maestro_hours} hours are
 {mapped / 1e9 / hours * maestro_hours:.0f} GB. They are mapped, not read: the peak memory above counts those in use, \
 and does not grow beyond the memory there is.

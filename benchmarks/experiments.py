@@ -1,7 +1,7 @@
 """Short trainings that differ in one thing each, on a fixed split, to choose what the shipped weights are trained with.
 
 `python benchmarks/experiments.py --validation-source piano_5` trains them below data/models/experiments, one after the
-other, and writes results/experiments.md. What is trained already is kept; an interrupted one goes on.
+other, and writes results/ablations.md. What is trained already is kept; an interrupted one goes on.
 """
 import argparse
 import json
@@ -39,9 +39,6 @@ experiments = {  # autoencoder, U-Net (None trains none)
     "U-Net, augmented, two inputs, L1, residual": (wide, dict(sees, residual=True)),
     "U-Net, augmented, two inputs, L1, batch normalisation": (wide, dict(sees, batch_norm=True)),
 }
-tried_once = """
-Layers at the lowest level that span all bands and 120 frames to either side, 512 wide, were tried with code that is \
-no longer here, and did not help: 6.47 and 6.97 dB with the residual, 6.17 and 6.66 with batch normalisation."""
 
 
 @torch.inference_mode()
@@ -105,7 +102,7 @@ def main():
                      + " | ".join(f"{figure:.2f}" for figure in run(name, autoencoder, unet, options.data,
                                                                     options.validation_source)) + " |")
         print(lines[-1], flush=True)
-        Util.save_text(hp.root / "results" / "experiments.md", "\n".join([*lines, tried_once]) + "\n")
+        Util.save_text(hp.root / "results" / "ablations.md", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

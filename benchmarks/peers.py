@@ -1,4 +1,4 @@
-"""Score other ways to the same e-piano on the cases of `goals.py`: results/peers.md.
+"""Score other ways to the same e-piano on the cases of `goals.py`: results/peers_table.md.
 
 `python benchmarks/peers.py FOLDER` has transcribers write down what they hear of a recording, transkun (Yan and Duan
 2024, "Scoring time intervals using non-hierarchical transformer for automatic piano transcription") and basic-pitch
@@ -162,8 +162,8 @@ def main(arguments=None):
                         help="which (default: all)")
     parser.add_argument("--model", default="shipped", help="as for Main.py (default: shipped)")
     parser.add_argument("--no-notes", action="store_true", help="without the note F1, which needs basic-pitch")
-    parser.add_argument("-o", "--output", type=Path, default=hp.root / "results" / "peers.md",
-                        help="default: results/peers.md")
+    parser.add_argument("-o", "--output", type=Path, default=hp.root / "results" / "peers_table.md",
+                        help="default: results/peers_table.md")
     options = parser.parse_args(arguments)
     folder = hp.data / "evaluation" / "peers"
     found = players(options.players, options.model, folder)
