@@ -63,7 +63,7 @@ class Autoencoder(nn.Module):
         n_mels = hp.n_mels if n_mels is None else n_mels
         channels = hp.ae_channels if channels is None else channels
         super().__init__()
-        first, second, third = channels
+        self.channels = first, second, third = tuple(channels)
         self.encoder = nn.Sequential(
             BandConv2d(1, first, (n_mels, 1)), nn.BatchNorm2d(first), nn.Tanh(),
             nn.Conv2d(first, second, (1, 2), stride=(1, 2)), nn.BatchNorm2d(second), nn.Tanh(),

@@ -37,6 +37,15 @@ def sum_over_processes(tensor):
     return tensor
 
 
+def sum_gradients(parameters):
+    """Add up the gradients of the parameters over all processes, in place."""
+    gradients = [(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten()
+                 for parameter in parameters]
+    flat = sum_over_processes(torch.cat(gradients))
+    for parameter, part in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
+        parameter.grad = part.view(parameter.shape)
+
+
 class SharedSum(torch.autograd.Function):
     """`sum_over_processes`, through which gradients flow: what a process adds to the sum acts on the losses of all."""
 

@@ -104,10 +104,13 @@ schedule = "linear"     # learning rate: warm-up, then down to zero; "constant" 
 warmup_steps = 100
 gradient_norm = 1.0     # gradients are clipped to this norm; 0 leaves them as they are
 checkpoint_minutes = 3
+few_pieces = 20         # with fewer, a training says that it is only to see it run
+pace_steps = 5          # steps whose duration gives the estimated duration of a training
 log_epochs = 20         # a picture of one piece every so many epochs
 
 # autoencoder (report: 600 epochs, L1 loss, Adam; what else differs from the report lies in ae_report)
 ae_epochs = 600
+note_epochs = 20        # of the note autoencoder, which needs fewer: ten to twenty on 302 pieces
 ae_batch_size = 16
 ae_learning_rate = 2e-3
 ae_channels = (256, 512, 512)
@@ -154,6 +157,7 @@ velocity_spread = 1.15      # of the velocities' logarithms around their mean, w
 
 # U-Net (report: 50 epochs, Adam; what differs lies in unet_report)
 unet_epochs = 50
+note_unet_epochs = 10   # behind the note autoencoder
 unet_batch_size = 8
 unet_learning_rate = 1e-3
 unet_depth = 4

@@ -72,6 +72,7 @@ class UNet(nn.Module):
         depth = hp.unet_depth if depth is None else depth
         wf = hp.unet_wf if wf is None else wf
         super().__init__()
+        self.form = dict(depth=depth, wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm)
         self.in_channels, self.residual = in_channels, residual
         channels = [2 ** (wf + level) for level in range(depth)]
         self.down_path = nn.ModuleList(ConvBlock(*ends, batch_norm)

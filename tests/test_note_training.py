@@ -12,13 +12,14 @@ import soundfile
 import torch
 
 import AEMain
+import Checkpoints
 import DatasetCreator
 import Hyperparameters as hp
 import Main
 import Training
 import UNetMain
 from AEDataset import NoteDataset
-from AEModel import NoteModel, digest, load_model
+from AEModel import NoteModel, digest, load_model, snapshot
 from Autoencoder import Autoencoder
 from NoteAutoencoder import NoteAutoencoder, NoteDecoder
 from Notes import decode_notes
@@ -72,7 +73,7 @@ def test_notes_are_for_all_pieces_or_for_none(takes):
 def test_a_decoder_for_another_target_begins_anew(takes, model, tmp_path, monkeypatch, pair, kept):
     target = DatasetCreator.trained_for(takes)["pair"].rpartition(" -> ")[2]
     note = {"front_end": DatasetCreator.front_end(), **({"pair": pair.replace("it", target)} if pair else {})}
-    Training.save_tensors(tmp_path / "ae.torch", Training.snapshot(model.network, note))
+    Checkpoints.save_tensors(tmp_path / "ae.torch", snapshot(model.network, note))
     monkeypatch.setattr(AEMain, "NoteAutoencoder", functools.partial(NoteAutoencoder, **small))
     monkeypatch.setattr(AEMain.NoteTrainer, "train_epoch", lambda self, batches, factors: (0.0 for _ in batches))
     AEMain.train(takes, part="decoder", start=tmp_path / "ae.torch", epochs=1, model="other")
@@ -126,7 +127,7 @@ def test_a_unet_is_trained_on_what_it_sees_when_a_recording_is_played(takes, mod
     names = DatasetCreator.build(takes)
     with torch.no_grad():
         model.network.encoder.head.bias.zero_()  # so that it hears notes
-    Training.save_tensors(tmp_path / "ae.torch", Training.snapshot(model.network, {}))
+    Checkpoints.save_tensors(tmp_path / "ae.torch", snapshot(model.network, {}))
     write_outputs(tmp_path / "ae.torch", names, takes)
     dataset = UNetDataset(names, takes, in_channels=2, own_level=True)
     for i, name in enumerate(names):
@@ -226,9 +227,9 @@ def test_weights_and_checkpoints_of_earlier_versions_load(tmp_path, model):
     torch.save({"network": former, "settings": dict(part="reviewer", autoencoder=None), "best": former, "epoch": 1,
                 "batch": 0, "epoch_losses": [], "seconds": 0.0, "losses": {}}, tmp_path / "ae.checkpoint")
     network, read = NoteAutoencoder(**small), []
-    checkpoint, differing = Training.load_checkpoint(
+    checkpoint, differing = Checkpoints.load_checkpoint(
         tmp_path / "ae.checkpoint", settings, types.SimpleNamespace(load_state=read.append))
-    assert differing == [] and checkpoint["settings"] == settings
+    assert differing == {} and checkpoint["settings"] == settings
     network.load_state_dict(read[0]["network"]), network.load_state_dict(checkpoint["best"])
 
 
