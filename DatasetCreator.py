@@ -138,7 +138,10 @@ def find_pairs(data=None, source="piano"):
     Raises FileNotFoundError if a folder is empty, ValueError naming the recordings without a partner.
     """
     data = hp.data if data is None else data
-    piano, synth = (Util.find_pieces(Path(data) / name, audio_endings) for name in (source, "synth"))
+    try:
+        piano, synth = (Util.find_pieces(Path(data) / name, audio_endings) for name in (source, "synth"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}, or render MIDI files with MIDI2Audio.py") from None
     alone = sorted({str(piano.get(name) or synth.get(name)) for name in piano.keys() ^ synth.keys()})
     if alone:
         raise ValueError(f"no partner of the same name in the other folder for {', '.join(alone)}; "

@@ -43,15 +43,15 @@ class UNetTrainer(Training.Trainer):
             return torch.cat([self.autoencoder.run(source), source], 1)[:, :self.network.in_channels]
 
 
-def load_autoencoder(path, pair, device):
+def load_autoencoder(path, data, device):
     """Load the autoencoder behind which the U-Net is trained.
 
-    Raises as `AEModel.load_model`, and ValueError if it was trained for another pair of instruments than `pair`.
+    Raises as `AEModel.load_model`, and ValueError if it was trained for other instruments than those in `data`.
     """
-    autoencoder = load_model(Autoencoder, path, device)
+    autoencoder, pair = load_model(Autoencoder, path, device), DatasetCreator.trained_for(data)["pair"]
     if autoencoder.pair not in (None, pair):
-        raise ValueError(f"{path} was trained for {autoencoder.pair}, and the data folder holds {pair}; train it again "
-                         "with AEMain.py --overwrite, or choose another --model")
+        raise ValueError(f"{path} was trained for {autoencoder.pair}, and {data} holds {pair}; train it again with "
+                         "AEMain.py --overwrite, or choose another --model")
     return autoencoder
 
 
@@ -154,8 +154,8 @@ def train(data=None, model="own", wf=None, in_channels=None, residual=None, batc
     folder = data / "models" / TrainingOptions.check_model_name(model)
     ae, weights = folder / "ae.torch", folder / "unet.torch"
     Training.check_unfinished(weights, overwrite)
-    trained_for = DatasetCreator.trained_for(data)
-    autoencoder = load_autoencoder(ae, trained_for["pair"], device)
+    names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
+    autoencoder = load_autoencoder(ae, data, device)
     notes = isinstance(autoencoder, NoteModel)
     epochs = hp.note_unet_epochs if notes else hp.unet_epochs
     settings = TrainingOptions.complete_settings(
@@ -166,11 +166,10 @@ def train(data=None, model="own", wf=None, in_channels=None, residual=None, batc
                          "out")
     torch.manual_seed(settings["seed"])
     unet = build_unet(settings["start"], wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm)
-    names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
     if settings["held_out"]:
         names = Util.split(names, settings["seed"])[1]
     trainer, training, validation = make_trainer(unet, autoencoder, ae, names, data, settings, device)
-    settings.update(unet.form, pieces=names, trained_for=trained_for,
+    settings.update(unet.form, pieces=names, trained_for=DatasetCreator.trained_for(data),
                     autoencoder=digest(autoencoder.network.state_dict()))
     Training.fit(trainer, training, validation, weights, settings, f"{settings['loss'].upper()} loss", overwrite,
                  tensorboard, on_epoch)
