@@ -89,5 +89,5 @@ def print_quality_remark(settings, default_epochs):
     advice = ["more pieces (the report has 94, the shipped weights 302)"] * (len(pieces) < hp.few_pieces)
     advice += [f"{default_epochs} epochs"] * few_epochs
     if advice and Distributed.process_rank()[0] == 0:
-        print(f"number of pieces: {len(pieces)}, of epochs: {settings['epochs']}. Such a training is only to see it run; "
-              f"for a good sound take {' and '.join(advice)}", flush=True)
+        print(f"pieces: {len(pieces)}, epochs: {settings['epochs']}; such a training is only to see it run; for a good "
+              f"sound take {' and '.join(advice)}", flush=True)

@@ -147,8 +147,8 @@ def train(data=None, model="own", wf=None, in_channels=None, residual=None, batc
     FileNotFoundError
         If the autoencoder's weights are missing.
     ValueError, OSError
-        As `load_autoencoder`, `build_unet`, `DatasetCreator.build` and `Training.fit`, and ValueError if crops are to be
-        augmented behind a note autoencoder.
+        As `load_autoencoder`, `build_unet`, `DatasetCreator.build` and `Training.fit`, and ValueError if crops are to
+        be augmented behind a note autoencoder.
     """
     data, device = Path(hp.data if data is None else data), Util.choose_device(device)
     folder = data / "models" / TrainingOptions.check_model_name(model)

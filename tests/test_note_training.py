@@ -221,7 +221,7 @@ def test_options_of_the_other_autoencoder_are_refused(takes, tmp_path, model):
     own = takes / "models" / "own"
     own.mkdir(parents=True)
     shutil.copy(tmp_path / "ae.torch", own)
-    with pytest.raises(ValueError, match="ae.torch is a note autoencoder, whose outputs are stored and not augmented; "):
+    with pytest.raises(ValueError, match="ae.torch is a note autoencoder, whose outputs are stored and not augmented"):
         UNetMain.main([*brief, "--data", str(takes), "--augmented"])
     assert [path.name for path in own.iterdir()] == ["ae.torch"]
 

@@ -239,7 +239,8 @@ def test_what_is_trained_further_gets_the_unet_beside_the_initial_weights(data, 
     start = data / "models" / "own"
     torch.save(UNet(wf=2, depth=3, in_channels=1).state_dict(), start / "unet.torch")
     assert follow("--epochs", "1", "--model", "more", "--start", str(start / "ae.torch")) == [
-        "--data", str(data), "--model", "more", "--device", "cpu", "--epochs", "1", "--start", str(start / "unet.torch")]
+        "--data", str(data), "--model", "more", "--device", "cpu", "--epochs", "1", "--start",
+        str(start / "unet.torch")]
     assert load_model(UNet, data / "models" / "more" / "unet.torch").network.form["depth"] == 3
 
 
@@ -503,7 +504,8 @@ def test_weights_of_another_kind_are_nothing_to_start_from(data):
 
 # names, settings, data
 
-@pytest.mark.parametrize("name", ("../escape", "..", ".", "", "/tmp/escape", "a/b", "a\\b", "c:d", ".hidden", "two\nlines"))
+@pytest.mark.parametrize("name", ("../escape", "..", ".", "", "/tmp/escape", "a/b", "a\\b", "c:d", ".hidden",
+                                  "two\nlines"))
 def test_the_name_of_a_model_is_that_of_a_single_folder(data, capsys, name):
     before = sorted(data.parent.rglob("*"))
     for script in AEMain, UNetMain:
@@ -592,5 +594,5 @@ def test_a_brief_training_says_what_gives_a_better_sound(settings, advice, capsy
     names = [f"{i}~{variant}" for i in range(settings["pieces"]) for variant in range(10)]
     Progress.print_quality_remark({**settings, "pieces": names}, 20)
     said = capsys.readouterr().out
-    assert said == (f"number of pieces: {settings['pieces']}, of epochs: {settings['epochs']}. Such a training is only to "
-                    f"see it run; for a good sound take {advice}\n" if advice else "")
+    assert said == (f"pieces: {settings['pieces']}, epochs: {settings['epochs']}; such a training is only to see it "
+                    f"run; for a good sound take {advice}\n" if advice else "")
