@@ -12,7 +12,8 @@ top_db = 80             # dB below the clip's maximum that count as silence
 fmin = 0.0              # Hz, lower edge of the mel filter bank
 fmax = sample_rate / 2  # Hz, its upper edge
 
-# notes, and the second spectrogram for their transcription: bands of a third of a semitone, from a longer transform
+# notes, and the second spectrogram that they are transcribed from: bands of a third of a semitone from a longer
+# transform
 lowest_key = 21         # MIDI number of the piano's lowest key, A0, 27.5 Hz
 n_keys = 88
 pitch_n_fft = 4096
@@ -154,7 +155,7 @@ velocity_per_db = 0.05      # growth of the logarithmic velocity per dB of a not
 velocity_level_share = 0.5  # share of this level in the velocity; the rest is the encoder's
 velocity_spread = 1.15      # of the velocities' logarithms around their mean, which are drawn to it
 
-# U-Net (report: 50 epochs, Adam; unet_report has the other settings of the report)
+# U-Net (report: 50 epochs, Adam; what differs lies in unet_report)
 unet_epochs = 50
 note_unet_epochs = 10   # epochs behind the note autoencoder
 unet_batch_size = 8
@@ -176,17 +177,17 @@ kl_floor = 1e-4         # added to the starting spectrum, relative to each frame
 griffin_lim_iterations = 32
 griffin_lim_momentum = 0.99
 report_iterations = 32  # of the report's Griffin-Lim
-chunk_frames = 2592     # largest number of frames that are processed at once: about 30 s, a multiple of 8
-context_frames = 256    # additional frames on both sides of a chunk, which keep its edges unchanged
-fade_frames = 16        # length of the cross-fade between chunks
-stereo_frames = 43      # frames over which the level of a channel is averaged, per band
-stereo_limit = 16       # largest power of a channel, times that of the mean of the channels
+chunk_frames = 2592     # most frames of a recording that are worked on at once: 30 s and a little, a multiple of 8
+context_frames = 256    # more frames on both sides, so that a chunk comes out as it would within the whole
+fade_frames = 16        # over which one chunk fades into the next
+stereo_frames = 43      # over which the level of a channel is measured, band by band
+stereo_limit = 16       # times the power of the mean, at most
 
 # evaluation
-onset_tolerance_s = 0.05    # largest distance of a true onset and a detected one
-chord_s = 0.03              # onsets within this time count once
+onset_tolerance_s = 0.05    # between a true onset and the one that is found
+chord_s = 0.03              # onsets within it count once
 distance_n_fft = (512, 1024, 2048)  # of the normalised spectral distance
-max_lag_s = 5               # largest lag between a recording and its MIDI file
+max_lag_s = 5               # by which a recording may begin earlier or later than its MIDI file
 
 # paths, which do not depend on the working directory
 root = Path(__file__).resolve().parent
