@@ -222,30 +222,24 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
         on_epoch=None):
     """Train a model and write the weights of the epoch with the smallest validation loss.
 
-    Beside the weights `x.torch` it writes the weights of the last epoch, `x_last.torch`, the losses, `x_losses.json`
-    and `.png`, and every `hp.log_epochs` epochs the output for one training piece, `x_epoch_<n>.npy` and `.png`. An
-    interrupted training leaves `x.checkpoint`. The same call then resumes, with the same result as without the
-    interruption. With several processes (torchrun) each takes its share of every batch, and the first one writes.
+    Beside the weights `x.torch` it writes `x_last.torch`, the losses `x_losses.json` and `.png`, and sometimes the
+    output for a piece, `x_epoch_<n>.npy` and `.png`. An interrupted training leaves `x.checkpoint`. The same call then
+    resumes, with the same result as without the interruption. Each process takes its share of every batch.
 
     Parameters
     ----------
     model : Trainer
-    training_set : AEDataset
-    validation_set : AEDataset or ValidationSet
+    training_set, validation_set : AEDataset
     weights : Path
     settings : dict
-        "epochs", "batch_size", "crop_frames", "schedule", "seed", "trained_for" (`DatasetCreator.trained_for`), for a
-        U-Net "autoencoder" (`AEModel.digest`), and all else that the result depends on, such as the names of the
-        pieces. A checkpoint with other settings is refused.
+        All that the result depends on: "epochs", "batch_size", "crop_frames", "schedule", "seed", "trained_for"
+        (`DatasetCreator.trained_for`), for a U-Net "autoencoder" (`AEModel.digest`), and others.
     loss_name : str
         Name of the loss, for the plot.
-    overwrite : bool
-        Discard finished weights, or the checkpoint of a training with other settings. A checkpoint with the same
-        settings is resumed.
-    tensorboard : bool
-        Also write losses and learning rate of every epoch to event files in the folder `x`.
+    overwrite, tensorboard : bool
+        Discard finished weights, or a checkpoint with other settings. Write event files too, to the folder `x`.
     on_epoch : callable, optional
-        Called with the model and the state of the training after every epoch, in the first process.
+        Called with model and state after every epoch, in the first process.
 
     Raises
     ------
@@ -262,9 +256,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     check_unfinished(weights, overwrite)
     check_sets(training_set, validation_set, settings)
     checkpoint = Checkpoint(weights.with_suffix(".checkpoint"), model)
-    state = checkpoint.resume({"settings": settings, "epoch": 0, "batch": 0, "epoch_losses": [], "seconds": 0.0,
-                               "best": None, "losses": {"loss": loss_name, "training": [], "validation": []}},
-                              overwrite)
+    state = checkpoint.resume(initial_state(settings, loss_name), overwrite)
     events = Progress.event_writer(weights.with_suffix(""), state["epoch"]) if tensorboard and first else None
     pace = Progress.Pace(steps_left(training_set, state))
     with Util.deferred_interrupt() as interrupted:
@@ -273,8 +265,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
                 pace.step()
                 checkpoint.update(state, interrupted)
             if first:
-                validate_epoch(model, validation_set, state)
                 with model.averaged_weights():
+                    validate_epoch(model, validation_set, state)
                     Progress.report_epoch(model, training_set, validation_set, weights, state, checkpoint.seconds / 60)
                     if on_epoch:
                         on_epoch(model, state)
@@ -285,6 +277,12 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
         save_weights(model, weights, state)
         checkpoint.remove()
         Progress.report_end(weights, state, checkpoint.seconds / 60)
+
+
+def initial_state(settings, loss_name):
+    """Return the state of a training before its first step, which checkpoints store."""
+    return {"settings": settings, "epoch": 0, "batch": 0, "epoch_losses": [], "seconds": 0.0, "best": None,
+            "losses": {"loss": loss_name, "training": [], "validation": []}}
 
 
 def check_unfinished(weights, overwrite):
@@ -359,10 +357,9 @@ def train_epoch(model, training_set, state):
 def validate_epoch(model, validation_set, state):
     """Record the validation loss of an epoch, and keep the weights if it is the smallest so far."""
     losses = state["losses"]["validation"]
-    with model.averaged_weights():
-        losses.append(check_finite(model.validate(validation_set), state["epoch"]))
-        if losses[-1] == min(losses):
-            state["best"] = snapshot(model.network, provenance_note(state["settings"]))
+    losses.append(check_finite(model.validate(validation_set), state["epoch"]))
+    if losses[-1] == min(losses):
+        state["best"] = snapshot(model.network, provenance_note(state["settings"]))
 
 
 def provenance_note(settings):

@@ -14,6 +14,7 @@ floors = (
     ("AEDataset", "AEModel", "Inversion", "MIDI2Audio"),
     ("UNetDataset", "Checkpoints", "Progress"),
     ("Training", "TrainingOptions", "Main"),
+    ("NoteTrainer",),
     ("AEMain", "UNetMain", "Evaluation"),
     ("benchmarks/benchmark", "benchmarks/goals", "benchmarks/experiments", "benchmarks/report", "results/make"),
     ("benchmarks/cost", "benchmarks/training", "benchmarks/peers"),
