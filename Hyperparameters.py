@@ -51,6 +51,22 @@ variant_pedal_period = (0.4, 2.5)       # seconds between changes of a pedal tha
 variant_pedal_lift = (0.04, 0.15)       # seconds that it is up
 variant_min_velocity = 6
 variant_min_length = 0.03               # seconds
+double_strike_s = 0.005                 # a key struck twice within it gives one note
+variant_lead_s = 0.1                    # seconds before the first onset
+variant_pedal_delay = 0.03              # seconds from an onset until a pedal that is added goes up
+
+# training data: exercises
+exercise_start_s, exercise_end_s = 0.1, 0.5     # seconds before the first onset, and after the last at least
+exercise_pause, exercise_pause_spread = (0.1, 0.6), 0.6     # mean seconds between onsets; spread of the logarithm
+exercise_jump_share = 0.2               # of the onsets after which the hands move to other keys
+exercise_chord_sizes = (1, 1, 1, 2, 3, 4)
+exercise_key_spread = 9                 # standard deviation around the middle of the hands, semitones
+exercise_velocity = (8, 127)
+exercise_length = (-3, 2.4)             # logarithm of seconds
+exercise_spread_s = 0.02                # over which the notes of a chord begin
+exercise_pedal_share = 0.3              # of the exercises that have a pedal
+exercise_pedal_change_share = 0.3       # of the onsets at which it changes
+exercise_pedal_s = 0.05                 # seconds that the pedal is up before and after an onset
 
 # training data: randomised piano timbres (--random-timbre)
 random_timbre_share = 0.75  # of the variants
