@@ -54,7 +54,7 @@ def read_messages(path):
     messages = [(seconds, mido.Message.from_bytes(event)) for seconds, event in to_seconds(events, division, path)
                 if event[0] < 0xF0]
     if not messages and (repairs or not tracks):
-        raise ValueError(f"{path} is damaged, and no notes can be read from it ({describe(repairs)}); "
+        raise ValueError(f"{path} is not a MIDI file, or is damaged: nothing in it can be read ({describe(repairs)}); "
                          "replace or remove it")
     if repairs:
         warn_once(f"warning: {path}: skipped or repaired while reading: {describe(repairs)}")

@@ -69,8 +69,9 @@ def train(data=None, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_batc
     how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16, average=average)
     if isinstance(autoencoder, NoteModel) or in_channels == 1 and not augmented:
         sources = DatasetCreator.find_sources(data)
-        Distributed.first_process_first(lambda: write_outputs(ae, names, data, device, sources, bfloat16))
-        kind = functools.partial(UNetDataset, in_channels=in_channels, own_level=isinstance(autoencoder, NoteModel))
+        Distributed.first_process_first(lambda: write_outputs(ae, names, data, device, sources, bfloat16, model))
+        kind = functools.partial(UNetDataset, in_channels=in_channels, own_level=isinstance(autoencoder, NoteModel),
+                                 model=model)
         training, validation = make_datasets(names, data, seed, False, validation_source, kind)
         trainer = Training.Trainer(unet, losses[loss], learning_rate, device, **how)
     else:

@@ -238,7 +238,7 @@ def test_a_crop_is_that_part_of_both_filled_up_with_silence(three_seconds, start
 def test_the_unet_reads_the_autoencoders_output_in_place_of_the_piano(data):
     name = DatasetCreator.build(data)[0]
     output = np.random.default_rng(0).random((128, 258)).astype(np.float16)
-    Util.save_array(data / "ae_output" / f"{name}.npy", output)
+    Util.save_array(data / "ae_output" / "own" / f"{name}.npy", output)
     source, target = UNetDataset([name], data)[0]
     np.testing.assert_array_equal(source[0].numpy(), output.astype(np.float32))
     assert torch.equal(target, AEDataset([name], data)[0][1])
@@ -246,7 +246,7 @@ def test_the_unet_reads_the_autoencoders_output_in_place_of_the_piano(data):
 
 def test_a_pair_of_different_shape_is_refused_by_name(data):
     name = DatasetCreator.build(data)[0]
-    Util.save_array(data / "ae_output" / f"{name}.npy", np.zeros((128, 257), np.float16))
+    Util.save_array(data / "ae_output" / "own" / f"{name}.npy", np.zeros((128, 257), np.float16))
     with pytest.raises(ValueError, match=f"'{name}' differ in shape"):
         UNetDataset([name], data)
 
@@ -347,11 +347,11 @@ def test_more_clips_than_files_may_be_open(tmp_path, few_files):
     Util.save_array(image, np.ones((hp.n_mels, 9), np.float16))
     Util.save_array(pitch, np.ones((hp.n_pitches, 5), np.float16))
     Util.save_array(notes, np.array([[0, 1, 60, 90]], np.float32))
-    (tmp_path / "ae_output").mkdir()
+    (tmp_path / "ae_output" / "own").mkdir(parents=True)
     for name in names:
         folder = tmp_path / "generated" / name
         folder.mkdir(parents=True)
-        for path in folder / "piano.npy", folder / "synth.npy", tmp_path / "ae_output" / f"{name}.npy":
+        for path in folder / "piano.npy", folder / "synth.npy", tmp_path / "ae_output" / "own" / f"{name}.npy":
             os.link(image, path)
         os.link(pitch, folder / "piano_pitch.npy"), os.link(notes, folder / "notes.npy")
     with few_files(256):
@@ -362,7 +362,7 @@ def test_more_clips_than_files_may_be_open(tmp_path, few_files):
             assert [target.shape for target in dataset.targets] == 300 * [(hp.n_mels, 9)]
 
 
-@pytest.mark.parametrize("name", ("generated/bach_prelude_c/synth.npy", "ae_output/bach_prelude_c.npy"))
+@pytest.mark.parametrize("name", ("generated/bach_prelude_c/synth.npy", "ae_output/own/bach_prelude_c.npy"))
 @pytest.mark.parametrize("damage", (lambda good: b"", lambda good: b"la la la", lambda good: good[:len(good) // 2],
                                     lambda good: good[:30] + b"?" * 40 + good[70:]))
 def test_a_damaged_spectrogram_is_named(data, name, damage):

@@ -226,9 +226,11 @@ def test_overwrite_renders_again_also_on_another_preset(folder, instruments):
 
 
 def test_a_shard_that_overwrites_leaves_what_another_has_rendered_meanwhile(folder, instruments, midi, monkeypatch):
-    midi(folder / "MIDI" / "two.mid")
-    shutil.copy2(folder / "out" / "one.wav", folder / "out" / "two.wav")
-    shutil.copy2(folder / "out" / "one.wav", folder / "out" / "three.wav")  # whose MIDI file is gone
+    for name in "two", "three":
+        midi(folder / "MIDI" / f"{name}.mid")
+    MIDI2Audio.synthesise_folder(folder / "MIDI", folder / "out", instruments[0])
+    folder.joinpath("MIDI", "three.mid").unlink()
+    os.utime(folder / "out" / "one.wav", (1_000_000_000, 1_000_000_000))
     folders = folder / "MIDI", folder / "out", instruments[1]
 
     def check(preset, check=MIDI2Audio.check_preset):
@@ -317,8 +319,8 @@ def test_a_damaged_midi_file_is_rendered_or_refused_by_name(root, tmp_path, seed
     assert refused
 
 
-@pytest.mark.parametrize("division", (0, -1, -6360))
-def test_a_midi_file_without_a_plain_time_division_is_refused_by_name(root, tmp_path, division):
+@pytest.mark.parametrize("division", (0, -1, -6400, -10000))  # none, 1 frame, no ticks, 40 frames per second
+def test_a_midi_file_without_a_unit_of_time_is_refused_by_name(root, tmp_path, division):
     spoiled = bytearray((root / "data" / "MIDI_test" / "satie_gymnopedie_1.mid").read_bytes())
     spoiled[12:14] = division.to_bytes(2, "big", signed=True)
     (tmp_path / "division.mid").write_bytes(spoiled)
@@ -326,9 +328,11 @@ def test_a_midi_file_without_a_plain_time_division_is_refused_by_name(root, tmp_
         MIDI2Audio.trim(tmp_path / "division.mid")
 
 
-def test_a_midi_file_of_type_2_is_refused_by_name(midi, tmp_path):
+def test_a_midi_file_of_several_sequences_is_refused_by_name(midi, tmp_path):
+    file = mido.MidiFile(midi(tmp_path / "two.mid"))
+    mido.MidiFile(type=2, tracks=2 * file.tracks).save(tmp_path / "two.mid")
     with pytest.raises(ValueError, match="two.mid is a MIDI file of type 2"):
-        MIDI2Audio.trim(midi(tmp_path / "two.mid", type=2))
+        MIDI2Audio.trim(tmp_path / "two.mid")
 
 
 def test_a_missing_midi_file_is_named(tmp_path):

@@ -36,7 +36,7 @@ def test_a_preset_is_file_bank_program(text, preset):
                          ("", "x.sf2", "x.sf2:0", ":0:0", "x.sf2:0:128", "x.sf2:-1:0", "x.sf2:0:5.0", "x.sf2:a:b",
                           "x.sf2::", "x.sf2:16384:0"))
 def test_anything_else_is_no_preset(text):
-    with pytest.raises((ValueError, FileNotFoundError), match="is no preset|SoundFont .* is neither"):
+    with pytest.raises((ValueError, FileNotFoundError), match="is not a preset|SoundFont .* is neither"):
         MIDI2Audio.parse_preset(text)
 
 
