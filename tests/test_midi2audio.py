@@ -143,6 +143,33 @@ def test_a_render_is_deterministic_and_its_largest_sample_is_the_peak(render, mi
     assert np.abs(first.astype(int)).max() == pytest.approx(hp.peak * 32768, abs=2)
 
 
+def bend_range(semitones, time):
+    """Return the messages that set the range of the pitch wheel."""
+    return [mido.Message("control_change", control=control, value=value, time=time)
+            for control, value in ((101, 0), (100, 0), (6, semitones))]
+
+
+@pytest.mark.parametrize("requests, bend", (
+    ([], 0),
+    ([mido.Message("pitchwheel", pitch=0, time=0.2)], 0),
+    ([mido.Message("control_change", control=121, time=0.2)], 0),               # reset of all controllers
+    ([*bend_range(12, 0.1), mido.Message("pitchwheel", pitch=0, time=0.2)], 0),
+    (bend_range(12, 0.2), 0),
+    (bend_range(0, 0.2), 0),
+    ([mido.Message("pitchwheel", pitch=4096, time=0.2)], 100),
+    ([*bend_range(12, 0.1), mido.Message("pitchwheel", pitch=-4096, time=0.2)], -600),
+    ([mido.Message("pitchwheel", pitch=8191, time=0.1), mido.Message("control_change", control=121, time=0.2)], 0),
+), ids=range(9))
+def test_a_detuning_lasts_whatever_the_file_does_to_the_pitch_wheel(render, midi, tmp_path, requests, bend):
+    def pitch(requests, detune):
+        audio = render(midi(tmp_path / "a4.mid", [(0, 69, 0.0, 1.5)], requests), hp.synth_preset, detune=detune)
+        spectrum = np.abs(np.fft.rfft(audio[8820:30870] * np.hanning(22050), 1 << 18))
+        first, last = (round(hertz / hp.sample_rate * (1 << 18)) for hertz in (280, 560))
+        return 1200 * np.log2(first + spectrum[first:last].argmax())
+
+    assert pitch(requests, 50) - pitch([], 0) == pytest.approx(50 + bend, abs=3)
+
+
 # pairs
 
 def test_piano_and_synth_are_aligned_to_the_frame_over_30_s(render, midi, instruments, tmp_path):

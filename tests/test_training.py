@@ -149,7 +149,8 @@ def test_a_unet_of_one_input_stores_the_autoencoders_output_for_every_piece_thou
     with pytest.raises(KeyboardInterrupt):
         UNetMain.train(data, in_channels=1, wf=2, **brief)
     monkeypatch.undo()
-    assert len(list((data / "ae_output" / "own").glob("*.npy"))) == 1 and not list((data / "models" / "own").glob("unet*"))
+    assert len(list((data / "ae_output" / "own").glob("*.npy"))) == 1
+    assert not list((data / "models" / "own").glob("unet*"))
     UNetMain.train(data, in_channels=1, wf=2, **brief)
     model = load_model(Autoencoder, data / "models" / "own" / "ae.torch")
     folders = list((data / "generated").glob("*/"))
@@ -319,7 +320,8 @@ def test_report_gives_the_reports_settings_and_a_flag_beside_it_counts(data):
     assert unet.in_channels == 1 and {key.split(".")[0] for key in unet.state_dict()} == {"down_path", "up_path",
                                                                                           "last"}
     expected = digest(state(own / "ae.torch"))
-    assert (data / "ae_output" / "own" / "weights.txt").read_text() == f"models/own/ae.torch {expected} in single precision\n"
+    note = (data / "ae_output" / "own" / "weights.txt").read_text()
+    assert note == f"models/own/ae.torch {expected} in single precision\n"
 
 
 @pytest.mark.parametrize("script", (AEMain, UNetMain))
