@@ -106,7 +106,7 @@ def find_tracks(data, repairs):
             repairs["unknown chunk"] += 1
             place = end if is_boundary(data, end) else next_track
             continue
-        if not is_boundary(data, end) and not (end <= len(data) and data[:end].endswith(b"\xff\x2f\0")):
+        if not is_boundary(data, end) and not (end <= len(data) and data[end - 3:end] == b"\xff\x2f\0"):
             repairs["track longer than the file" if end > len(data) else "wrong length of a track"] += 1
             end = next_track
         yield data[start:end]
