@@ -73,7 +73,7 @@ def griffin_lim(magnitude, phase, iterations=None, device="cpu"):
 
 
 def inversion_device(device):
-    """Return the device, or the processor in place of Apple's MPS, where some versions of torch lack complex numbers."""
+    """Return the device, or the processor for Apple's MPS, which lacks complex numbers in some versions of torch."""
     return "cpu" if torch.device(device).type == "mps" else device
 
 

@@ -237,14 +237,14 @@ def test_outputs_follow_the_thresholds_of_the_decoding(takes, monkeypatch):
 # pairs
 
 @pytest.mark.parametrize("number", (1, 2))
-def test_a_single_pair_is_warned_of(data, capsys, number):
+def test_a_single_pair_causes_a_warning(data, capsys, number):
     names = DatasetCreator.build(data)[:number]
     AEDataset.make_datasets(names, data, 0, False, None)
     assert (f"single piece, {names[0]}, which is used for training and for validation" in capsys.readouterr().err) == (
         number == 1)
 
 
-def test_a_pair_that_is_not_aligned_is_warned_of_in_every_call(data, capsys):
+def test_a_pair_that_is_not_aligned_causes_a_warning_in_every_call(data, capsys):
     path = data / "synth" / "bach_prelude_c.wav"
     audio = Util.read_audio(path)
     Util.write_audio(path, np.concatenate([np.zeros(6615), audio[:-6615]]))
