@@ -9,6 +9,7 @@ magnitude spectrograms each brought to unit norm, from 0, the same up to a gain,
 distance over the norm of the truth alone, which a gain changes.
 """
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -215,7 +216,7 @@ def render_pair(midi_folder, data=None, piano=None):
     """
     data = hp.data if data is None else data
     piano = hp.piano_preset if piano is None else piano
-    place = "_".join([*midi_folder.resolve().parts[1:], *map(str, piano)])
+    place = cache_name(midi_folder, *piano)
     folder, pieces = Path(data) / "evaluation" / place, Util.find_pieces(midi_folder, Notes.midi_endings)
     for mode, preset in (("piano", piano), ("synth", hp.synth_preset)):
         for path in (folder / mode).glob("*.wav"):
@@ -223,6 +224,12 @@ def render_pair(midi_folder, data=None, piano=None):
                 path.unlink()
         MIDI2Audio.synthesise_folder(midi_folder, folder / mode, preset)
     return folder
+
+
+def cache_name(folder, *depends_on):
+    """Return the name of the folder that keeps what is made of `folder`: different for different paths."""
+    parts = [str(part) for part in (folder.resolve(), *depends_on)]
+    return f"{folder.resolve().name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
 
 def prepare_recordings(folder, data=None):
@@ -243,7 +250,7 @@ def prepare_recordings(folder, data=None):
     if alone:
         raise ValueError(f"no MIDI file of the same name lies beside {', '.join(alone)}; put it there, or take the "
                          "recording away")
-    place = Path(data) / "evaluation" / "_".join([*folder.resolve().parts[1:], "recorded"])
+    place = Path(data) / "evaluation" / cache_name(folder, "recorded", hp.limit_s)
     for path in place.glob("*/*.*"):
         if path.suffix in (".wav", ".mid") and path.stem not in found:  # its recording is gone
             path.unlink()

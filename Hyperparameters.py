@@ -51,6 +51,22 @@ variant_pedal_period = (0.4, 2.5)       # seconds between changes of an added pe
 variant_pedal_lift = (0.04, 0.15)       # seconds that an added pedal is up
 variant_min_velocity = 6
 variant_min_length = 0.03               # seconds
+double_strike_s = 0.005                 # a key struck twice within it gives one note
+variant_lead_s = 0.1                    # seconds before the first onset
+variant_pedal_delay = 0.03              # seconds from an onset until a pedal that is added goes up
+
+# training data: exercises
+exercise_start_s, exercise_end_s = 0.1, 0.5     # seconds before the first onset, and after the last at least
+exercise_pause, exercise_pause_spread = (0.1, 0.6), 0.6     # mean seconds between onsets; spread of the logarithm
+exercise_jump_share = 0.2               # of the onsets after which the hands move to other keys
+exercise_chord_sizes = (1, 1, 1, 2, 3, 4)
+exercise_key_spread = 9                 # standard deviation around the middle of the hands, semitones
+exercise_velocity = (8, 127)
+exercise_length = (-3, 2.4)             # logarithm of seconds
+exercise_spread_s = 0.02                # over which the notes of a chord begin
+exercise_pedal_share = 0.3              # of the exercises that have a pedal
+exercise_pedal_change_share = 0.3       # of the onsets at which it changes
+exercise_pedal_s = 0.05                 # seconds that the pedal is up before and after an onset
 
 # training data: randomised piano timbres (--random-timbre)
 random_timbre_share = 0.75  # share of the variants
@@ -69,12 +85,18 @@ room_seconds, room_seconds_per_metre = (0.15, 0.35), 0.14   # reverberation time
 room_absorption_spread = (0.3, 1)                   # factor of that growth
 room_max_absorption, room_default_absorption = 0.95, 0.4
 room_distance = (0.6, 0.35)         # of the microphones: minimum in metres, maximum as a share of the longest side
+room_max_order = 10                 # reflections of the image source method; later ones come from ray tracing
+room_piano, room_piano_height = (0.2, 0.8), (0.7, 1.3)      # share of the room's sides; metres
+room_microphone_height, room_margin = (1, 3.5), 0.2         # metres; distance from walls and ceiling at least
+room_microphone_angles = (-0.1, 0.1)                        # radians, seen from the piano
+room_direct_sound = 0.3             # share of the maximum at which the direct sound begins
 response_seconds = 2.5
 artificial_seconds = (0.4, 3)
 artificial_upper = (0.3, 1.2)       # reverberation time of the highest band, times that of the lowest
 artificial_delay = (0, 0.05)        # seconds
 artificial_db = (-18, 0)            # level of the reverberation
 recording_room_share = 0.65
+recording_lowest_hz = 30            # from which on the equaliser changes
 recording_equaliser_share, recording_equaliser = 0.3, dict(points=((9, 3),), tilt_db=8)
 recording_compression_share, recording_compression, recording_attack = 0.25, (0.1, 0.4), (0.02, 0.3)
 recording_noise_share, recording_noise_db, recording_noise_slopes = 0.4, (-65, -25), (0, 0.5, 1)  # white, pink, brown
@@ -92,6 +114,7 @@ augment_compression_share, augment_compression, augment_attack = 0.3, (0.1, 0.5)
 augment_coding_share, augment_coding_db = 0.2, (40, 65)
 augment_noise_share, augment_noise_db, augment_noise_tilt_db = 0.5, (-80, -50), (-15, 5)
 notes_equaliser = dict(points=((8, 2), (41, 1.5)), tilt_db=5)   # a broad curve, and a narrow one for single partials
+notes_octaves = 8.7     # that the equaliser covers, from the lowest key on
 notes_level_db = (-10, 3)
 notes_noise_share, notes_noise_db, notes_noise_difference_db, notes_noise_spread_db = 0.5, (-80, -48), (-8, 8), 5
 

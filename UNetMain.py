@@ -107,8 +107,8 @@ def make_trainer(unet, autoencoder, ae, names, data, settings, device):
     if notes or unet.in_channels == 1 and not settings["augmented"]:
         sources = DatasetCreator.find_sources(data)
         Distributed.first_process_first(
-            lambda: write_outputs(ae, names, data, device, sources, settings["bfloat16"]))
-        kind = functools.partial(UNetDataset, in_channels=unet.in_channels, own_level=notes)
+            lambda: write_outputs(ae, names, data, device, sources, settings["bfloat16"], ae.parent.name))
+        kind = functools.partial(UNetDataset, in_channels=unet.in_channels, own_level=notes, model=ae.parent.name)
         sets = make_datasets(names, data, seed, False, validation_source, kind)
         return Training.Trainer(unet, loss, *how, **TrainingOptions.trainer_settings(settings)), *sets
     sets = make_datasets(names, data, seed, settings["augmented"], validation_source)

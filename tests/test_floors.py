@@ -8,9 +8,9 @@ import pytest
 # lowest first; what stands side by side does not import each other
 floors = (
     ("Hyperparameters",),
-    ("Util", "Autoencoder", "NoteAutoencoder", "UNet", "Distributed"),
-    ("Augmentation", "Notes", "Plots"),
-    ("DatasetCreator", "Page", "Performances", "SoundFonts/salamander"),
+    ("Util", "MIDIReader", "Presets", "Autoencoder", "NoteAutoencoder", "UNet", "Distributed"),
+    ("Augmentation", "GeneratedFiles", "Notes", "Plots"),
+    ("DatasetCreator", "FluidSynth", "Page", "Performances", "SoundFonts/salamander"),
     ("AEDataset", "AEModel", "Inversion", "MIDI2Audio"),
     ("UNetDataset", "Checkpoints", "Progress"),
     ("Training", "TrainingOptions", "Main"),

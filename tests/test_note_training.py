@@ -112,7 +112,7 @@ def test_both_trainings_and_playing_one_after_the_other(takes, narrow, tmp_path,
     unet = json.loads((own / "unet_losses.json").read_text())
     assert unet["training_pieces"] == recorded["training_pieces"]
     assert unet["validation_pieces"] == recorded["validation_pieces"]
-    outputs = {path.stem for path in (takes / "ae_output").glob("*.npy")}
+    outputs = {path.stem for path in (takes / "ae_output" / "own").glob("*.npy")}
     assert outputs == {"one", "one~0", "one~1", "two", "two~0", "two~1"}
     monkeypatch.chdir(tmp_path)
     Main.main([str(takes / "piano" / "one.wav"), "--ae", str(own / "ae.torch"), "--unet", str(own / "unet.torch")])

@@ -257,7 +257,7 @@ def test_an_interrupted_unet_does_not_go_on_behind_another_autoencoder(data):
 
 
 def test_what_another_autoencoder_left_is_written_anew_though_its_file_is_no_newer(data):
-    outputs = data / "ae_output"
+    outputs = data / "ae_output" / "own"
     before = {path.name: np.load(path) for path in outputs.glob("*.npy")}
     weights = another_autoencoder(data, "untrained")
     UNetDataset.write_outputs(weights, list(map(str, [path.name for path in (data / "generated").glob("*/")])), data)

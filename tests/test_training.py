@@ -146,7 +146,7 @@ def test_a_unet_of_one_input_stores_the_autoencoders_output_for_every_piece_thou
     shutil.rmtree(data / "ae_output")
 
     def read_one(path, read=UNetDataset.map_spectrogram):
-        if list((data / "ae_output").glob("*.npy")):
+        if list((data / "ae_output" / "own").glob("*.npy")):
             raise KeyboardInterrupt
         return read(path)
 
@@ -154,14 +154,15 @@ def test_a_unet_of_one_input_stores_the_autoencoders_output_for_every_piece_thou
     with pytest.raises(KeyboardInterrupt):
         UNetMain.train(data, in_channels=1, wf=2, **brief)
     monkeypatch.undo()
-    assert len(list((data / "ae_output").glob("*.npy"))) == 1 and not list((data / "models" / "own").glob("unet*"))
+    assert len(list((data / "ae_output" / "own").glob("*.npy"))) == 1
+    assert not list((data / "models" / "own").glob("unet*"))
     UNetMain.train(data, in_channels=1, wf=2, **brief)
     model = load_model(Autoencoder, data / "models" / "own" / "ae.torch")
     folders = list((data / "generated").glob("*/"))
     assert len(folders) == 3
-    assert {path.stem for path in (data / "ae_output").glob("*.npy")} == {folder.name for folder in folders}
+    assert {path.stem for path in (data / "ae_output" / "own").glob("*.npy")} == {folder.name for folder in folders}
     for folder in folders:
-        output, target = np.load(data / "ae_output" / f"{folder.name}.npy"), np.load(folder / "synth.npy")
+        output, target = np.load(data / "ae_output" / "own" / f"{folder.name}.npy"), np.load(folder / "synth.npy")
         assert output.shape == target.shape == (128, 258) and output.dtype == np.float16
         np.testing.assert_array_equal(output, model.generate(np.load(folder / "piano.npy")).astype(np.float16))
 
@@ -382,7 +383,8 @@ def test_report_gives_the_reports_settings_and_a_flag_beside_it_counts(data):
     assert unet.in_channels == 1 and {key.split(".")[0] for key in unet.state_dict()} == {"down_path", "up_path",
                                                                                           "last"}
     expected = digest(state(own / "ae.torch"))
-    assert (data / "ae_output" / "weights.txt").read_text() == f"models/own/ae.torch {expected} in single precision\n"
+    note = (data / "ae_output" / "own" / "weights.txt").read_text()
+    assert note == f"models/own/ae.torch {expected} in single precision\n"
 
 
 @pytest.mark.parametrize("script", (AEMain, UNetMain))
@@ -413,7 +415,7 @@ def test_report_neither_clips_gradients_nor_uses_mixed_precision_and_trains_on_a
     assert settings["gradient_norm"] == 0 and settings["bfloat16"] is False
     piece = split_for_training(DatasetCreator.build(data), hp.seed)[0][0]
     assert read >= ({f"generated/{piece}/piano.npy", f"generated/{piece}/piano_2.npy"} if script is AEMain else
-                    {f"ae_output/{piece}.npy", f"ae_output/piano_2/{piece}.npy"})
+                    {f"ae_output/own/{piece}.npy", f"ae_output/own/piano_2/{piece}.npy"})
     precisions.clear()
     if script is AEMain:
         script.main([*flags, "--channels", "4", "4", "4"])
@@ -425,7 +427,7 @@ def test_a_stored_crop_is_of_the_piano_that_its_seed_chooses(data):
     names = DatasetCreator.build(data)
     UNetDataset.write_outputs(data / "models" / "untrained" / "ae.torch", names, data, sources=("piano", "piano_2"))
     dataset = UNetDataset.UNetDataset(names, data, ("piano", "piano_2"), in_channels=2)
-    pairs = [[np.load(data / "ae_output" / folder / f"{names[0]}.npy"),
+    pairs = [[np.load(data / "ae_output" / "own" / folder / f"{names[0]}.npy"),
               np.load(data / "generated" / names[0] / f"{source}.npy")]
              for folder, source in ((".", "piano"), ("piano_2", "piano_2"))]
     seen = [[np.array_equal(dataset[0, 0, 258, seed][0].numpy(), pair) for pair in pairs] for seed in range(12)]

@@ -255,7 +255,7 @@ def test_a_soundfont_that_is_missing_is_named(complaint, good, option):
 
 @pytest.mark.parametrize("preset", ("nosuch.sf2", "FluidR3_GM.sf2:0:128"))
 def test_a_preset_that_is_none_is_named(complaint, good, preset):
-    assert f"'{preset}' is no preset" in complaint(MIDI2Audio.main, "--data", good, "--target", preset)
+    assert f"'{preset}' is not a preset" in complaint(MIDI2Audio.main, "--data", good, "--target", preset)
 
 
 @pytest.mark.parametrize("make",
