@@ -12,6 +12,17 @@ top_db = 80             # dB below the clip's maximum that count as silence
 fmin = 0.0              # Hz, lower edge of the mel filter bank
 fmax = sample_rate / 2  # Hz, its upper edge
 
+# recordings
+cancelled_db = -20      # level of the mean of the channels below the loudest, at which they cancel each other
+tuning_n_fft = 8192     # spectra whose peaks tell the tuning
+tuning_frames = 3000    # of them at most, spread over the recording
+tuning_hertz = (110, 2100)  # lowest and highest peak
+tuning_floor_db = -30   # softest peak of a frame, below its loudest
+tuning_width = 8        # cents: standard deviation of the smoothing
+tuning_share = 0.45     # of the peaks, by weight, that have to lie near the estimate
+tuning_tolerance = 8    # cents up to which a recording counts as being in A 440
+offset_share = 0.01     # direct current from which on it is taken out, of the RMS level without it
+
 # notes, and the second spectrogram that they are transcribed from: bands of a third of a semitone from a longer
 # transform
 lowest_key = 21         # MIDI number of the piano's lowest key, A0, 27.5 Hz
