@@ -136,9 +136,11 @@ class Levels:
         return loudest if mean < channels[loudest] * 10 ** (hp.cancelled_db / 10) else None
 
     def removable_offset(self, mixed):
-        """Return the direct current to take out of some columns of `offset`: 0 where it is negligible."""
+        """Return the direct current to take out of some columns of `offset`: 0 where it is negligible, and in a click
+        of less than `hp.n_fft` samples, whose mean is no direct current."""
         offset, power = self.offset[mixed], self.variance[mixed]
-        return np.where(offset ** 2 > hp.offset_share ** 2 * power, offset, 0).astype(np.float32)
+        removable = (offset ** 2 > hp.offset_share ** 2 * power) & (self.number >= hp.n_fft)
+        return np.where(removable, offset, 0).astype(np.float32)
 
 
 def mix_channels(blocks, stereo=False, rate=None):

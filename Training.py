@@ -62,7 +62,10 @@ def parse_model_name(text):
     if text == "shipped":
         raise argparse.ArgumentTypeError("'shipped' is what Main.py calls the weights that come with the project; "
                                          "choose another name")
-    return text
+    try:
+        return Util.check_model_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def crop_batches(lengths, frames, batch_size, seed):

@@ -274,8 +274,13 @@ def normalise(audio):
 
     Powers of samples at 1e30 or 1e-30 are beyond single precision. All others keep their bits but for the exponent.
     """
-    _, exponent = np.frexp(max(audio.max(initial=0), -audio.min(initial=0)))
-    return np.ldexp(audio, -exponent), int(exponent)
+    exponent = level_exponent(audio)
+    return np.ldexp(audio, -exponent), exponent
+
+
+def level_exponent(audio):
+    """Return the exponent of 2 by which to divide audio to bring its largest sample from 1/2 to 1."""
+    return int(np.frexp(max(audio.max(initial=0), -audio.min(initial=0)))[1])
 
 
 def write_audio(path, audio, comment=None):
@@ -382,6 +387,14 @@ def deferred_interrupt():
 def first_line(error):
     """What an error says first: those of CUDA say a page."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check_model_name(name):
+    """Return the name of a model. Raises ValueError if it is none, as a path that leads out of the models' folder."""
+    if name in ("", ".", "..") or any(character in name for character in "/\\:"):
+        raise ValueError(f"'{name}' is no name of a model; give a name without / \\ and :, which is a folder in "
+                         "data/models")
+    return name
 
 
 def warn(sentence):

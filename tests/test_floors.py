@@ -8,11 +8,12 @@ import pytest
 # lowest first; what stands side by side does not import each other
 floors = (
     ("Hyperparameters",),
+    ("Decoding",),
     ("Util", "Autoencoder", "NoteAutoencoder", "UNet", "Distributed"),
-    ("Augmentation", "Notes", "Plots"),
+    ("Augmentation", "Notes", "Plots", "Recordings", "Tuning"),
     ("DatasetCreator", "Page", "Performances", "SoundFonts/salamander"),
-    ("AEDataset", "AEModel", "Inversion", "MIDI2Audio"),
-    ("UNetDataset",),
+    ("AEDataset", "AEModel", "Chunks", "Inversion", "MIDI2Audio"),
+    ("UNetDataset", "Transcription"),
     ("Training", "Main"),
     ("AEMain", "UNetMain", "Evaluation"),
     ("benchmarks/benchmark", "benchmarks/goals", "benchmarks/experiments", "benchmarks/report", "results/make"),
@@ -95,6 +96,6 @@ def test_main_imports_no_more_than_it_needs_to_play(root):
     code = ("import sys; sys.path.insert(0, sys.argv[1]); import torch; before = set(sys.modules); import Main; "
             "print(*{name for name in set(sys.modules) - before})")
     more = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, check=True).stdout.split()
-    for name in ("torch.optim", "torch.distributed", "scipy", "librosa", "numba", "matplotlib", "PIL", "mido", "jinja2",
+    for name in ("torch.optim", "torch.distributed", "scipy", "librosa", "numba", "matplotlib", "PIL", "mido", "av", "jinja2",
                  "AEDataset", "UNetDataset", "Training"):
         assert name not in more, name
