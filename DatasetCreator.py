@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import Decoding
 import Hyperparameters as hp
 import Notes
 import Util
 
-audio_endings = (".wav", ".flac", ".ogg", ".mp3")
+audio_endings = Decoding.recording_endings
 
 
 def front_end():

@@ -12,6 +12,18 @@ top_db = 80             # dB below the clip's maximum that count as silence
 fmin = 0.0              # Hz, lower edge of the mel filter bank
 fmax = sample_rate / 2  # Hz, its upper edge
 
+# recordings
+cancelled_db = -20      # level of the mean of the channels below the loudest, at which they cancel each other
+tuning_n_fft = 8192     # spectra whose peaks tell the tuning
+tuning_frames = 3000    # of them at most, spread over the recording
+tuning_hertz = (110, 2100)  # lowest and highest peak
+tuning_floor_db = -30   # softest peak of a frame, below its loudest
+tuning_width = 8        # cents: standard deviation of the smoothing
+tuning_share = 0.45     # of the peaks, by weight, that have to lie near the estimate
+tuning_tolerance = 8    # cents up to which a recording counts as being in A 440
+tune_hertz = (392, 493)   # A that may be asked for
+offset_share = 0.01     # direct current from which on it is taken out, of the RMS level without it
+
 # notes, and the second spectrogram that they are transcribed from: bands of a third of a semitone from a longer
 # transform
 lowest_key = 21         # MIDI number of the piano's lowest key, A0, 27.5 Hz
@@ -118,6 +130,16 @@ notes_octaves = 8.7     # that the equaliser covers, from the lowest key on
 notes_level_db = (-10, 3)
 notes_noise_share, notes_noise_db, notes_noise_difference_db, notes_noise_spread_db = 0.5, (-80, -48), (-8, 8), 5
 
+# notes and the recording: is it a piano?
+explained_partials = 16         # of a note, that count as explained by it
+explained_from_hz = 26          # lower frequencies do not count
+explained_width = 0.03          # half a band around a partial, of its frequency
+explained_before, explained_after = 0.1, 1.0    # seconds before its onset and after its offset
+explained_max_chunks = 10       # that are measured, spread over the recording
+explained_min_share = 0.8       # of the energy; below it, the output is only as loud as what the notes explain
+doubt_min_s = 2                 # seconds from which on a recording without a tuning is doubted
+few_notes_per_s = 0.25          # below it, the warning says that there are few
+
 # training, both networks
 validation_share = 0.2  # share of the pieces
 max_validation_pieces = 16  # largest number of these pieces that the validation loss uses
@@ -202,6 +224,8 @@ griffin_lim_momentum = 0.99
 report_iterations = 32  # of the report's Griffin-Lim
 chunk_frames = 2592     # most frames of a recording that are worked on at once: 30 s and a little, a multiple of 8
 context_frames = 256    # more frames on both sides, so that a chunk comes out as it would within the whole
+decode_frames = 8 * chunk_frames    # frames of a recording whose notes are decoded at once
+decode_ahead = chunk_frames         # more frames after them, in which their notes may end
 fade_frames = 16        # over which one chunk fades into the next
 stereo_frames = 43      # over which the level of a channel is measured, band by band
 stereo_limit = 16       # times the power of the mean, at most
