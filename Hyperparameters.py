@@ -182,6 +182,8 @@ stereo_limit = 16       # times the power of the mean, at most
 # evaluation
 onset_tolerance_s = 0.05    # between a true onset and the one that is found
 chord_s = 0.03              # onsets within it count once
+max_note_shift_s, note_shift_step_s = 0.024, 0.004  # by which all notes of a transcription may be shifted together
+min_scored_s = 0.02         # shortest note of the note metrics
 distance_n_fft = (512, 1024, 2048)  # of the normalised spectral distance
 max_lag_s = 5               # by which a recording may begin earlier or later than its MIDI file
 
