@@ -5,6 +5,7 @@ recordings beside their MIDI files, or MIDI files alone. It renders what is miss
 folder as evaluation.md, evaluation.json and evaluation.png. `Metrics` defines them.
 """
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -169,6 +170,12 @@ def plot_scores(scores):
     return figure
 
 
+def cache_folder(folder, data, *parts):
+    """Return the folder below `data`/evaluation for what is rendered from `folder`, a different one for each path."""
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+    return Path(data) / "evaluation" / "_".join([folder.resolve().name, digest, *map(str, parts)])
+
+
 def render_pair(midi_folder, data=None, piano=None):
     """Render a folder of MIDI files on the preset `piano` and on the e-piano.
 
@@ -177,8 +184,7 @@ def render_pair(midi_folder, data=None, piano=None):
     """
     data = hp.data if data is None else data
     piano = hp.piano_preset if piano is None else piano
-    place = "_".join([*midi_folder.resolve().parts[1:], *map(str, piano)])
-    folder, pieces = Path(data) / "evaluation" / place, Util.find_pieces(midi_folder, Notes.midi_endings)
+    folder, pieces = cache_folder(midi_folder, data, *piano), Util.find_pieces(midi_folder, Notes.midi_endings)
     for mode, preset in (("piano", piano), ("synth", hp.synth_preset)):
         for path in (folder / mode).glob("*.wav"):
             if path.stem not in pieces:
@@ -213,7 +219,7 @@ def prepare_recordings(folder, data=None):
     if alone:
         raise ValueError(f"no MIDI file of the same name lies beside {', '.join(alone)}; put it there, or remove the "
                          "recording")
-    place = Path(data) / "evaluation" / "_".join([*folder.resolve().parts[1:], "recorded"])
+    place = cache_folder(folder, data, "recorded")
     for path in place.glob("*/*.*"):
         if path.suffix in (".wav", ".mid") and path.stem not in found:
             path.unlink()

@@ -197,6 +197,10 @@ system_soundfonts = (
     Path("/usr/local/share/soundfonts"), Path("/usr/local/share/fluidsynth"), Path("/opt/homebrew/share/soundfonts"),
     Path("/opt/homebrew/share/fluid-synth/sf2"),
 )
+soundfont_packages = {  # of Debian and Ubuntu
+    "FluidR3_GM.sf2": "fluid-soundfont-gm", "TimGM6mb.sf2": "timgm6mb-soundfont",
+    "MuseScore_General_Full.sf3": "musescore-general-soundfont", "MuseScore_General.sf3": "musescore-general-soundfont",
+}
 ae_weights = root / "ae.torch"
 unet_weights = root / "unet.torch"
 demo = data / "demo" / "mozart_rondo_alla_turca.wav"

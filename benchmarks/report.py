@@ -67,7 +67,7 @@ def prepare(train, test, target):
     """
     pieces_of = {"MIDI": choose(train), "MIDI_test": Util.find_pieces(test, Notes.midi_endings)}
     if unseen not in pieces_of["MIDI_test"]:
-        raise ValueError(f"{test} does not hold {unseen}.mid, a piece of the report's sounds; get it from piano-midi.de")
+        raise ValueError(f"{test} does not hold {unseen}.mid, one of the report's pieces; get it from piano-midi.de")
     check_soundfonts(MIDI2Audio.parse_preset(target), left_out, *several)
     for folder, pieces in pieces_of.items():
         (data / folder).mkdir(parents=True, exist_ok=True)
