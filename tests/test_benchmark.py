@@ -10,6 +10,7 @@ import Hyperparameters as hp
 import Main
 import MIDI2Audio
 import Util
+from UNet import UNet
 
 sys.path.append(str(hp.root / "benchmarks"))
 import benchmark
@@ -50,11 +51,12 @@ def written(folder):
 def test_benchmark_writes_its_tables(short_pair, short_demo, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "run_in_subprocess", lambda *_: (1.0, 2.0))  # importing takes a while
     monkeypatch.setattr(benchmark.subprocess, "run", lambda *_, **options: None)
+    monkeypatch.setattr(benchmark, "UNet", lambda wf: UNet(wf=3))
     monkeypatch.chdir(tmp_path)
     committed = hp.root.joinpath("benchmarks", "benchmark.md").read_bytes()
-    benchmark.main([str(short_pair), "--clip-s", "2", "--repeats", "1", "--minutes", "0.05"])
+    benchmark.main([str(short_pair), "--clip-s", "1", "--repeats", "1", "--minutes", "0.05"])
     text = tmp_path.joinpath("benchmark.md").read_text()
-    assert all(heading in text for heading in ("## A clip of 2 s", "## Inversions", "## Any length", "| satie |"))
+    assert all(heading in text for heading in ("## A clip of 1 s", "## Inversions", "## Any length", "| satie |"))
     assert "nan" not in text and hp.root.joinpath("benchmarks", "benchmark.md").read_bytes() == committed
     assert ["0.05", "1.0", "20.0", "2"] in table_rows(text)
 
@@ -68,6 +70,7 @@ def test_code_runs_in_a_process_of_its_own():
 
 def test_training_benchmark_writes_its_table(data, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "in_subprocess", training.measure)  # importing takes a while
+    monkeypatch.setattr(hp, "ae_channels", (32, 64, 64))
     monkeypatch.chdir(tmp_path)
     training.main(["--data", str(data), "--ae-clips", "2", "--unet-clips", "2", "--warm-up", "1", "--wf", "2"])
     rows = table_rows(tmp_path.joinpath("training.md").read_text())
