@@ -108,6 +108,13 @@ def short_demo(tmp_path, monkeypatch):
     return hp.demo
 
 
+@pytest.fixture
+def quick_inversion(monkeypatch):
+    """Few iterations of the inversion, for tests of something else."""
+    for name in "kl_iterations", "griffin_lim_iterations", "report_iterations":
+        monkeypatch.setattr(hp, name, 2)
+
+
 @pytest.fixture(scope="session")
 def three_seconds(tmp_path_factory, root, instruments):
     """A data folder with the first three seconds of the excerpts: piano/, synth/, generated/ and ae_output/."""

@@ -231,7 +231,7 @@ def test_a_missing_soundfont_is_named_first_with_its_package(one_piece, monkeypa
 
 # peers.py
 
-def test_peers_writes_its_table(instruments, tmp_path, monkeypatch, midi, root_copy):
+def test_peers_writes_its_table(instruments, quick_inversion, tmp_path, monkeypatch, midi, root_copy):
     monkeypatch.setattr(hp, "data", tmp_path / "data")
     monkeypatch.setattr(hp, "limit_s", 3)
     notes = [(0, key, 0.2 + 0.4 * i, 0.5 + 0.4 * i) for i, key in enumerate((60, 64, 67, 72, 76))]

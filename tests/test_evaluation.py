@@ -168,7 +168,7 @@ def recordings(tmp_path, instruments, midi, monkeypatch):
     return folder
 
 
-def test_recordings_beside_their_midi_files_are_aligned_and_scored(recordings, tmp_path, weights, monkeypatch, capsys):
+def test_recordings_beside_their_midi_files_are_aligned_and_scored(recordings, tmp_path, weights, quick_inversion, capsys):
     from NoteAutoencoder import NoteAutoencoder
 
     note_weights = tmp_path / "notes.torch"

@@ -12,7 +12,7 @@ import Training
 sys.path.append(str(hp.root / "benchmarks"))
 import report
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "quick_inversion")
 small = dict(n_pieces=3, several=report.several[:2], ae_kept=(1, 2), unet_kept=(1, 2), ae_brief=(1, 2), unet_brief=(1,),
              ae_ablations={"wider": dict(channels=(16, 32, 32)), "pianos": {}}, unet_ablations={"l1": dict(loss="l1")})
 

@@ -25,7 +25,7 @@ def results(tmp_path, root):
     return tmp_path
 
 
-def test_everything_in_results_is_the_same_bytes_twice(results, short_demo):
+def test_everything_in_results_is_the_same_bytes_twice(results, short_demo, quick_inversion):
     models, written = Main.load_models(*Main.find_weights("shipped")), []
     for _ in range(2):
         make.save_sounds(models, results)
