@@ -233,6 +233,8 @@ stereo_limit = 16       # times the power of the mean, at most
 # evaluation
 onset_tolerance_s = 0.05    # between a true onset and the one that is found
 chord_s = 0.03              # onsets within it count once
+max_note_shift_s, note_shift_step_s = 0.024, 0.004  # by which all notes of a transcription may be shifted together
+min_scored_s = 0.02         # shortest note of the note metrics
 distance_n_fft = (512, 1024, 2048)  # of the normalised spectral distance
 max_lag_s = 5               # by which a recording may begin earlier or later than its MIDI file
 
@@ -246,6 +248,10 @@ system_soundfonts = (
     Path("/usr/local/share/soundfonts"), Path("/usr/local/share/fluidsynth"), Path("/opt/homebrew/share/soundfonts"),
     Path("/opt/homebrew/share/fluid-synth/sf2"),
 )
+soundfont_packages = {  # of Debian and Ubuntu
+    "FluidR3_GM.sf2": "fluid-soundfont-gm", "TimGM6mb.sf2": "timgm6mb-soundfont",
+    "MuseScore_General_Full.sf3": "musescore-general-soundfont", "MuseScore_General.sf3": "musescore-general-soundfont",
+}
 ae_weights = root / "ae.torch"
 unet_weights = root / "unet.torch"
 demo = data / "demo" / "mozart_rondo_alla_turca.wav"
