@@ -206,6 +206,101 @@ class NoteClassifier(nn.Module):
             key[:, None] / hp.n_keys - 0.5, ((next_onset - end) / 60).clamp(max=1)[:, None]], 1)
 
 
+class Stage(nn.Module):
+    """A residual stage of the `HarmonicEncoder`: neighbouring keys and frames, then frames further off and the octaves
+    below and above. [shape=(batch, channels, t, n_keys)] in and out."""
+
+    def __init__(self, channels, dilation):
+        super().__init__()
+        self.near = ConvBlock(channels, channels, (3, 3))
+        self.long = nn.Sequential(
+            nn.Conv2d(channels, channels, (3, 1), padding=(dilation, 0), dilation=(dilation, 1), bias=False),
+            nn.BatchNorm2d(channels), nn.ReLU())
+        self.octaves = nn.Sequential(
+            nn.Conv2d(channels, channels, (1, 3), padding=(0, 12), dilation=(1, 12), bias=False),
+            nn.BatchNorm2d(channels), nn.ReLU())
+
+    def forward(self, x):
+        x = x + self.near(x)
+        return x + self.long(x) + self.octaves(x)
+
+
+class HarmonicEncoder(nn.Module):
+    """A wider `NoteEncoder`, which also predicts offsets.
+
+    The input is the same. Every key has more channels; every stage looks further in time, and at the octaves, where
+    most false positives lie (dilated convolutions along harmonics: Wei et al. 2022, "HPPNet: Modeling the harmonic
+    structure and pitch invariance in piano transcription"). Layers that span all keys lie between the two halves of
+    the stages.
+
+    Parameters
+    ----------
+    first, channels : int
+        Channels per key in the first layer, and in those that follow.
+    stages : sequence of int
+        Dilation in time of each stage.
+    narrow, width, layers : int
+        See `NoteEncoder`.
+    """
+
+    outputs = 4
+
+    def __init__(self, first=None, channels=None, stages=None, narrow=None, width=None, layers=None):
+        super().__init__()
+        form = {**hp.harmonic_encoder, **{name: value for name, value in dict(
+            first=first, channels=channels, stages=stages, narrow=narrow, width=width, layers=layers).items() if value}}
+        first, channels, narrow, width = (form[name] for name in ("first", "channels", "narrow", "width"))
+        bands, mels = partial_bands(hp.pitch_partials), partial_mel_weights(hp.mel_partials)
+        self.register_buffer("bands", bands.flatten(), persistent=False)
+        self.register_buffer("mels", mels.flatten(1), persistent=False)
+        self.stem = nn.Conv2d(bands.shape[1] + 2 * len(hp.mel_partials), first, 1)
+        self.key = nn.Parameter(torch.zeros(1, first, 1, hp.n_keys))
+        self.time = ConvBlock(first, channels, (3, 1))
+        self.stages = nn.ModuleList(Stage(channels, dilation) for dilation in form["stages"])
+        self.squeeze = nn.Conv2d(channels, narrow, 1)
+        self.gather = nn.Conv2d(narrow * hp.n_keys, width, (1, 3), padding=(0, 1))
+        self.dilated = nn.ModuleList(nn.Conv2d(width, width, (1, 3), padding=(0, 2 ** i), dilation=(1, 2 ** i))
+                                     for i in range(form["layers"]))
+        self.spread = nn.Conv2d(width, narrow * hp.n_keys, 1)
+        self.merge = ConvBlock(channels + narrow, channels, (3, 3))
+        self.head = nn.Conv2d(channels, 2 * self.outputs, 1)
+        with torch.no_grad():  # most keys are silent most of the time
+            self.head.bias[:2] = self.head.bias[6:] = -4
+            self.head.bias[2:4] = -2
+
+    def forward(self, pitch, mel):
+        """Map spectrograms as `NoteEncoder` to the logits of onset, sounding, velocity and offset [shape=(batch, 4, t,
+        n_keys)]."""
+        frames, (batch, _, steps) = mel.shape[2], pitch.shape
+        x = self.time(nn.functional.relu(self.stem(stack_harmonics(pitch, mel, self.bands, self.mels)) + self.key))
+        half = len(self.stages) // 2
+        for stage in self.stages[:half]:
+            x = stage(x)
+        all_keys = self.squeeze(x).permute(0, 2, 3, 1).flatten(2)[:, None].permute(0, 3, 1, 2)  # (batch, _, 1, steps)
+        all_keys = nn.functional.relu(self.gather(all_keys))
+        for layer in self.dilated:
+            all_keys = all_keys + nn.functional.relu(layer(all_keys))
+        known = self.spread(all_keys).permute(0, 2, 3, 1).view(batch, steps, hp.n_keys, -1).permute(0, 3, 1, 2)
+        x = x + self.merge(torch.cat([x, nn.functional.relu(known)], 1))
+        for stage in self.stages[half:]:
+            x = stage(x)
+        y = self.head(x)
+        return y.view(batch, self.outputs, 2, steps, hp.n_keys).transpose(2, 3).flatten(2, 3)[:, :, :frames]
+
+
+class NoteRefiner(nn.Module):
+    """Note-level post-processing behind a `HarmonicEncoder`: see NoteRefinement.py.
+
+    `offset_head` scores where a note may end; `velocity_head` says by how much the logarithm of its velocity is off, in
+    units of `hp.velocity_scale`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.offset_head = MLPHead(hp.refiner_offset_features)
+        self.velocity_head = MLPHead(hp.refiner_velocity_features)
+
+
 class NoteAutoencoder(nn.Module):
     """An autoencoder whose latent is what was played: `NoteEncoder`, if so `with_classifier` `NoteClassifier`,
     `NoteDecoder`."""

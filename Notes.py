@@ -214,6 +214,13 @@ def next_onsets(key, begin, last):
     return np.where(np.append(key[1:] == key[:-1], False), np.roll(begin, -1), last)
 
 
+def interpolate_peaks(image, frame, key):
+    """Return where the peaks of an image [shape=(t, n_keys)] at these frames and keys lie between the frames
+    [shape=(n,)]: that of a triangle through the neighbours (Kong et al. 2021)."""
+    before, top, after = (np.pad(image, ((1, 1), (0, 0)))[frame + i, key] for i in range(3))
+    return (frame + (after - before) / (2 * (top - np.minimum(after, before)) + 1e-9)).astype(np.float32)
+
+
 def estimate_offsets(sounding, frame, key, next_onset, offset_threshold=None):
     """Return the frames in which notes seem to end [shape=(n,)]: their key no longer sounds [shape=(t, n_keys)], or is
     struck again."""
@@ -247,8 +254,7 @@ def decode_notes(predictions, classifier=None, onset_threshold=None, frame_thres
         frame, key = frame[kept], key[kept]
     if not len(frame):
         return np.zeros((0, 4), np.float32)
-    before, top, after = (np.pad(onset, ((1, 1), (0, 0)))[frame + i, key] for i in range(3))
-    begin = (frame + (after - before) / (2 * (top - np.minimum(after, before)) + 1e-9)).astype(np.float32)
+    begin = interpolate_peaks(onset, frame, key)
     next_onset = next_onsets(key, begin, np.float32(len(onset)))
     end = estimate_offsets(sounding, frame, key, next_onset, offset_threshold)
     if classifier:
