@@ -299,6 +299,19 @@ def event_writer(folder, epoch):
     return SummaryWriter(folder, purge_step=epoch + 1)
 
 
+def check_unfinished(weights, overwrite):
+    """Raise ValueError if `weights` are there already, and not to be overwritten."""
+    if Path(weights).exists() and not overwrite:
+        raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it anew")
+
+
+def save_finished(network, weights, trained_for):
+    """Write the weights of a network that needs no training; of several processes, the first."""
+    if Distributed.process_rank()[0] == 0:
+        save_tensors(weights, snapshot(network, trained_for))
+        print(weights, flush=True)
+
+
 def fit(model, training_set, validation_set, weights, settings, loss_name, overwrite=False, tensorboard=False,
         on_epoch=None):
     """Train `model` and write its best weights, by validation loss, with the recorded losses beside them.
@@ -343,8 +356,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     if settings["batch_size"] % number:
         raise ValueError(f"a batch of {settings['batch_size']} does not divide among {number} processes; choose "
                          "another --batch-size")
-    if weights.exists() and not checkpoint.exists() and not overwrite:
-        raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it anew")
+    if not checkpoint.exists():
+        check_unfinished(weights, overwrite)
     state = {"settings": settings, "epoch": 0, "batch": 0, "epoch_losses": [], "seconds": 0.0, "best": None,
              "losses": {"loss": loss_name, "training": [], "validation": []}}
     note = {**settings["trained_for"], **{key: settings[key] for key in ("autoencoder",) if key in settings}}
