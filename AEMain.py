@@ -10,8 +10,6 @@ import torch
 import DatasetCreator
 import Distributed
 import Hyperparameters as hp
-import MIDI2Audio
-import Scale
 import Training
 import Util
 from AEDataset import AEDataset, NoteDataset, make_datasets
@@ -153,8 +151,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
 def build_note_network(target, start, decoder):
     """Return a `NoteAutoencoder` to train, with the weights in `start` if there are any.
 
-    `decoder` is what is to become of it: "sampled", a `SampledVoice` of the `target`, the preset of a SoundFont; "table",
-    a table to learn, that in `start` if it is of this target; None, that in `start`, whatever it is.
+    `decoder` says which decoder it gets: "sampled", a `SampledVoice` of the `target`, the preset of a SoundFont;
+    "table", a table to learn, that in `start` if it is of this target; None, the one in `start`.
     """
     network = NoteAutoencoder()
     if start:
@@ -165,6 +163,9 @@ def build_note_network(target, start, decoder):
         if decoder == "table" and not known:
             network.decoder = NoteDecoder()  # sooner learnt than relearnt
     if decoder == "sampled":
+        import MIDI2Audio  # which only rendering needs
+        import Scale
+
         network.decoder = Distributed.first_process_first(lambda: Scale.render_voice(MIDI2Audio.parse_preset(target)))
     return network
 
@@ -232,10 +233,10 @@ def train(data=None, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_si
     data = hp.data if data is None else data
     device, weights = Util.choose_device(device), Path(data) / "models" / model / "ae.torch"
     trained_for = DatasetCreator.trained_for(data)
-    if part == "decoder" and network != "report" and choose_decoder(target_instrument(trained_for), decoder) == "sampled":
+    target = target_instrument(trained_for)
+    if part == "decoder" and network != "report" and choose_decoder(target, decoder) == "sampled":
         Training.check_unfinished(weights, overwrite)
-        finished = build_note_network(target_instrument(trained_for), start, "sampled")
-        return Training.save_finished(finished, weights, trained_for)
+        return Training.save_finished(build_note_network(target, start, "sampled"), weights, trained_for)
     names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
     network = choose_network(network, part, names, data)
     kind = NoteDataset if network == "notes" else AEDataset
@@ -243,7 +244,7 @@ def train(data=None, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_si
     torch.manual_seed(seed)
     how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16, average=average)
     if network == "notes":
-        decoder = choose_decoder(target_instrument(trained_for), decoder)
+        decoder = choose_decoder(target, decoder)
         trainer = note_trainer(trained_for, start, part, decoder, training, learning_rate, device, how)
     else:
         trainer = Training.Trainer(Autoencoder(channels=channels), torch.nn.functional.l1_loss, learning_rate, device,

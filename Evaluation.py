@@ -5,9 +5,9 @@ scores FOLDER/piano against FOLDER/synth, or real recordings beside their MIDI f
 or MIDI files, of which it renders both.
 
 Log-mel L1 is the mean distance of two log-mel spectrograms in dB. Texture is the distance of their modulation spectra
-in dB, of how strongly each band fluctuates, and how fast: blur and roughness change it, exact moments hardly. The normalised spectral distance is that of two
-magnitude spectrograms each brought to unit norm, from 0, the same up to a gain, to sqrt(2); elsewhere it is often the
-distance over the norm of the truth alone, which a gain changes.
+in dB, of how strongly each band fluctuates, and how fast: blur and roughness change it, exact moments hardly. The
+normalised spectral distance is that of two magnitude spectrograms each brought to unit norm, from 0, the same up to a
+gain, to sqrt(2); elsewhere it is often the distance over the norm of the truth alone, which a gain changes.
 """
 import argparse
 import json
@@ -29,7 +29,8 @@ import Util
 from AEModel import NoteModel
 
 versions = ("unchanged", "autoencoder", "final", "ceiling")
-metrics = {"log_mel_l1": "log-mel L1, dB", "texture": "texture, dB", "spectral_distance": "normalised spectral distance", "onset_f1": "onset F1"}
+metrics = {"log_mel_l1": "log-mel L1, dB", "texture": "texture, dB",
+           "spectral_distance": "normalised spectral distance", "onset_f1": "onset F1"}
 note_metrics = {"precision": "precision", "recall": "recall", "f1": "F1", "velocity": "velocity error"}
 
 

@@ -120,8 +120,8 @@ def measure_release(note, sustained, held):
     block = hp.voice_release_block
     first = held + 2 * block
     blocks = (min(len(note), len(sustained)) - first) // block
-    own, other = (10 * np.log10((part[first:first + blocks * block].reshape(blocks, block).astype(np.float64) ** 2).mean(
-        axis=1) + 1e-20) for part in (note, sustained))
+    own, other = (np.array([decibels(part) for part in np.split(audio[first:first + blocks * block], blocks)])
+                  for audio in (note, sustained))
     fallen = own - other
     used = np.flatnonzero((fallen < fallen[0] - 1) & (fallen > fallen[0] - hp.voice_release_fit_db) & (own > -140))
     if len(used) < 3:

@@ -272,7 +272,8 @@ def load_checkpoint(path, settings, model):
         if not saved.get("memory"):  # layers that the U-Net once could have; none is what it has now
             saved.pop("memory", None)
         for name, then in (("gradient_norm", hp.gradient_norm), ("bfloat16", hp.bfloat16), ("average", 0),
-                           ("held_out", False), ("autoencoder", settings.get("autoencoder"))):
+                           ("held_out", False), ("gain_frames", 0), ("autoencoder", settings.get("autoencoder")),
+                           ("decoder", "table" if settings.get("network") == "notes" else None)):
             if name in settings:
                 saved.setdefault(name, then)
         differing = [name for name in {**settings, **saved} if settings.get(name) != saved.get(name)]

@@ -31,7 +31,7 @@ def tone(hertz, seconds=1.5, decay=2.0):
 
 
 def make_voice(keys=(57, 60, 69), layers=(127,), seconds=1.5):
-    """A voice of sines, twice as loud at twice the velocity, released within 10 ms at the lowest and 40 at the highest."""
+    """A voice of sines, twice as loud at twice the velocity, released in 10 ms at the lowest and 40 at the highest."""
     streams = [flac(tone(440 * 2 ** ((key - 69) / 12) * (1 + layer), seconds)) for key in keys
                for layer in range(len(layers))]
     velocities = np.array([1.0, 64, 127])
@@ -202,8 +202,8 @@ def test_a_scale_is_rendered_and_plays_like_the_instrument(instruments, monkeypa
     preset = MIDI2Audio.find_soundfont(file), bank, program, False
     messages = [(0, mido.Message("note_on", note=60, velocity=100)), (9000, mido.Message("note_off", note=60))]
     rendered = Scale.render_events(messages, hp.sample_rate, preset)
-    played = voice.audio(np.array([[-hp.voice_delay / hp.sample_rate, (9000 - hp.voice_delay) / hp.sample_rate, 60, 100]]),
-                         0, hp.sample_rate)
+    note = [-hp.voice_delay / hp.sample_rate, (9000 - hp.voice_delay) / hp.sample_rate, 60, 100]
+    played = voice.audio(np.array([note]), 0, hp.sample_rate)
     assert np.linalg.norm(played - rendered) < 0.2 * np.linalg.norm(rendered)
 
 
