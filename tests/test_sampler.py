@@ -1,4 +1,5 @@
 """The sampled voice: it sums what it should, wherever notes begin, and is stored with the weights."""
+import functools
 import io
 
 import mido
@@ -213,3 +214,25 @@ def test_the_decoder_is_sampled_where_the_target_can_be_rendered():
     assert AEMain.choose_decoder("recordings") == AEMain.choose_decoder("FluidR3_GM.sf2:0:5:room") == "table"
     with pytest.raises(ValueError, match="--decoder table"):
         AEMain.choose_decoder("recordings", "sampled")
+
+
+def test_the_decoder_alone_is_stored_without_training(voice, tmp_path, monkeypatch):
+    for folder, preset in (("piano", "FluidR3_GM.sf2:0:0"), ("synth", "FluidR3_GM.sf2:0:5")):
+        tmp_path.joinpath(folder).mkdir()
+        tmp_path.joinpath(folder, "preset.txt").write_text(preset + "\n")
+    asked = []
+    monkeypatch.setattr(Scale, "render_voice", lambda preset: asked.append(preset) or voice)
+    monkeypatch.setattr(AEMain, "NoteAutoencoder", functools.partial(
+        NoteAutoencoder, first=8, channels=8, blocks=1, narrow=2, width=8, layers=1))
+    torch.save(note_model(None).network.state_dict(), tmp_path / "start.torch")
+    AEMain.train(tmp_path, part="decoder", start=tmp_path / "start.torch", model="other")
+    model = AEModel.load_model(Autoencoder, tmp_path / "models" / "other" / "ae.torch")
+    assert asked == [("FluidR3_GM.sf2", 0, 5)] and model.pair == "FluidR3_GM.sf2:0:0 -> FluidR3_GM.sf2:0:5"
+    assert torch.equal(model.voice.streams, voice.streams)
+    assert torch.equal(model.network.encoder.head.weight, note_model(None).network.encoder.head.weight)
+    with pytest.raises(ValueError, match="is finished"):
+        AEMain.train(tmp_path, part="decoder", model="other")
+    other = AEMain.build_note_network("recordings", tmp_path / "models" / "other" / "ae.torch", "table")
+    assert isinstance(other.decoder, NoteDecoder)
+    kept = AEMain.build_note_network("recordings", tmp_path / "models" / "other" / "ae.torch", None)
+    assert torch.equal(kept.decoder.streams, voice.streams)
