@@ -15,8 +15,9 @@ import Util
 from AEDataset import AEDataset, NoteDataset, make_datasets
 from AEModel import NoteModel, autocast, load_weights, peak_frame_level, provenance
 from Autoencoder import Autoencoder
-from NoteAutoencoder import NoteAutoencoder, NoteDecoder
+from NoteAutoencoder import NoteAutoencoder, NoteDecoder, decoder_from_state
 from Notes import estimate_offsets, next_onsets, notes_to_frames, onset_candidates
+from SampledVoice import SampledVoice
 
 
 class NoteTrainer(Training.Trainer, NoteModel):
@@ -25,12 +26,12 @@ class NoteTrainer(Training.Trainer, NoteModel):
     The encoder by cross entropy on onsets and sounding keys, and the L1 distance of the velocities' logarithms at the
     onsets; the note classifier by cross entropy on the notes that the encoder hears and the L1 distance of their ends,
     which do not teach the encoder; the decoder by the L1 distance from the target's spectrogram. `parts` are those to
-    train.
+    train; with `whole` the spectrogram is validated, else their loss.
     """
 
-    def __init__(self, network, learning_rate, device, parts=("encoder", "classifier", "decoder"), **how):
+    def __init__(self, network, learning_rate, device, parts=("encoder", "classifier", "decoder"), whole=True, **how):
         super().__init__(network, None, learning_rate, device, **how)
-        self.parts = parts
+        self.parts, self.whole = parts, whole
         # No momentum and a short memory for the decoder's: a key that is rarely played is moved when it is played only,
         # and no further than others.
         rare = dict(scale=hp.decoder_rate_factor, betas=hp.decoder_betas)
@@ -132,13 +133,13 @@ class NoteTrainer(Training.Trainer, NoteModel):
     @torch.inference_mode()
     def validate(self, dataset):
         """Return the mean over all frames of whole clips of the L1 loss of the spectrogram, as of the report's form,
-        or, if not all parts are trained, of their loss."""
+        or, if the autoencoder is not trained as a `whole`, of the loss of the parts."""
         self.network.eval()
         losses, frames = zip(*((self.clip_loss(clip), clip["target"].shape[1]) for clip in dataset))
         return float(np.average(losses, weights=frames))
 
     def clip_loss(self, clip):
-        if len(self.parts) < 3:
+        if not self.whole:
             return self.batch_loss(torch.utils.data.default_collate([clip]))[0].item()
         _, output, target = self.example(clip)
         return np.abs(output - target.numpy()).mean()
@@ -147,29 +148,50 @@ class NoteTrainer(Training.Trainer, NoteModel):
         return clip["mel"], self.generate(clip["pitch"].numpy(), clip["mel"].numpy()), clip["target"]
 
 
+def build_note_network(target, start, decoder):
+    """Return a `NoteAutoencoder` to train, with the weights in `start` if there are any.
+
+    `decoder` says which decoder it gets: "sampled", a `SampledVoice` of the `target`, the preset of a SoundFont;
+    "table", a table to learn, that in `start` if it is of this target; None, the one in `start`.
+    """
+    network = NoteAutoencoder()
+    if start:
+        state = load_weights(start)
+        network.decoder = decoder_from_state(state)
+        Training.load_initial_weights(network, start)
+        known = target_instrument(provenance(state)) in ("", target) and not isinstance(network.decoder, SampledVoice)
+        if decoder == "table" and not known:
+            network.decoder = NoteDecoder()  # sooner learnt than relearnt
+    if decoder == "sampled":
+        import MIDI2Audio  # which only rendering needs
+        import Scale
+
+        network.decoder = Distributed.first_process_first(lambda: Scale.render_voice(MIDI2Audio.parse_preset(target)))
+    return network
+
+
+def choose_decoder(target, decoder=None):
+    """Return "sampled" or "table": what is asked for, else "sampled" for a target that MIDI2Audio.py has rendered, dry.
+
+    Raises ValueError if "sampled" is asked for, and the target's sounds cannot be had.
+    """
+    rendered = target != "recordings" and not target.endswith(":room")
+    if decoder == "sampled" and not rendered:
+        raise ValueError(f"the target, {target}, is not a dry preset of a SoundFont whose sounds MIDI2Audio.py could "
+                         "render; give --decoder table")
+    return decoder or ("sampled" if rendered else "table")
+
+
 def target_instrument(note):
     """Return the target instrument of what `AEModel.provenance` returns."""
     return note.get("pair", "").rpartition(" -> ")[2]
 
 
-def train(data=None, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
-          learning_rate=hp.ae_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
-          augmented=False, validation_source=None, start=None, network=None, part=None, channels=hp.ae_channels,
-          gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16, average=0, device="auto", overwrite=False,
-          tensorboard=False, on_epoch=None):
-    """Train data/models/<model>/ae.torch on the pairs below `data`, from the weights in `start` if there are any.
+def choose_network(network, part, names, data):
+    """Return "notes" or "report": what is asked for, else "notes" where all pieces have notes.
 
-    `network` is "notes", for which each piece needs its notes, data/notes/<piece>.mid, or "report", the report's form,
-    of which `channels` are the width; None is "notes" where there are notes. Of one of notes, `part` "encoder", with
-    the note classifier, "classifier" or "decoder" trains that alone: another target needs another decoder, another
-    source another encoder. A decoder for another target than that of `start` begins anew.
-    `gradient_norm`, `bfloat16` and `average`: see `Training.Trainer`.
-
-    Raises as `DatasetCreator.build`, `Training.load_initial_weights` and `Training.fit`.
+    Raises ValueError if there are no notes, or the report's autoencoder is to have parts.
     """
-    data = hp.data if data is None else data
-    device = Util.choose_device(device)
-    names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
     network = network or ("notes" if DatasetCreator.has_notes(names, data) else "report")
     if network == "notes" and not DatasetCreator.has_notes(names, data):
         raise ValueError(f"{Path(data) / 'notes'} holds no notes; put the pieces' MIDI files there, or give "
@@ -177,33 +199,66 @@ def train(data=None, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_si
     if network == "report" and part:
         raise ValueError("only an autoencoder of notes has parts to train alone; leave --part out, or give --network "
                          "notes")
+    return network
+
+
+def note_trainer(trained_for, start, part, decoder, training, learning_rate, device, how):
+    """Return the trainer of a `NoteAutoencoder`: see `train`. `how` are settings of `Training.Trainer`."""
+    parts = {None: ("encoder", "classifier", "decoder"), "encoder": ("encoder", "classifier")}.get(part, (part,))
+    network = build_note_network(target_instrument(trained_for), start, decoder if "decoder" in parts else None)
+    if decoder == "sampled":
+        parts = tuple(part for part in parts if part != "decoder")
+    if "decoder" in parts:
+        network.decoder.loudest.fill_(float(np.mean(
+            [peak_frame_level(Util.to_db(target[:].numpy())) for target in training.targets])))
+    return NoteTrainer(network, learning_rate, device, parts, part is None, **how)
+
+
+def train(data=None, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
+          learning_rate=hp.ae_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
+          augmented=False, validation_source=None, start=None, network=None, part=None, decoder=None,
+          channels=hp.ae_channels, gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16, average=0, device="auto",
+          overwrite=False, tensorboard=False, on_epoch=None):
+    """Train data/models/<model>/ae.torch on the pairs below `data`, from the weights in `start` if there are any.
+
+    `network` is "notes", for which each piece needs its notes, data/notes/<piece>.mid, or "report", the report's form,
+    of which `channels` are the width; None is "notes" where there are notes. Of one of notes, `part` "encoder", with
+    the note classifier, "classifier" or "decoder" trains that alone: another target needs another decoder, another
+    source another encoder. The `decoder` is "sampled", of which nothing is trained, or "table": see `choose_decoder`.
+    A table for another target than that of `start` begins anew.
+    `gradient_norm`, `bfloat16` and `average`: see `Training.Trainer`.
+
+    Raises as `DatasetCreator.build`, `Training.load_initial_weights` and `Training.fit`.
+    """
+    data = hp.data if data is None else data
+    device, weights = Util.choose_device(device), Path(data) / "models" / model / "ae.torch"
+    trained_for = DatasetCreator.trained_for(data)
+    target = target_instrument(trained_for)
+    if part == "decoder" and network != "report" and choose_decoder(target, decoder) == "sampled":
+        Training.check_unfinished(weights, overwrite)
+        return Training.save_finished(build_note_network(target, start, "sampled"), weights, trained_for)
+    names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
+    network = choose_network(network, part, names, data)
     kind = NoteDataset if network == "notes" else AEDataset
     training, validation = make_datasets(names, data, seed, augmented, validation_source, kind)
     torch.manual_seed(seed)
     how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16, average=average)
     if network == "notes":
-        parts = {None: ("encoder", "classifier", "decoder"), "encoder": ("encoder", "classifier")}.get(part, (part,))
-        trainer = NoteTrainer(NoteAutoencoder(), learning_rate, device, parts, **how)
+        decoder = choose_decoder(target, decoder)
+        trainer = note_trainer(trained_for, start, part, decoder, training, learning_rate, device, how)
     else:
         trainer = Training.Trainer(Autoencoder(channels=channels), torch.nn.functional.l1_loss, learning_rate, device,
                                    **how)
-    if start:
-        Training.load_initial_weights(trainer.network, start)
-    if network == "notes" and "decoder" in parts:
-        target = target_instrument(DatasetCreator.trained_for(data))
-        if start and target_instrument(provenance(load_weights(start))) not in ("", target):
-            trainer.network.decoder.load_state_dict(NoteDecoder().state_dict())  # sooner learnt than relearnt
-        trainer.network.decoder.loudest.fill_(float(np.mean(
-            [peak_frame_level(Util.to_db(target[:].numpy())) for target in training.targets])))
+        if start:
+            Training.load_initial_weights(trainer.network, start)
     settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
         seed=seed, augmented=augmented, validation_source=validation_source, start=start and str(start),
-        network=network, part=part, channels=list(channels), **how, pieces=names,
-        trained_for=DatasetCreator.trained_for(data))
+        network=network, part=part, decoder=decoder, channels=list(channels), **how, pieces=names,
+        trained_for=trained_for)
     loss_name = ("L1 loss" if network == "report" else f"loss of the {part}" if part else
                  "loss of notes and spectrogram (validation: L1)")
-    Training.fit(trainer, training, validation,
-                 Path(data) / "models" / model / "ae.torch", settings, loss_name, overwrite, tensorboard, on_epoch)
+    Training.fit(trainer, training, validation, weights, settings, loss_name, overwrite, tensorboard, on_epoch)
 
 
 def main(arguments=None):
@@ -216,6 +271,9 @@ def main(arguments=None):
     parser.add_argument("--part", choices=("encoder", "classifier", "decoder"),
                         type=lambda part: "classifier" if part == "reviewer" else part,  # its former name
                         help="train this half of an autoencoder of notes alone")
+    parser.add_argument("--decoder", choices=("sampled", "table"),
+                        help="the target's sounds, rendered from its SoundFont, or a table of spectra that is learnt "
+                        "(default: sampled where MIDI2Audio.py has rendered the target)")
     options = vars(Training.parse_training_options(parser, arguments, hp.ae_report))
     report = options.pop("report")
     train(**options)

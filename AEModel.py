@@ -1,4 +1,5 @@
 """The report's wrapper of a network, the autoencoder or the U-Net: load its weights, run it on a device, generate."""
+import functools
 import hashlib
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import Notes
 import Util
 from Autoencoder import Autoencoder
 from NoteAutoencoder import NoteAutoencoder
+from SampledVoice import SampledVoice
 
 
 def autocast(device, wanted=True):
@@ -257,9 +259,45 @@ class NoteModel(AEModel):
         return self.check_output(self.network.classifier.offset_shift(
             torch.from_numpy(predictions[None]).to(self.device), *places).cpu().numpy())
 
+    @property
+    def voice(self):
+        """The decoder, if it is a `SampledVoice`, else None."""
+        return self.network.decoder if isinstance(self.network.decoder, SampledVoice) else None
+
     def note_spectrogram(self, notes, frames):
         """Return the log-mel spectrogram of notes on the target instrument [shape=(n_mels, frames), in [0, 1]]."""
+        if self.voice:
+            return self.note_renderer(notes, frames, [(0, frames)])(0, frames)[0]
         return normalise_level(self.mel_decibels(notes, 0, frames), self.network.decoder.loudest.item())
+
+
+    def note_renderer(self, notes, frames, parts):
+        """Return a function that renders a part of what the notes of a whole recording are on the target instrument.
+
+        Parameters
+        ----------
+        notes : np.ndarray [shape=(n, 4)]
+        frames : int
+            Frames of the recording.
+        parts : list of (int, int)
+            Chunks that cover it, of which each alone fits in memory.
+
+        Returns
+        -------
+        callable
+            From the first frame and the one after the last to the log-mel spectrogram [shape=(n_mels, last - first), in
+            [0, 1]] and the STFT that it is made from, which a `SampledVoice` gives; else None.
+        """
+        if not self.voice:
+            whole = self.note_spectrogram(notes, frames).astype(np.float16)
+            return lambda first, last: (whole[:, first:last].astype(np.float32), None)
+        spectrum = functools.lru_cache(1)(functools.partial(self.voice.spectrum, notes))
+        reference = max(DatasetCreator.mel_power(spectrum(*part)).max() for part in parts)
+
+        def render(first, last):
+            power = DatasetCreator.mel_power(spectrum(first, last))
+            return DatasetCreator.log_mel(self.check_output(power), reference), spectrum(first, last)
+        return render
 
 
 def normalise_level(decibels, loudest):

@@ -4,9 +4,10 @@
 scores FOLDER/piano against FOLDER/synth, or real recordings beside their MIDI files, of which it renders the e-piano,
 or MIDI files, of which it renders both.
 
-Log-mel L1 is the mean distance of two log-mel spectrograms in dB. The normalised spectral distance is that of two
-magnitude spectrograms each brought to unit norm, from 0, the same up to a gain, to sqrt(2); elsewhere it is often the
-distance over the norm of the truth alone, which a gain changes.
+Log-mel L1 is the mean distance of two log-mel spectrograms in dB. Texture is the distance of their modulation spectra
+in dB, of how strongly each band fluctuates, and how fast: blur and roughness change it, exact moments hardly. The
+normalised spectral distance is that of two magnitude spectrograms each brought to unit norm, from 0, the same up to a
+gain, to sqrt(2); elsewhere it is often the distance over the norm of the truth alone, which a gain changes.
 """
 import argparse
 import json
@@ -28,7 +29,8 @@ import Util
 from AEModel import NoteModel
 
 versions = ("unchanged", "autoencoder", "final", "ceiling")
-metrics = {"log_mel_l1": "log-mel L1, dB", "spectral_distance": "normalised spectral distance", "onset_f1": "onset F1"}
+metrics = {"log_mel_l1": "log-mel L1, dB", "texture": "texture, dB",
+           "spectral_distance": "normalised spectral distance", "onset_f1": "onset F1"}
 note_metrics = {"precision": "precision", "recall": "recall", "f1": "F1", "velocity": "velocity error"}
 
 
@@ -43,6 +45,40 @@ def log_mel_l1(output, truth):
     reference = truth.max()
     output, truth = (DatasetCreator.log_mel(power, reference) for power in (output, truth))
     return hp.top_db * float(np.abs(output - truth).mean())
+
+
+def modulation_power(audio):
+    """Return the power of the fluctuations of each mel band in each octave of modulation, and the level of each band.
+
+    A band's envelope is its compressed magnitude; power is relative to the mean square of the envelope, so that a gain
+    changes nothing.
+
+    Returns
+    -------
+    (np.ndarray [shape=(texture_mels, octaves)], np.ndarray [shape=(texture_mels,)])
+    """
+    magnitude = np.abs(librosa.stft(audio, n_fft=hp.texture_n_fft, hop_length=hp.texture_hop_length))
+    filters = librosa.filters.mel(sr=hp.sample_rate, n_fft=hp.texture_n_fft, n_mels=hp.texture_mels)
+    envelopes = (filters @ magnitude) ** hp.texture_exponent
+    level = np.square(envelopes).mean(axis=1)
+    fluctuation = np.fft.rfft(envelopes - envelopes.mean(axis=1, keepdims=True), axis=1)
+    density = np.square(np.abs(fluctuation)) / envelopes.shape[1]
+    hertz = np.fft.rfftfreq(envelopes.shape[1], hp.texture_hop_length / hp.sample_rate)
+    octave = np.digitize(hertz, hp.texture_hertz)
+    power = np.stack([density[:, octave == i].sum(axis=1) for i in range(1, len(hp.texture_hertz))], axis=1)
+    return power / np.maximum(level, 1e-20)[:, None], level
+
+
+def texture(output, truth):
+    """Distance of the modulation spectra of two sounds in dB (on what they mean to the ear: McDermott and Simoncelli
+    2011, "Sound texture perception via statistics of the auditory periphery").
+
+    The mean over the octaves of modulation from 2 to 128 Hz; bands count by their level in `truth`. `output` and
+    `truth`: np.ndarray [shape=(n,)].
+    """
+    (power, _), (true_power, level) = modulation_power(output), modulation_power(truth)
+    distance = np.abs(10 * np.log10((power + 1e-9) / (true_power + 1e-9)))
+    return float(np.average(distance, axis=0, weights=level).mean())
 
 
 def spectral_distance(output, truth):
@@ -127,7 +163,8 @@ def make_outputs(recording, truth, models, inversion=None):
 
 def score_outputs(outputs, truth, midi_file=None):
     """Return version -> metric -> figure for what `make_outputs` returns; `onset_f1` is there with a MIDI file."""
-    scores = {version: {"log_mel_l1": log_mel_l1(audio, truth), "spectral_distance": spectral_distance(audio, truth)}
+    scores = {version: {"log_mel_l1": log_mel_l1(audio, truth), "texture": texture(audio, truth),
+                        "spectral_distance": spectral_distance(audio, truth)}
               for version, audio in outputs.items()}
     if midi_file:
         onsets = read_onsets(midi_file)

@@ -152,6 +152,27 @@ velocity_per_db = 0.05      # by which a velocity's logarithm grows with each dB
 velocity_level_share = 0.5  # of velocities that is measured so; the rest is the encoder's
 velocity_spread = 1.15      # of the velocities' logarithms around their mean, which are drawn to it
 
+# sampled voice: the target's own sounds (SampledVoice.py, Scale.py)
+voice_layers = (32, 64, 96, 127)        # velocities at which every key is recorded
+voice_velocities = (1, 16, 32, 48, 64, 80, 96, 112, 127)    # at which its level and release are measured
+voice_seconds = (9.0, 3.5)  # that are stored of the lowest and the highest key
+voice_range_db = 80         # below its peak, at which a sound has died away
+voice_bytes = 20e6          # most that all sounds may need; else every second key is stored, or every third
+voice_same_layer = 0.1      # distance of layers, of their norm, below which they are one sound, louder or softer
+voice_slot = 28224          # samples between notes of the scale: whole milliseconds, and blocks of FluidSynth's 64
+voice_long_slots = 8        # for a note that is held
+voice_pause = 2205          # samples before the next note, in which all is silent
+voice_held_s = 0.3          # of the short notes
+voice_level_s = 0.25        # of a note, over which its level is measured
+voice_release_block, voice_release_fit_db = 220, 40     # samples, and dB of its fall, that the release is measured in
+voice_release_limits_s = (0.005, 5.0)
+voice_default_release_s = 0.05
+voice_release_lengths = 8   # after so many times the release a note is left out: 69 dB
+voice_delay = 44            # samples that FluidSynth is later with a note in the mean than with those of the scale
+voice_taps = 16             # of the interpolation between samples
+voice_loop_s, voice_loop_fade = 1.0, 2048   # of a sound's end, repeated if a note is longer; samples
+voice_processes = 2         # FluidSynths at once
+
 # U-Net (report: 50 epochs, Adam; what differs lies in unet_report)
 unet_epochs = 50
 unet_batch_size = 8
@@ -162,6 +183,8 @@ unet_in_channels = 2    # autoencoder's output and recording, or the first alone
 unet_residual = False   # the last layer sees the input too
 unet_batch_norm = True
 unet_loss = "l1"
+unet_gain_frames = 33   # behind a sampled voice: its correction is a gain, smoothed over so many frames
+unet_gain_db = 15       # at most
 unet_report = dict(wf=6, in_channels=1, residual=False, batch_norm=False, loss="mse",
                    batch_size=1, crop_frames=0, schedule="constant", gradient_norm=0, bfloat16=False)
 
@@ -172,6 +195,8 @@ kl_iterations = 40
 kl_floor = 1e-4         # added to the starting spectrum, relative to each frame's maximum
 griffin_lim_iterations = 32
 griffin_lim_momentum = 0.99
+voice_kl = dict(kl_iterations=8, kl_floor=1e-8)     # from the spectrum of a sampled voice, which is nearly the one
+voice_griffin_lim_iterations = 4                    # from its phase
 report_iterations = 32  # of the report's Griffin-Lim
 chunk_frames = 2592     # most frames of a recording that are worked on at once: 30 s and a little, a multiple of 8
 context_frames = 256    # more frames on both sides, so that a chunk comes out as it would within the whole
@@ -183,6 +208,9 @@ stereo_limit = 16       # times the power of the mean, at most
 onset_tolerance_s = 0.05    # between a true onset and the one that is found
 chord_s = 0.03              # onsets within it count once
 distance_n_fft = (512, 1024, 2048)  # of the normalised spectral distance
+texture_n_fft, texture_hop_length, texture_mels = 512, 64, 40   # envelopes of the texture distance
+texture_exponent = 0.6              # that compresses their magnitude
+texture_hertz = (2, 4, 8, 16, 32, 64, 128)  # edges of its octaves of modulation
 max_lag_s = 5               # by which a recording may begin earlier or later than its MIDI file
 
 # paths, wherever the scripts are started from

@@ -270,26 +270,21 @@ def resynthesise(audio, models, inversion=None, notes=None):
     parts = chunks(frames, 1 if inversion == "report" else 0)
     half, rise = hp.fade_frames // 2, np.linspace(0, 1, hp.fade_frames * hp.hop_length, dtype=np.float32)
     reference = max(DatasetCreator.mel_power(spectrum(mean, *part)).max() for part in parts)
-    played = None
+    render = None
     if isinstance(models[0], NoteModel):
-        notes = transcribe_audio(mean, models[0]) if notes is None else notes
-        played = models[0].note_spectrogram(notes, frames).astype(np.float16)
+        render = models[0].note_renderer(transcribe_audio(mean, models[0]) if notes is None else notes, frames, parts)
     output, pictures = np.zeros((len(channels), (frames - 1) * hp.hop_length), np.float32), []
     for first, last in tqdm(parts, unit="chunk", disable=len(parts) < 2, leave=False):
         before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
-        guide = spectrum(mean, before, after)
-        stages = [DatasetCreator.log_mel(DatasetCreator.mel_power(guide), reference)]
-        if played is not None:
-            stages.append(played[:, before:after].astype(np.float32))
+        guides = [spectrum(channel, before, after) for channel in ((mean, *channels) if audio.ndim > 1 else channels)]
+        stages, voice = [DatasetCreator.log_mel(DatasetCreator.mel_power(guides[0]), reference)], None
+        if render:
+            image, voice = render(before, after)
+            stages.append(image)
         for model in models[len(stages) - 1:]:
             stages.append(model.generate(*stages[::-1]))
-        mel = DatasetCreator.mel_from_log(np.where(stages[-1] > hp.silence_threshold, stages[-1], 0))
+        chunk = Inversion.invert_chunk(stages, guides, voice, inversion, models[-1].device)
         start, end = max(first - half, 0) * hp.hop_length, min(last + half, frames) * hp.hop_length
-        if len(channels) > 1:
-            guides = [spectrum(channel, before, after) for channel in channels]
-            chunk = Inversion.invert_stereo(mel, guide, guides, models[-1].device)
-        else:
-            chunk = Inversion.invert(mel, guide, inversion, models[-1].device)[None]
         part = chunk[:, start - before * hp.hop_length:end - before * hp.hop_length]
         if first > 0:
             part[:, :rise.size] *= rise

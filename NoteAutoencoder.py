@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 import Hyperparameters as hp
+from SampledVoice import SampledVoice
 
 
 class ConvBlock(nn.Sequential):
@@ -303,14 +304,14 @@ class NoteRefiner(nn.Module):
 
 class NoteAutoencoder(nn.Module):
     """An autoencoder whose latent is what was played: `NoteEncoder`, if so `with_classifier` `NoteClassifier`,
-    `NoteDecoder`."""
+    `NoteDecoder` or, of a target that can be sampled, `SampledVoice`."""
 
     name = "an autoencoder"
     in_channels = 2
 
-    def __init__(self, with_classifier=True, **form):
+    def __init__(self, with_classifier=True, decoder=None, **form):
         super().__init__()
-        self.encoder, self.decoder = NoteEncoder(**form), NoteDecoder()
+        self.encoder, self.decoder = NoteEncoder(**form), decoder or NoteDecoder()
         self.classifier = NoteClassifier() if with_classifier else None
 
     @classmethod
@@ -318,7 +319,7 @@ class NoteAutoencoder(nn.Module):
         """Return a network, not trained, of the form that a state_dict has. Raises KeyError if it is of another kind.
         """
         first, _, *_ = state["encoder.stem.weight"].shape
-        return cls("classifier.onset_head.scale.weight" in state, first=first,
+        return cls("classifier.onset_head.scale.weight" in state, decoder_from_state(state), first=first,
                    channels=len(state["encoder.time.0.weight"]),
                    narrow=len(state["encoder.squeeze.weight"]),
                    blocks=len({key.split(".")[2] for key in state if key.startswith("encoder.blocks.")}),
@@ -328,6 +329,11 @@ class NoteAutoencoder(nn.Module):
     def forward(self, pitch, mel):
         """Map spectrograms to the logits of notes: see `NoteEncoder`."""
         return self.encoder(pitch, mel)
+
+
+def decoder_from_state(state):
+    """Return a decoder of the form that a state_dict has."""
+    return SampledVoice.from_state(state) if "decoder.streams" in state else NoteDecoder()
 
 
 def partial_bands(partials):

@@ -272,7 +272,8 @@ def load_checkpoint(path, settings, model):
         if not saved.get("memory"):  # layers that the U-Net once could have; none is what it has now
             saved.pop("memory", None)
         for name, then in (("gradient_norm", hp.gradient_norm), ("bfloat16", hp.bfloat16), ("average", 0),
-                           ("held_out", False), ("autoencoder", settings.get("autoencoder"))):
+                           ("held_out", False), ("gain_frames", 0), ("autoencoder", settings.get("autoencoder")),
+                           ("decoder", "table" if settings.get("network") == "notes" else None)):
             if name in settings:
                 saved.setdefault(name, then)
         differing = [name for name in {**settings, **saved} if settings.get(name) != saved.get(name)]
@@ -297,6 +298,19 @@ def event_writer(folder, epoch):
         raise ValueError("--tensorboard needs a package that is not installed; pip install tensorboard, or leave the "
                          "flag out") from None
     return SummaryWriter(folder, purge_step=epoch + 1)
+
+
+def check_unfinished(weights, overwrite):
+    """Raise ValueError if `weights` are there already, and not to be overwritten."""
+    if Path(weights).exists() and not overwrite:
+        raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it anew")
+
+
+def save_finished(network, weights, trained_for):
+    """Write the weights of a network that needs no training; of several processes, the first."""
+    if Distributed.process_rank()[0] == 0:
+        save_tensors(weights, snapshot(network, trained_for))
+        print(weights, flush=True)
 
 
 def fit(model, training_set, validation_set, weights, settings, loss_name, overwrite=False, tensorboard=False,
@@ -343,8 +357,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     if settings["batch_size"] % number:
         raise ValueError(f"a batch of {settings['batch_size']} does not divide among {number} processes; choose "
                          "another --batch-size")
-    if weights.exists() and not checkpoint.exists() and not overwrite:
-        raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it anew")
+    if not checkpoint.exists():
+        check_unfinished(weights, overwrite)
     state = {"settings": settings, "epoch": 0, "batch": 0, "epoch_losses": [], "seconds": 0.0, "best": None,
              "losses": {"loss": loss_name, "training": [], "validation": []}}
     note = {**settings["trained_for"], **{key: settings[key] for key in ("autoencoder",) if key in settings}}

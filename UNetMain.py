@@ -36,9 +36,9 @@ class UNetTrainer(Training.Trainer):
 def train(data=None, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_batch_size,
           learning_rate=hp.unet_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
           augmented=False, validation_source=None, start=None, wf=hp.unet_wf, in_channels=hp.unet_in_channels,
-          residual=hp.unet_residual, batch_norm=hp.unet_batch_norm, loss=hp.unet_loss, held_out=False,
-          gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16, average=0, device="auto", overwrite=False,
-          tensorboard=False, on_epoch=None):
+          residual=hp.unet_residual, batch_norm=hp.unet_batch_norm, gain_frames=None, loss=hp.unet_loss,
+          held_out=False, gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16, average=0, device="auto",
+          overwrite=False, tensorboard=False, on_epoch=None):
     """Train data/models/<model>/unet.torch, from the weights in `start` if there are any; `UNet` says what its form is.
 
     One channel in and nothing augmented is the report's form, on the stored outputs of the autoencoder
@@ -63,7 +63,9 @@ def train(data=None, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_batc
                          "train it anew with AEMain.py --overwrite, or choose another --model")
     losses = {"mse": torch.nn.functional.mse_loss, "l1": torch.nn.functional.l1_loss}
     torch.manual_seed(seed)
-    unet = UNet(wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm)
+    if gain_frames is None:  # one that is free would blur a sampled voice
+        gain_frames = hp.unet_gain_frames if getattr(autoencoder, "voice", None) else 0
+    unet = UNet(wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm, gain_frames=gain_frames)
     if start:
         Training.load_initial_weights(unet, start)
     how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16, average=average)
@@ -79,8 +81,8 @@ def train(data=None, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_batc
     settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
         seed=seed, augmented=augmented, validation_source=validation_source, start=start and str(start), wf=wf,
-        in_channels=in_channels, residual=residual, batch_norm=batch_norm, loss=loss, held_out=held_out, **how,
-        pieces=names,
+        in_channels=in_channels, residual=residual, batch_norm=batch_norm, gain_frames=gain_frames, loss=loss,
+        held_out=held_out, **how, pieces=names,
         trained_for=trained_for, autoencoder=digest(autoencoder.network.state_dict()))
     Training.fit(trainer, training, validation, folder / "unet.torch", settings, f"{loss.upper()} loss", overwrite,
                  tensorboard, on_epoch)
@@ -96,6 +98,9 @@ def main(arguments=None):
                         help="whether the last layer sees the input too")
     parser.add_argument("--batch-norm", action=argparse.BooleanOptionalAction, default=hp.unet_batch_norm,
                         help="with batch normalisation or without")
+    parser.add_argument("--gain-frames", type=Util.non_negative_int,
+                        help="odd number of frames over which its correction is smoothed, a gain per band; 0 for a "
+                        f"free correction (default: {hp.unet_gain_frames} behind a sampled voice, else 0)")
     parser.add_argument("--loss", choices=("mse", "l1"), default=hp.unet_loss, help="of the spectrograms")
     parser.add_argument("--held-out", action="store_true",
                         help="train on the pieces that the autoencoder was not trained on, with the same --seed")

@@ -31,13 +31,13 @@ import Notes
 import Performances
 import Util
 from AEModel import NoteModel
-from UNetDataset import match_level
 
 left_out = "TimGM6mb.sf2", 0, 0
 cases = {"piano trained on": hp.piano_preset, "piano left out": left_out,
          "piano left out, in a room": (*left_out, True), "like a recording": left_out}
 halls = 12, 1           # how many are simulated, and from which seed: not those of training
 signal_to_noise = 45    # dB
+visqol_rate = 48000     # Hz, of its mode for music
 to_install = ("pip install mir_eval pretty_midi onnxruntime resampy scikit-learn, then pip install --no-deps "
               "basic-pitch")
 
@@ -70,6 +70,26 @@ def note_f1(audio, midi_path):
         notes = np.array([note[:3] for note in notes if note[0] < min(note[1], hp.limit_s - 0.05)]).reshape(-1, 3)
         sides += [notes[:, :2], librosa.midi_to_hz(notes[:, 2])]
     return float(mir_eval.transcription.precision_recall_f1_overlap(*sides, offset_ratio=None)[2])
+
+
+def find_visqol():
+    """Return a function of output and truth that gives the objective quality by ViSQOL, from 1 to 5 (Chinen et al.
+    2020, "ViSQOL v3: an open source production ready objective speech and audio metric"), or None if it is not
+    installed."""
+    try:
+        from visqol import VisqolApi
+    except ImportError:
+        print("without ViSQOL, as it is not installed: pip install visqol-python")
+        return None
+    api = VisqolApi()
+    api.create(mode="audio")
+
+    def score_visqol(output, truth):
+        output = output * np.sqrt((truth ** 2).mean() / ((output ** 2).mean() + 1e-20))
+        sides = (librosa.resample(side.astype(np.float64), orig_sr=hp.sample_rate, target_sr=visqol_rate)
+                 for side in (truth, output))
+        return api.measure_from_arrays(*sides, visqol_rate).moslqo
+    return score_visqol
 
 
 def write_variants(midi_folder):
@@ -117,23 +137,25 @@ def score_notes(folder, midi_files, model):
 
 
 def score_decoder(folder, midi_files, model):
-    """Return how far the decoder's spectrogram is from the true one in dB when it is given the true notes, and as loud;
-    the mean over the pieces of a folder."""
+    """Return log-mel L1 and texture of the autoencoder's audio when it is given the true notes; the means over the
+    pieces of a folder."""
     distances = []
-    for name, (_, synth) in DatasetCreator.find_pairs(folder).items():
-        truth = DatasetCreator.spectrogram(Util.read_audio(synth))
-        output = model.note_spectrogram(Notes.read_notes(midi_files[name]), truth.shape[1])
-        distances.append(hp.top_db * np.abs(match_level(output, truth) - truth).mean())
-    return np.mean(distances)
+    for name, paths in DatasetCreator.find_pairs(folder).items():
+        recording, truth = Evaluation.read_pair(paths)
+        output = Main.resynthesise(recording, [model], notes=Notes.read_notes(midi_files[name]))[0]
+        distances.append([Evaluation.log_mel_l1(output, truth), Evaluation.texture(output, truth)])
+    return np.mean(distances, axis=0)
 
 
-def score(folder, midi_files, models, notes):
-    """Return [shape=(pieces, versions, 2 or 3 metrics)]: log-mel L1 in dB, spectral distance, note F1."""
+def score(folder, midi_files, models, notes, visqol=None):
+    """Return [shape=(pieces, versions, metrics)]: log-mel L1 and texture in dB, spectral distance, note F1, ViSQOL; the
+    last two where they are measured."""
     scores = []
     for name, paths in tqdm(DatasetCreator.find_pairs(folder).items(), desc="goals", unit="piece"):
         recording, truth = Evaluation.read_pair(paths)
         outputs = Evaluation.make_outputs(recording, truth, models)
-        scores.append([[*figures.values(), *([note_f1(outputs[version], midi_files[name])] if notes else [])]
+        scores.append([[*figures.values(), *([note_f1(outputs[version], midi_files[name])] if notes else []),
+                        *([visqol(outputs[version], truth)] if visqol else [])]
                        for version, figures in Evaluation.score_outputs(outputs, truth).items()])
     return np.array(scores)
 
@@ -143,19 +165,22 @@ def main(arguments=None):
     parser.add_argument("midi", type=Path, help="folder with MIDI files")
     parser.add_argument("--model", default="shipped", help="as for Main.py (default: shipped)")
     parser.add_argument("--no-notes", action="store_true", help="without the note F1, which needs basic-pitch")
+    parser.add_argument("--no-visqol", action="store_true", help="without ViSQOL, which takes a minute per piece")
     parser.add_argument("-o", "--output", type=Path, default=hp.root / "results" / "goals.md",
                         help="default: results/goals.md")
     options = parser.parse_args(arguments)
     models = Main.load_models(*Main.choose_weights(options.model, None, None))
     midi_files = Util.find_pieces(options.midi, Notes.midi_endings)
-    figures = "log-mel L1 in dB / spectral distance" + ("" if options.no_notes else " / note-onset F1")
+    visqol = None if options.no_visqol else find_visqol()
+    figures = ("log-mel L1 in dB / texture in dB / spectral distance" + ("" if options.no_notes else " / note-onset F1")
+               + (" / ViSQOL" if visqol else ""))
     lines = [f"Mean over {len(midi_files)} pieces: {figures}.", "",
              "| | " + " | ".join(Evaluation.versions)
              + " | U-Net better than the autoencoder | worst piece | transcription: "
-             "precision / recall / F1, velocity off by | spectrogram from the true notes |", "|---" * 9 + "|"]
+             "precision / recall / F1, velocity off by | from the true notes: log-mel L1 / texture |", "|---" * 9 + "|"]
     for case in cases:
         folder, midi_files = prepare(case, options.midi)
-        scores = score(folder, midi_files, models, not options.no_notes)
+        scores = score(folder, midi_files, models, not options.no_notes, visqol)
         gain, final = scores[:, 1, 0] - scores[:, 2, 0], scores[:, 2, 0]
         cells = [" / ".join(f"{figure:.2f}" for figure in version) for version in scores.mean(axis=0)]
         cells += [f"by {gain.mean():.2f} dB, {(gain > 0).sum()} of {len(gain)} pieces",
@@ -163,7 +188,7 @@ def main(arguments=None):
         if isinstance(models[0], NoteModel):
             *found, velocity = score_notes(folder, midi_files, models[0])
             cells += [" / ".join(f"{figure:.3f}" for figure in found) + f", {velocity:.0f}",
-                      f"{score_decoder(folder, midi_files, models[0]):.2f} dB"]
+                      "{:.2f} / {:.2f} dB".format(*score_decoder(folder, midi_files, models[0]))]
         else:
             cells += ["", ""]
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
