@@ -9,6 +9,7 @@ import torch
 
 import DatasetCreator
 import Hyperparameters as hp
+import NoteRefinement
 import Notes
 import Util
 from Autoencoder import Autoencoder
@@ -209,8 +210,8 @@ class NoteModel(AEModel):
 
         Returns
         -------
-        np.ndarray [shape=(3, t, n_keys), in [0, 1]]
-            Onset, sounding, velocity.
+        np.ndarray [shape=(outputs, t, n_keys), in [0, 1]]
+            Onset, sounding, velocity and, of a `HarmonicEncoder`, offset.
         """
         self.network.eval()
         with autocast(self.device, self.bfloat16):
@@ -232,12 +233,21 @@ class NoteModel(AEModel):
         """Map spectrograms as `predict_frames` to the log-mel spectrogram of the target instrument [shape=(n_mels, t),
         in [0, 1]]."""
         notes = self.decode_notes(self.predict_frames(pitch, mel))
-        return self.note_spectrogram(Notes.refine_velocities(notes, pitch), mel.shape[1])
+        return self.note_spectrogram(self.refine_velocities(notes, pitch), mel.shape[1])
 
     def decode_notes(self, predictions):
-        """Return the notes of what `predict_frames` returns, as `Notes.decode_notes`, reviewed, if the network has a
-        classifier."""
+        """Return the notes of what `predict_frames` returns: as `NoteRefinement.decode_notes`, if the network has a
+        refiner, else as `Notes.decode_notes`."""
+        if self.network.refiner:
+            return NoteRefinement.decode_notes(predictions, self.network.refiner)
         return Notes.decode_notes(predictions, self if self.network.classifier else None)
+
+    def refine_velocities(self, notes, pitch):
+        """Correct the velocities of notes [shape=(n, 4)] by a recording's whole pitch spectrogram [shape=(n_pitches,
+        steps)]."""
+        if self.network.refiner:
+            return NoteRefinement.refine_velocities(notes, pitch, self.network.refiner)
+        return Notes.refine_velocities(notes, pitch)
 
     @torch.inference_mode()
     def note_probability(self, predictions, frame, key):

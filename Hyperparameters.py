@@ -116,6 +116,7 @@ ae_report = dict(network="report", channels=(64, 128, 256), batch_size=1, crop_f
 
 # note autoencoder: layers
 encoder_form = dict(first=48, channels=32, blocks=3, narrow=8, width=256, layers=6)     # see NoteEncoder
+harmonic_encoder_form = dict(first=64, channels=64, stages=(1, 2, 4, 8, 16, 32), narrow=8, width=384, layers=7)
 encoder_partials = (0.5, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # in the pitch spectrogram, with the bands on both sides
 encoder_mel_partials = (1, 2, 3, 4, 6)                      # in the mel spectrogram, which knows better when
 classifier_form = dict(width=64, narrow=32, dropout=0.3, limit=5)
@@ -124,6 +125,47 @@ decoder_min_release = 0.5   # dB per frame that a note falls at least once key a
 decoder_inaudible = 160.0   # dB that a note has fallen when it is left out
 decoder_frames = 256        # that the decoder works on at once
 classifier_batch_size = 1024    # notes that the classifier looks at at once
+
+# training clips of the HarmonicEncoder: sounds, rooms and notes (ClipSources.py), and its training (EncoderMain.py)
+clip_pianos = (("FluidR3_GM.sf2", 0, 0), ("FluidR3_GM.sf2", 0, 1), ("FluidR3_GM.sf2", 0, 3), ("Salamander.sf2", 0, 0),
+               ("MuseScore_General_Full.sf3", 0, 0), ("MuseScore_General_Full.sf3", 0, 1),
+               ("MuseScore_General_Full.sf3", 8, 0), ("sf_GMbank.sf2", 0, 0))
+clip_piano_keys = tuple(range(22, 109, 3))
+clip_piano_layers = (24, 56, 88, 120)   # velocities
+clip_piano_seconds = 8.0
+clip_piano_attack = 176     # samples from the onset to a tenth of the peak, at most
+clip_piano_fade = 2000      # samples in which a sound is faded out at its end
+clip_piano_compression = 0.6    # of Vorbis, from 0, the best, to 1
+clip_rooms, clip_rooms_seed = 120, 7
+clip_validation_step = 20   # every so many pieces are for validation
+clip_frames = 688           # 8 s
+clip_lead_s = 6.0           # before a clip, in which notes begin that may still sound
+clip_batch_size = 64
+clip_pool = 16              # pianos at a time, of which one is replaced every other step
+encoder_minutes = 10        # on a GPU of 2024
+encoder_learning_rate = 2e-3
+encoder_weight_decay = 0.01
+encoder_warmup_steps = 200
+encoder_average = 667       # steps
+encoder_statistics_batches = 40     # from which the batch normalisations of the mean weights are measured
+offset_loss_weight = 0.5    # beside the onsets' 1
+refiner_clips = 144         # of 30 s
+refiner_epochs = 30
+refiner_learning_rate, refiner_batch_size, refiner_weight_decay = 2e-3, 256, 0.02
+refiner_min_tolerance = 4.3     # frames: 50 ms
+
+# note autoencoder: note-level post-processing behind a HarmonicEncoder (NoteRefinement.py)
+peak_threshold = 0.28       # onset probability of a note
+peak_frame_threshold = 0.2  # mean probability that the key sounds after it
+offset_candidates = 10      # frames, of which the refiner chooses where a note ends
+offset_peak_threshold = 0.02    # offset probability of a candidate
+offset_sounding_thresholds = (0.6, 0.3)     # below which the key seems to sound no more
+offset_sounding_lags = (-16, -8, -4, -2, 0, 2, 4, 8, 16, 32)    # frames around a candidate that the refiner looks at
+refiner_harmonics = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # partials whose rise tells how hard a note was struck
+refiner_offset_features, refiner_velocity_features = 37, 32
+refiner_min_notes = 8       # fewer have no curve over the keys
+velocity_scale = 0.3        # of the velocity's logarithm, the unit in which it is corrected
+overlap_s = 0.04            # between onsets of notes that hide each other
 
 # note autoencoder: labels and loss
 onset_width = 2.5           # frames over which the label of an onset falls to nothing, on both sides
