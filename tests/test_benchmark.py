@@ -71,14 +71,23 @@ def test_goals_writes_its_table(instruments, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(hp, "limit_s", 3)
     monkeypatch.setattr(goals, "cases", {"one": hp.piano_preset, "another": (hp.piano_preset[0], 0, 1, True)})
     monkeypatch.setattr(Main, "choose_weights", lambda *_: weights)
-    goals.main([str(tmp_path), "--no-notes", "-o", str(tmp_path / "table.md")])
+    goals.main([str(tmp_path), "--no-notes", "--no-visqol", "-o", str(tmp_path / "table.md")])
     rows = [[cell.strip() for cell in line.split("|")]
             for line in tmp_path.joinpath("table.md").read_text().splitlines()]
     assert [row[1] for row in rows[-2:]] == ["one", "another"]
     for row in rows[-2:]:
         unchanged, _, _, ceiling = ([float(figure) for figure in cell.split(" / ")] for cell in row[2:6])
-        assert len(unchanged) == 2 and unchanged[0] > ceiling[0] > 0
+        assert len(unchanged) == 3 and unchanged[0] > ceiling[0] > 0
         assert row[6].endswith("of 1 pieces") and row[7].startswith("satie_gymnopedie_1, ")
+
+
+def test_without_visqol_goals_says_so_and_goes_on(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
+    import goals
+
+    monkeypatch.setitem(sys.modules, "visqol", None)
+    assert goals.find_visqol() is None
+    assert "pip install visqol-python" in capsys.readouterr().out
 
 
 def test_the_note_f1_says_which_packages_it_needs(tmp_path, monkeypatch):

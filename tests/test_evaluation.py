@@ -156,7 +156,7 @@ def test_recordings_beside_their_midi_files_are_aligned_and_scored(recordings, t
         scores = json.loads(tmp_path.joinpath("scores.json").read_text())
         assert set(scores) == {"2004__one", "2008__two", "three", "mean"}
         for piece in scores.values():
-            assert set(piece["final"]) == {"log_mel_l1", "spectral_distance", "onset_f1"}
+            assert set(piece["final"]) == {"log_mel_l1", "texture", "spectral_distance", "onset_f1"}
             assert ("transcription" in piece) == (ae == note_weights)
         text = tmp_path.joinpath("scores.md").read_text()
         assert "nan" not in text and ("transcription: precision" in text) == (ae == note_weights)
@@ -249,3 +249,12 @@ def test_sounds_are_rendered_from_midi_files_anywhere_below_a_folder(tmp_path, m
     make.render_sounds(tmp_path, tmp_path / "out")
     piano, synth = (Util.read_audio(tmp_path / "out" / f"one_{side}.wav") for side in ("input", "truth"))
     assert piano.size == synth.size and not np.array_equal(piano, synth)
+
+
+def test_texture_hears_blur_and_no_gain():
+    t = np.arange(3 * hp.sample_rate) / hp.sample_rate
+    beating = (np.sin(2 * np.pi * 440 * t) + np.sin(2 * np.pi * 452 * t)) * np.exp(-t)
+    steady = np.sin(2 * np.pi * 446 * t) * np.exp(-t)
+    assert Evaluation.texture(beating, beating) == 0
+    assert Evaluation.texture(3 * beating, beating) == pytest.approx(0, abs=1e-3)
+    assert Evaluation.texture(steady, beating) > 3
