@@ -206,8 +206,9 @@ def train(data=None, model="own", network=None, part=None, decoder=None, channel
     target = target_instrument(trained_for["pair"])
     if part == "decoder" and network != "report" and choose_decoder(target, decoder) == "sampled":
         Training.save_finished(build_note_network(initial, target, "sampled"), weights, trained_for)
-        return TrainingOptions.complete_settings(settings, network="notes", part=part, decoder="sampled",
-                                                 epochs=default_epochs("notes"))
+        settings = TrainingOptions.complete_settings(settings, epochs=default_epochs("notes"),
+                                                     batch_size=hp.ae_batch_size, learning_rate=hp.ae_learning_rate)
+        return {**settings, "network": "notes", "part": part, "decoder": "sampled"}
     names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
     network = choose_network(network, initial, part, channels, names, data)
     settings = TrainingOptions.complete_settings(settings, epochs=default_epochs(network), batch_size=hp.ae_batch_size,
