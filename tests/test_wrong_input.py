@@ -199,8 +199,8 @@ def test_an_output_that_cannot_be_written_is_named(play, tmp_path):
 @pytest.mark.parametrize("arguments, reason", (
     (("-o", "out.m4a"), ".m4a is not written; choose .wav, .flac, .ogg, .mp3"),
     (("--midi",), "an autoencoder without notes"),
-    (("--play", "FluidR3_GM.sf2:0:4"), "leave --play out"),
-    (("--stereo", "--inversion", "report"), "leave it out, or --stereo"),
+    (("--play", "FluidR3_GM.sf2:0:4"), "leave out --play"),
+    (("--stereo", "--inversion", "report"), "leave out --inversion or --stereo"),
 ))
 def test_what_main_cannot_do_is_said_before_it_begins(play, tmp_path, arguments, reason):
     wav(np.sin(np.arange(4000) / 10) / 2)(tmp_path / "in.wav")
@@ -225,8 +225,8 @@ def test_main_says_one_line_on_stderr(command, weights, tmp_path):
     (tmp_path / "in.wav").write_text("la la la")
     process = command(tmp_path, "Main.py", "in.wav", "--ae", weights[0], "--unet", weights[1])
     assert process.returncode == 1
-    assert lines(process.stderr) == ["Main.py: in.wav is not audio that libsndfile reads; convert it to wav, flac, ogg "
-                                     "or mp3, for instance with ffmpeg -i in.wav in.flac"]
+    assert lines(process.stderr) == ["Main.py: in.wav is not audio that libsndfile or FFmpeg reads; export it again, as "
+                                     "wav or flac"]
     assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
 
 
