@@ -228,6 +228,7 @@ def resynthesise_in_tune(audio, models, inversion=None, notes=None):
         else:
             chunk = Inversion.invert(mel, guide, inversion, models[-1].device)
         Chunks.add_faded(output, chunk, context[0], first, last)
+        Util.release_memory()
         pictures = pictures or [stage[:, :last] for stage in stages]
     return output[:len(audio)], pictures
 
