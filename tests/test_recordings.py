@@ -21,6 +21,7 @@ import Training
 import Transcription
 import Util
 from AEModel import AEModel
+from test_fuzz import damaged
 
 
 class Identity(torch.nn.Module):
@@ -178,6 +179,25 @@ def test_reading_block_by_block_is_reading_at_once(tmp_path, monkeypatch, rate, 
     soundfile.write(tmp_path / "in.wav", noise, rate, subtype="FLOAT")
     monkeypatch.setattr(Decoding, "block_frames", 777)
     np.testing.assert_array_equal(Util.read_audio(tmp_path / "in.wav"), Util.resample(noise.mean(axis=1), rate))
+
+
+@pytest.mark.parametrize("ending, codec, rate", (("m4a", "aac", 44100), ("webm", "libopus", 48000),
+                                                 ("wma", "wmav2", 22050), ("aac", "aac", 32000)))
+def test_damaged_containers(tmp_path, ending, codec, rate):
+    """100 cases, the same every time: finite audio, or one sentence that names the file, and some play."""
+    encode(tmp_path / f"good.{ending}", codec, tone(0.5, rate=rate), rate)
+    good, played = (tmp_path / f"good.{ending}").read_bytes(), 0
+    for seed in range(25):
+        path = tmp_path / f"{seed}.{ending}"
+        path.write_bytes(damaged(good, np.random.default_rng(seed)))
+        try:
+            audio = Util.read_audio(path)
+            assert audio.size and np.isfinite(audio).all()
+            played += 1
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+    assert played > 5
+    assert len(list(tmp_path.iterdir())) == 26
 
 
 # no piano
