@@ -249,7 +249,7 @@ def test_without_fluidsynth_the_command_that_installs_it_is_given(complaint, goo
 @pytest.mark.parametrize("option", ("--source", "--target"))
 def test_a_soundfont_that_is_missing_is_named(complaint, good, option):
     message = complaint(MIDI2Audio.main, "--data", good, option, "nosuch.sf2:0:0",
-                        may_write=(".wav", "preset.txt", "good.mid"))
+                        may_write=(".wav", "preset.txt", "generated.txt", "good.mid"))
     assert "nosuch.sf2" in message and "apt-get install fluid-soundfont-gm" in message
 
 
@@ -284,7 +284,7 @@ def test_a_corrupt_midi_file_is_named_and_the_good_ones_are_rendered(complaint, 
     bad = good / "MIDI" / "bad.mid"
     bad.write_bytes(corruptions[corruption]((good / "MIDI" / "good.mid").read_bytes()))
     message = complaint(MIDI2Audio.main, "--data", good,
-                        may_write=("good.wav", "excerpt.wav", "preset.txt", "good.mid"))
+                        may_write=("good.wav", "excerpt.wav", "preset.txt", "generated.txt", "good.mid"))
     assert message.count(str(bad)) == 1 and "good.mid" not in message
     assert {path.relative_to(good).as_posix() for path in good.rglob("*.wav")} == {
         "piano/good.wav", "synth/good.wav", "test/piano/excerpt.wav", "test/synth/excerpt.wav"}
