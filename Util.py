@@ -371,6 +371,12 @@ def reuse_memory():
             ctypes.CDLL(None).mallopt(parameter, 2 ** 31 - 1)
 
 
+def release_memory():
+    """Have Linux's malloc give freed blocks back to the system, which it keeps between larger ones in use."""
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextlib.contextmanager
 def deferred_interrupt():
     """Yield a list that Ctrl-C and SIGTERM fill instead of breaking off, so that a step is never left half-done."""
