@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import random
+import shlex
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -418,6 +419,8 @@ def main(arguments=None):
             print(f"{options.list}:{bank}:{program}  {name}")
         return
     render_data(options)
+    if options.shard == (0, 1):  # else other shards may not be ready
+        print("next:", shlex.join(Util.training_command(options.data)))
 
 
 def render_data(options):
