@@ -284,6 +284,13 @@ def initial_state(settings, loss_name):
             "losses": {"loss": loss_name, "training": [], "validation": []}}
 
 
+def save_finished(network, weights, trained_for):
+    """Write the weights of a network that needs no training by gradient; of several processes, the first does."""
+    if Distributed.process_rank()[0] == 0:
+        save_tensors(weights, snapshot(network, trained_for))
+        print(weights, flush=True)
+
+
 def check_unfinished(weights, overwrite):
     """Raise ValueError if a training of these weights is finished, unless `overwrite` is set."""
     weights = Path(weights)
