@@ -27,7 +27,7 @@ def target_instrument(pair):
     return (pair or "").rpartition(" -> ")[2]
 
 
-def choose_network(network, initial, part, channels, names, data):
+def choose_network(network, initial, part, decoder, channels, names, data):
     """Return which autoencoder to train: "notes" or "report".
 
     Parameters
@@ -36,7 +36,7 @@ def choose_network(network, initial, part, channels, names, data):
         The choice of the user. None chooses that of the initial weights, else "notes" where every piece has notes.
     initial : AEModel or None
         Initial weights.
-    part, channels
+    part, decoder, channels
         Options of one of the two, see `train`.
     names : list of str
         Pieces.
@@ -56,8 +56,9 @@ def choose_network(network, initial, part, channels, names, data):
     if network == "notes" and not DatasetCreator.has_notes(names, data):
         raise ValueError(f"{data / 'notes'} holds no notes, which {called['notes']} needs; put the MIDI files of the "
                          "pieces there, or give --network report" + " and leave --start out" * bool(initial))
-    if network == "report" and part:
-        raise ValueError(f"--part belongs to {called['notes']}; leave it out, or give --network notes")
+    if network == "report" and (part or decoder):
+        raise ValueError(f"--{'part' if part else 'decoder'} belongs to {called['notes']}; leave it out, or give "
+                         "--network notes")
     if network == "notes" and channels:
         raise ValueError(f"--channels belongs to {called['report']}; leave it out, or give --network report")
     return network
@@ -127,7 +128,8 @@ def note_trainer(initial, part, decoder, training, trained_for, settings, device
     device : torch.device
     """
     parts = parts_of[part]
-    network = build_note_network(initial, target_instrument(trained_for["pair"]), decoder if "decoder" in parts else None)
+    target = target_instrument(trained_for["pair"])
+    network = build_note_network(initial, target, decoder if "decoder" in parts else None)
     if network.refiner:
         if part == "classifier":
             raise ValueError(f"{initial.path} has no note classifier; EncoderMain.py trains what follows its encoder")
@@ -157,6 +159,13 @@ def report_trainer(initial, channels, settings, device):
 def default_epochs(network):
     """Return the default number of epochs of "notes" or "report"."""
     return hp.note_epochs if network == "notes" else hp.ae_epochs
+
+
+def complete_settings(given, network):
+    """Return the settings of a training of "notes" or "report", see `TrainingOptions.complete_settings`."""
+    settings = TrainingOptions.complete_settings(given, epochs=default_epochs(network), batch_size=hp.ae_batch_size,
+                                                 learning_rate=hp.ae_learning_rate)
+    return {**settings, "network": network}
 
 
 def train(data=None, model="own", network=None, part=None, decoder=None, channels=None, device="auto", overwrite=False,
@@ -206,12 +215,10 @@ def train(data=None, model="own", network=None, part=None, decoder=None, channel
     target = target_instrument(trained_for["pair"])
     if part == "decoder" and network != "report" and choose_decoder(target, decoder) == "sampled":
         Training.save_finished(build_note_network(initial, target, "sampled"), weights, trained_for)
-        return TrainingOptions.complete_settings(settings, network="notes", part=part, decoder="sampled",
-                                                 epochs=default_epochs("notes"))
+        return complete_settings({**settings, "epochs": None}, "notes")  # there were no epochs
     names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
-    network = choose_network(network, initial, part, channels, names, data)
-    settings = TrainingOptions.complete_settings(settings, epochs=default_epochs(network), batch_size=hp.ae_batch_size,
-                                                 learning_rate=hp.ae_learning_rate)
+    network = choose_network(network, initial, part, decoder, channels, names, data)
+    settings = complete_settings(settings, network)
     kind = NoteDataset if network == "notes" else AEDataset
     training, validation = make_datasets(names, data, settings["seed"], settings["augmented"],
                                          settings["validation_source"], kind)
@@ -223,7 +230,7 @@ def train(data=None, model="own", network=None, part=None, decoder=None, channel
     else:
         trainer, loss_name = report_trainer(initial, channels, settings, device), "L1 loss"
         channels = list(trainer.network.channels)
-    settings.update(network=network, part=part, decoder=decoder, channels=channels, pieces=names, trained_for=trained_for)
+    settings.update(part=part, decoder=decoder, channels=channels, pieces=names, trained_for=trained_for)
     Training.fit(trainer, training, validation, weights, settings, loss_name, overwrite, tensorboard, on_epoch)
     Progress.print_quality_remark(settings, default_epochs(network))
     return settings
