@@ -91,21 +91,20 @@ def build_note_network(initial, target, decoder):
     target : str
         Target instrument.
     decoder : str or None
-        "sampled" for a new `SampledVoice` of the target, "table" for a `NoteDecoder` to train, untrained if that of the
-        initial weights is for another target. None keeps the decoder.
+        "sampled" for a `SampledVoice` of the target, "table" for a `NoteDecoder` to train. That of the initial weights
+        is kept if it is of this kind and for this target. None keeps the decoder.
     """
     network = initial.network if initial else NoteAutoencoder()
     if not network.classifier and not network.refiner:
         network.classifier = NoteClassifier()
-    if decoder == "sampled":
+    same_target = initial and target_instrument(initial.pair) in ("", target)
+    if decoder == "sampled" and not (same_target and isinstance(network.decoder, SampledVoice)):
         import MIDI2Audio  # which only rendering needs
         import Scale
 
         network.decoder = Distributed.first_process_first(lambda: Scale.render_voice(MIDI2Audio.parse_preset(target)))
-    elif decoder == "table":
-        known = not initial or target_instrument(initial.pair) in ("", target)
-        if not known or isinstance(network.decoder, SampledVoice):
-            network.decoder = NoteDecoder()  # learns faster than the decoder of another instrument
+    elif decoder == "table" and initial and not (same_target and isinstance(network.decoder, NoteDecoder)):
+        network.decoder = NoteDecoder()  # learns faster than the decoder of another instrument
     return network
 
 
@@ -215,7 +214,8 @@ def train(data=None, model="own", network=None, part=None, decoder=None, channel
     target = target_instrument(trained_for["pair"])
     if part == "decoder" and network != "report" and choose_decoder(target, decoder) == "sampled":
         Training.save_finished(build_note_network(initial, target, "sampled"), weights, trained_for)
-        return complete_settings({**settings, "epochs": None}, "notes")  # there were no epochs
+        settings = complete_settings({**settings, "epochs": None}, "notes")  # there were no epochs
+        return {**settings, "part": part, "decoder": "sampled"}
     names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
     network = choose_network(network, initial, part, decoder, channels, names, data)
     settings = complete_settings(settings, network)

@@ -196,6 +196,17 @@ def snapshot(network, trained_for):
     return state
 
 
+def half_precision(state):
+    """Bring a state_dict to half precision, in place, and return it.
+
+    Statistics of batch normalisation stay as they are: some are too large.
+    """
+    for key, value in state.items():
+        if value.is_floating_point() and "running" not in key:
+            state[key] = value.half()
+    return state
+
+
 class NoteModel(AEModel):
     """A `NoteAutoencoder` on a device: what was played, and how it sounds on the target instrument."""
 

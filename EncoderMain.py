@@ -21,7 +21,7 @@ import RefinerTraining
 import Training
 import TrainingOptions
 import Util
-from AEModel import autocast, snapshot
+from AEModel import autocast, half_precision, snapshot
 from Checkpoints import save_tensors
 from NoteAutoencoder import NoteAutoencoder
 from NoteLoss import frame_loss
@@ -175,7 +175,7 @@ def train(data=None, model="own", minutes=None, batch_size=None, pool=None, clip
     trainer.measure_statistics(maker(next(stream), batch_size) for _ in range(hp.encoder_statistics_batches))
     network.encoder.load_state_dict(trainer.mean.module.state_dict())
     RefinerTraining.train_refiner(network, maker, validation, clips or hp.refiner_clips, device)
-    save_tensors(weights, half(snapshot(network, {"front_end": DatasetCreator.front_end()})))
+    save_tensors(weights, half_precision(snapshot(network, {"front_end": DatasetCreator.front_end()})))
     checkpoint.unlink(missing_ok=True)
     return weights
 
@@ -185,15 +185,6 @@ def performance_stream(pieces, batch_size, seconds, seed, device):
     performances = Performances(pieces, batch_size, seconds, hp.clip_lead_s, seed)
     workers = 6 if torch.device(device).type == "cuda" else 0
     return iter(torch.utils.data.DataLoader(performances, batch_size=None, num_workers=workers))
-
-
-def half(state):
-    """Bring a state_dict to half precision, in place, but for statistics of batch normalisation, some of which are too
-    large for it; return it."""
-    for key, value in state.items():
-        if value.is_floating_point() and "running" not in key:
-            state[key] = value.half()
-    return state
 
 
 def main(arguments=None):

@@ -12,7 +12,7 @@ import Distributed
 import Hyperparameters as hp
 import Progress
 import Util
-from AEModel import AEModel, autocast, snapshot
+from AEModel import AEModel, autocast, half_precision, snapshot
 from Checkpoints import Checkpoint, save_tensors
 
 
@@ -285,9 +285,9 @@ def initial_state(settings, loss_name):
 
 
 def save_finished(network, weights, trained_for):
-    """Write the weights of a network that needs no training by gradient; of several processes, the first does."""
+    """Write the weights of a network that needs no training by gradient, in half precision; of several processes, the first does."""
     if Distributed.process_rank()[0] == 0:
-        save_tensors(weights, snapshot(network, trained_for))
+        save_tensors(weights, half_precision(snapshot(network, trained_for)))
         print(weights, flush=True)
 
 

@@ -26,7 +26,13 @@ from Notes import decode_notes
 from notes_common import small, some_notes, with_ghosts
 from UNetDataset import UNetDataset, level_difference, write_outputs
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "table")
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """Have AEMain.py train a table as decoder, since the rendering of a sampled one takes a minute."""
+    monkeypatch.setattr(AEMain, "choose_decoder", lambda target, decoder=None: decoder or "table")
 
 
 def test_the_losses_teach_encoder_and_decoder_apart(takes):
