@@ -173,28 +173,21 @@ def train(data=None, model="own", network=None, part=None, decoder=None, channel
 
     Parameters
     ----------
-    data : Path, optional
-        Folder with piano/ and synth/. The default is `hp.data`.
-    model : str
-        Name of the model.
+    data, model : Path, str
+        Folder with piano/ and synth/, by default `hp.data`. Name of the model.
     network : str, optional
         "notes" for the note autoencoder, which needs the notes of each piece, data/notes/<piece>.mid. "report" for the
         report's autoencoder. The default follows from the initial weights, or from whether there are notes.
     part : str, optional
-        Part of the note autoencoder to train alone: "encoder" (with the note classifier), "classifier" or "decoder". A
-        new target instrument needs a new decoder, a new source instrument a new encoder.
+        Part of the note autoencoder to train alone: "encoder" (with the note classifier), "classifier" or "decoder".
     decoder : str, optional
         "sampled" or "table", see `choose_decoder`. A sampled decoder alone needs the preset of the target only.
     channels : (int, int, int), optional
-        Channels of the three layers of the report's autoencoder. The default is that of the initial weights, or
-        `hp.ae_channels`.
-    device : str
-        "auto", "cuda", "mps" or "cpu".
-    overwrite, tensorboard, on_epoch
-        See `Training.fit`.
+        Channels of the report's autoencoder, by default those of the initial weights, or `hp.ae_channels`.
+    device, overwrite, tensorboard, on_epoch
+        See `Util.choose_device` and `Training.fit`.
     **settings
-        "epochs", "batch_size", "learning_rate" and the shared settings, see `TrainingOptions.complete_settings`. With
-        "start", a path, the training continues from these weights.
+        See `complete_settings`. "start" is the path of the initial weights.
 
     Returns
     -------
@@ -204,7 +197,7 @@ def train(data=None, model="own", network=None, part=None, decoder=None, channel
     Raises
     ------
     ValueError, FileNotFoundError, OSError
-        As `DatasetCreator.build`, `choose_network`, `AEModel.load_model` and `Training.fit`.
+        See `DatasetCreator.build`, `choose_network`, `AEModel.load_model` and `Training.fit`.
     """
     data, device = Path(hp.data if data is None else data), Util.choose_device(device)
     weights = data / "models" / TrainingOptions.check_model_name(model) / "ae.torch"

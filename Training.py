@@ -285,7 +285,7 @@ def initial_state(settings, loss_name):
 
 
 def save_finished(network, weights, trained_for):
-    """Write the weights of a network that needs no training by gradient, in half precision; of several processes, the first does."""
+    """Write the weights of a network that needs no training, in half precision, in the first process."""
     if Distributed.process_rank()[0] == 0:
         save_tensors(weights, half_precision(snapshot(network, trained_for)))
         print(weights, flush=True)
