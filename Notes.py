@@ -286,7 +286,7 @@ def decode_notes(predictions, classifier=None, onset_threshold=None, frame_thres
     np.ndarray [shape=(n, 4), float32]
         Onset and offset in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
     """
-    onset, sounding, velocity = predictions
+    onset, sounding, velocity, *_ = predictions
     onset_threshold = hp.onset_threshold if onset_threshold is None else onset_threshold
     frame, key = onset_candidates(predictions, hp.candidate_threshold if classifier else onset_threshold,
                                   frame_threshold)
