@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import random
+import shlex
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 import Augmentation
+import Decoding
 import Hyperparameters as hp
 import MIDIReader
 import Notes
@@ -196,7 +198,7 @@ class FolderRenderer:
         note, text = self.folder / "preset.txt", self.description()
         # before the note is read, which another shard may write meanwhile
         stored = Util.modification_times(path for path in self.folder.glob("*")
-                                         if path.suffix.lower() in Util.recording_endings and path.name[0] != ".")
+                                         if path.suffix.lower() in Decoding.recording_endings and path.name[0] != ".")
         if stored and not note.exists():
             raise ValueError(f"{self.folder} holds recordings that were not rendered here; move them, or choose "
                              "another --data")
@@ -418,6 +420,8 @@ def main(arguments=None):
             print(f"{options.list}:{bank}:{program}  {name}")
         return
     render_data(options)
+    if options.shard == (0, 1):  # else other shards may not be ready
+        print("next:", shlex.join(Util.training_command(options.data)))
 
 
 def render_data(options):

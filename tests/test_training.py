@@ -549,7 +549,7 @@ def test_one_piece_alone_is_in_both_sets_and_gives_a_warning(train, data, capsys
             if path.stem != "bach_prelude_c":
                 path.unlink()
     train(epochs=1)
-    assert ("warning: bach_prelude_c is the only piece, so it is training set and validation set"
+    assert (f"warning: {data} holds a single piece, bach_prelude_c, which is used for training and for validation"
             in capsys.readouterr().err)
 
 
