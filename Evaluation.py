@@ -250,7 +250,7 @@ def prepare_recordings(folder, data=None):
     if alone:
         raise ValueError(f"no MIDI file of the same name lies beside {', '.join(alone)}; put it there, or take the "
                          "recording away")
-    place = Path(data) / "evaluation" / cache_name(folder, "recorded", hp.limit_s)
+    place = Path(data) / "evaluation" / cache_name(folder, "recorded", hp.limit_s, hp.max_lag_s)
     for path in place.glob("*/*.*"):
         if path.suffix in (".wav", ".mid") and path.stem not in found:  # its recording is gone
             path.unlink()
