@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import Decoding
 import Hyperparameters as hp
 import Notes
 import Util
 
-audio_endings = (".wav", ".flac", ".ogg", ".mp3")
+audio_endings = Decoding.recording_endings
 
 
 def front_end():
@@ -155,7 +156,10 @@ def find_pairs(data=None, source="piano"):
     Raises FileNotFoundError if a folder is empty, and ValueError, naming them, if recordings have no partner.
     """
     data = hp.data if data is None else data
-    piano, synth = (Util.find_pieces(Path(data) / name, audio_endings) for name in (source, "synth"))
+    try:
+        piano, synth = (Util.find_pieces(Path(data) / name, audio_endings) for name in (source, "synth"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}, or render MIDI files with MIDI2Audio.py") from None
     alone = sorted({str(piano.get(name) or synth.get(name)) for name in piano.keys() ^ synth.keys()})
     if alone:
         raise ValueError(f"no partner of the same name in the other folder for {', '.join(alone)}; "

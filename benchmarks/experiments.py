@@ -64,7 +64,7 @@ def minutes(trainer, settings, repeats=10):
 
 def run(name, autoencoder, unet, data, validation_source):
     """Train what is missing of one experiment; return (minutes, error on the first piano, on the validation piano)."""
-    folders = {name: f"experiments/{i}" for i, name in enumerate(experiments, 1)}
+    folders = {name: f"experiment_{i}" for i, name in enumerate(experiments, 1)}
     first = next(other for other, (settings, _) in experiments.items() if settings == autoencoder)
     models = Path(data) / "models"
     ae, weights = models / folders[first] / "ae.torch", models / folders[name] / "unet.torch"

@@ -170,7 +170,7 @@ def test_the_reports_experiment_writes_its_tables(midi, instruments, tmp_path, m
 
     last = report.weights("report", "unet")
     report.Training.save_tensors(last.with_suffix(".checkpoint"), {  # as if stopped between the epochs 1 and 2
-        "epoch": 1, "best": report.Training.load_tensors(report.weights("report", "unet_1"))})
+        "epoch": 1, "best": report.load_tensors(report.weights("report", "unet_1"))})
     last.unlink(), report.weights("report", "unet_2").unlink(), report.weights("l1", "unet_1").unlink()
     so_far = [str(tmp_path / "train"), str(tmp_path / "test"), "--so-far", "-o", str(tmp_path / "so_far.md")]
     report.main(so_far)

@@ -8,12 +8,14 @@ import pytest
 # lowest first; what stands side by side does not import each other
 floors = (
     ("Hyperparameters",),
+    ("Decoding",),
     ("Util", "MIDIReader", "Presets", "Autoencoder", "NoteAutoencoder", "UNet", "Distributed"),
-    ("Augmentation", "GeneratedFiles", "Notes", "Plots"),
+    ("Augmentation", "GeneratedFiles", "Notes", "Plots", "Recordings", "Tuning"),
     ("DatasetCreator", "FluidSynth", "Page", "Performances", "SoundFonts/salamander"),
-    ("AEDataset", "AEModel", "Inversion", "MIDI2Audio"),
-    ("UNetDataset",),
-    ("Training", "Main"),
+    ("AEDataset", "AEModel", "Chunks", "Inversion", "MIDI2Audio"),
+    ("UNetDataset", "Checkpoints", "Progress", "Transcription"),
+    ("Training", "TrainingOptions", "Main"),
+    ("NoteTrainer",),
     ("AEMain", "UNetMain", "Evaluation"),
     ("benchmarks/benchmark", "benchmarks/goals", "benchmarks/experiments", "benchmarks/report", "results/make"),
     ("benchmarks/cost", "benchmarks/training", "benchmarks/peers"),
@@ -95,6 +97,6 @@ def test_main_imports_no_more_than_it_needs_to_play(root):
     code = ("import sys; sys.path.insert(0, sys.argv[1]); import torch; before = set(sys.modules); import Main; "
             "print(*{name for name in set(sys.modules) - before})")
     more = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, check=True).stdout.split()
-    for name in ("torch.optim", "torch.distributed", "scipy", "librosa", "numba", "matplotlib", "PIL", "mido", "jinja2",
+    for name in ("torch.optim", "torch.distributed", "scipy", "librosa", "numba", "matplotlib", "PIL", "mido", "av", "jinja2",
                  "AEDataset", "UNetDataset", "Training"):
         assert name not in more, name

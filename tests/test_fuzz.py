@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import torch
 
+import Checkpoints
 import DatasetCreator
 import Hyperparameters as hp
 import Main
@@ -360,7 +361,7 @@ def test_damaged_checkpoints(tmp_path, outcome):
     state = {"settings": settings, "epoch": 1, "batch": 0, "epoch_losses": [], "seconds": 0.0, "best": None,
              "losses": {"loss": "L1", "training": [1.0], "validation": [1.0]}, **trainer().state()}
     torch.save(state, path)
-    assert Training.load_checkpoint(path, settings, trainer())[0]["epoch"] == 1
+    assert Checkpoints.load_checkpoint(path, settings, trainer())[0]["epoch"] == 1
     good = path.read_bytes()
     contents = [damaged(good, np.random.default_rng(seed)) for seed in range(18)]
     for odd in {}, 7, {"settings": 3}, {**state, "network": {}}, {**state, "settings": Code(tmp_path / "code was run")}:
@@ -368,7 +369,7 @@ def test_damaged_checkpoints(tmp_path, outcome):
         contents.append(path.read_bytes())
     for content in contents:
         path.write_bytes(content)
-        found = outcome(path, lambda: Training.load_checkpoint(path, settings, trainer()))
+        found = outcome(path, lambda: Checkpoints.load_checkpoint(path, settings, trainer()))
         assert found is None or content == good or found[0]["epoch"] == 1
 
 

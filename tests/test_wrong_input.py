@@ -391,5 +391,5 @@ def test_a_training_says_one_line_on_stderr(command, tmp_path):
     process = command(tmp_path, "AEMain.py", "--data", "nosuch")
     assert process.returncode == 1 and not process.stdout
     (line,) = lines(process.stderr)
-    assert line.startswith("AEMain.py: nosuch/piano holds no .wav")
+    assert line.startswith("AEMain.py: nosuch/piano holds no .wav") and "MIDI2Audio.py" in line
     assert not list(tmp_path.iterdir())
