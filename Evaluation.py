@@ -1,12 +1,8 @@
-"""How good is it? Scores the system on recordings with their true e-piano renders (report: evaluation).
+"""Score the system: compare its output with the true e-piano render, and its notes with the MIDI file.
 
-`python Evaluation.py` scores data/test and writes results/evaluation.md, .json and .png; `python Evaluation.py FOLDER`
-scores FOLDER/piano against FOLDER/synth, or real recordings beside their MIDI files, of which it renders the e-piano,
-or MIDI files, of which it renders both.
-
-Log-mel L1 is the mean distance of two log-mel spectrograms in dB. The normalised spectral distance is that of two
-magnitude spectrograms each brought to unit norm, from 0, the same up to a gain, to sqrt(2); elsewhere it is often the
-distance over the norm of the truth alone, which a gain changes.
+`python Evaluation.py` scores data/test. `python Evaluation.py FOLDER` scores FOLDER/piano against FOLDER/synth, or real
+recordings beside their MIDI files, or MIDI files alone. It renders what is missing. Scores are written to the working
+folder as evaluation.md, evaluation.json and evaluation.png. `Metrics` defines them.
 """
 import argparse
 import hashlib
@@ -27,87 +23,27 @@ import Notes
 import Plots
 import Util
 from AEModel import NoteModel
+from Metrics import log_mel_l1, note_metrics, note_scores, onset_f1, read_onsets, spectral_distance, texture
 
 versions = ("unchanged", "autoencoder", "final", "ceiling")
-metrics = {"log_mel_l1": "log-mel L1, dB", "spectral_distance": "normalised spectral distance", "onset_f1": "onset F1"}
-note_metrics = {"precision": "precision", "recall": "recall", "f1": "F1", "velocity": "velocity error"}
-
-
-def log_mel_l1(output, truth):
-    """Mean distance of two log-mel spectrograms in dB, the output brought to the truth's RMS level.
-
-    128 bands, dB relative to the truth's maximum, floor at -80 dB. `output` and `truth`: np.ndarray [shape=(n,)] at
-    22,050 Hz.
-    """
-    output = output * np.sqrt((truth ** 2).mean() / ((output ** 2).mean() + 1e-20))
-    output, truth = (DatasetCreator.mel_power(DatasetCreator.stft(signal)) for signal in (output, truth))
-    reference = truth.max()
-    output, truth = (DatasetCreator.log_mel(power, reference) for power in (output, truth))
-    return hp.top_db * float(np.abs(output - truth).mean())
-
-
-def spectral_distance(output, truth):
-    """Normalised spectral distance: that of two magnitude spectrograms, each at unit norm.
-
-    0 for the same up to a gain, 1 for silence, at most sqrt(2). Mean over the STFT sizes 512, 1024 and 2048. `output`
-    and `truth`: np.ndarray [shape=(n,)].
-    """
-    distances = []
-    for n_fft in hp.distance_n_fft:
-        spectra = (np.abs(librosa.stft(signal, n_fft=n_fft, hop_length=n_fft // 4)) for signal in (output, truth))
-        output_unit, truth_unit = (spectrum / (np.linalg.norm(spectrum) + 1e-9) for spectrum in spectra)
-        distances.append(np.linalg.norm(output_unit - truth_unit))
-    return float(np.mean(distances))
-
-
-def read_onsets(path, limit_s=None):
-    """Times in seconds at which notes begin, ascending; those of a chord, within 30 ms, count once."""
-    limit_s = hp.limit_s if limit_s is None else limit_s
-    midi, _ = MIDI2Audio.trim(path, limit_s)
-    times, now = [], 0.0
-    for message in midi:
-        now += message.time
-        if message.type == "note_on" and message.velocity and (not times or now - times[-1] > hp.chord_s):
-            times.append(now)
-    return times
-
-
-def onset_f1(output, onsets, tolerance=None):
-    """F1 of the onsets that librosa finds in `output` against the true `onsets`, in seconds, each matched once."""
-    tolerance = hp.onset_tolerance_s if tolerance is None else tolerance
-    found = librosa.onset.onset_detect(y=output, sr=hp.sample_rate, hop_length=hp.hop_length, units="time")
-    hits, i, j = 0, 0, 0
-    while i < len(found) and j < len(onsets):
-        if abs(found[i] - onsets[j]) <= tolerance:
-            hits, i, j = hits + 1, i + 1, j + 1
-        elif found[i] < onsets[j]:
-            i += 1
-        else:
-            j += 1
-    return 2 * hits / (len(found) + len(onsets)) if len(found) + len(onsets) else 1.0
-
-
-def note_scores(true, heard, tolerance=None):
-    """Precision, recall and F1 of the onsets of `heard` notes, and the mean distance of their velocities from the true.
-
-    Both [shape=(n, 4)]: onset and end in seconds, MIDI key, velocity. A note is found if one of its key begins within
-    `tolerance` seconds, the nearest, each counting once.
-    """
-    tolerance = hp.onset_tolerance_s if tolerance is None else tolerance
-    hits, distance = 0, 0.0
-    for key in np.unique(true[:, 2]):
-        left = [note for note in heard if note[2] == key]
-        for onset, _, _, velocity in true[true[:, 2] == key]:
-            best = min(left, key=lambda note: abs(note[0] - onset), default=None)
-            if best is not None and abs(best[0] - onset) <= tolerance:
-                left = [note for note in left if note is not best]
-                hits, distance = hits + 1, distance + abs(best[3] - velocity)
-    precision, recall = hits / max(len(heard), 1), hits / max(len(true), 1)
-    return precision, recall, 2 * hits / max(len(true) + len(heard), 1), float(distance / max(hits, 1))
+metrics = {"log_mel_l1": "log-mel L1, dB", "texture": "texture, dB",
+           "spectral_distance": "normalised spectral distance", "onset_f1": "onset F1"}
 
 
 def ceiling(recording, truth, inversion=None):
-    """The inversion applied to the true mel spectrogram: the best that the networks could lead to."""
+    """Return the inversion of the true mel spectrogram: the best result that the networks can lead to.
+
+    Parameters
+    ----------
+    recording, truth : np.ndarray [shape=(n,)]
+        Audio at 22,050 Hz.
+    inversion : str, optional
+        See `Inversion.invert`. By default `hp.inversion`.
+
+    Returns
+    -------
+    np.ndarray [shape=(n,)]
+    """
     inversion = hp.inversion if inversion is None else inversion
     power = DatasetCreator.mel_power(DatasetCreator.stft(truth))
     mel = DatasetCreator.mel_from_log(DatasetCreator.log_mel(power, power.max()))
@@ -116,7 +52,7 @@ def ceiling(recording, truth, inversion=None):
 
 
 def make_outputs(recording, truth, models, inversion=None):
-    """Return the audio of each of `versions` for a recording [shape=(n,)] and its true render [shape=(n,)]."""
+    """Return a dict from each of `versions` to its audio, for a recording and its true render [shape=(n,) each]."""
     inversion = hp.inversion if inversion is None else inversion
     return {
         "unchanged": recording,
@@ -127,8 +63,12 @@ def make_outputs(recording, truth, models, inversion=None):
 
 
 def score_outputs(outputs, truth, midi_file=None):
-    """Return version -> metric -> figure for what `make_outputs` returns; `onset_f1` is there with a MIDI file."""
-    scores = {version: {"log_mel_l1": log_mel_l1(audio, truth), "spectral_distance": spectral_distance(audio, truth)}
+    """Score the outputs of `make_outputs`: a dict from version to metric to score.
+
+    The metric "onset_f1" needs the MIDI file of the piece.
+    """
+    scores = {version: {"log_mel_l1": log_mel_l1(audio, truth), "texture": texture(audio, truth),
+                        "spectral_distance": spectral_distance(audio, truth)}
               for version, audio in outputs.items()}
     if midi_file:
         onsets = read_onsets(midi_file)
@@ -138,16 +78,32 @@ def score_outputs(outputs, truth, midi_file=None):
 
 
 def read_pair(paths):
-    """Return a recording and its true e-piano [shape=(n,) each], cut or filled up with silence to 30 s."""
+    """Read a recording and its true e-piano [shape=(n,) each], each cut or padded with silence to `hp.limit_s`."""
     return [librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate) for path in paths]
 
 
 def evaluate(folder, midi_folder, models, inversion=None):
-    """Score every piece of `folder`/piano against `folder`/synth, cut or filled up with silence to 30 s.
+    """Score every piece of `folder`/piano against `folder`/synth, each cut or padded with silence to `hp.limit_s`.
 
-    Returns piece -> version -> metric -> figure, with the mean as a last piece. `onset_f1` is there if `midi_folder`
-    holds the piece, and then, of an autoencoder of notes, beside the versions, "transcription" (`note_scores`). Raises
-    as `DatasetCreator.find_pairs`.
+    Parameters
+    ----------
+    folder, midi_folder : Path or None
+        Pieces that `midi_folder` lacks get no "onset_f1" and no "transcription".
+    models : sequence of AEModel.AEModel
+        Autoencoder and U-Net.
+    inversion : str, optional
+        See `Inversion.invert`. By default `hp.inversion`.
+
+    Returns
+    -------
+    dict
+        From piece to version to metric to score. The last piece is "mean". With a note autoencoder, "transcription"
+        stands beside the versions and holds `note_scores`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `DatasetCreator.find_pairs` and `Main.read_recording`.
     """
     inversion = hp.inversion if inversion is None else inversion
     midi_files = Util.find_pieces(midi_folder, Notes.midi_endings) if midi_folder and midi_folder.is_dir() else {}
@@ -156,43 +112,51 @@ def evaluate(folder, midi_folder, models, inversion=None):
         recording, truth = read_pair(recordings)
         scores[name] = score_outputs(make_outputs(recording, truth, models, inversion), truth, midi_files.get(name))
         if name in midi_files and isinstance(models[0], NoteModel):
-            scores[name]["transcription"] = dict(zip(note_metrics, note_scores(
-                Notes.read_notes(midi_files[name], hp.limit_s), Main.transcribe_audio(recording, models[0]))))
+            scores[name]["transcription"] = note_scores(Notes.read_notes(midi_files[name]),
+                                                        Main.transcribe_audio(recording, models[0]))
     return {**scores, "mean": mean_scores(list(scores.values()))}
 
 
 def mean_scores(pieces):
-    """The mean of each figure that all pieces have: see `evaluate`."""
+    """Return the mean of each score that all pieces have, for the pieces of `evaluate`."""
     groups = [group for group in pieces[0] if all(group in piece for piece in pieces)]
     return {group: {metric: float(np.mean([piece[group][metric] for piece in pieces])) for metric in pieces[0][group]
                     if all(metric in piece[group] for piece in pieces)} for group in groups}
 
 
 def gap_closed(piece):
-    """Timbre gap closed, (unchanged - final) / (unchanged - ceiling) in log-mel L1: 0 is the piano, 1 all to be won."""
+    """Return the timbre gap closed, (unchanged - final) / (unchanged - ceiling) in log-mel L1, for a piece's scores.
+
+    It is 0 if the output is as far away as the recording, and 1 if it reaches the ceiling.
+    """
     unchanged, final, best = (piece[version]["log_mel_l1"] for version in ("unchanged", "final", "ceiling"))
     return (unchanged - final) / (unchanged - best)
 
 
 def markdown_table(scores):
-    """The scores as Markdown: a row a piece, a column a metric and version, the notes heard if they are known, the
-    timbre gap closed."""
+    """Return the scores of `evaluate` as Markdown: a table of the sound and, if there are any, a table of the notes."""
     present = [metric for metric in metrics if any(metric in piece["final"] for piece in scores.values())]
     heads = [f"{metrics[metric]}: {version}" if version == versions[0] else version for metric in present
              for version in versions]
-    heard = note_metrics if any("transcription" in piece for piece in scores.values()) else {}
-    heads += [f"transcription: {name}" if name == "precision" else name for name in heard.values()]
-    lines = [f"| piece | {' | '.join(heads)} | timbre gap closed |", "|---" * (len(heads) + 2) + "|"]
-    for name, piece in scores.items():
-        cells = [f"{piece[version].get(metric, float('nan')):.2f}" for metric in present for version in versions]
-        cells += [f"{piece.get('transcription', {}).get(metric, float('nan')):.{1 if metric == 'velocity' else 3}f}"
-                  for metric in heard]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {100 * gap_closed(piece):.0f} % |")
-    return "\n".join(lines) + "\n"
+    rows = {name: [f"{piece[version].get(metric, float('nan')):.2f}" for metric in present for version in versions]
+            + [f"{100 * gap_closed(piece):.0f} %"] for name, piece in scores.items()}
+    text = table_lines(["piece", *heads, "timbre gap closed"], rows)
+    rows = {name: [f"{piece['transcription'][metric]:.3f}" for metric in note_metrics]
+            for name, piece in scores.items() if "transcription" in piece}
+    if rows:
+        text += "\n" + table_lines(["transcription", *note_metrics.values()], rows)
+    return text
+
+
+def table_lines(heads, rows):
+    """Return a Markdown table of `rows`, a dict from the first cell of a row to the others."""
+    cells = [heads, *([name, *row] for name, row in rows.items())]
+    lines = [f"| {' | '.join(row)} |\n" for row in cells]
+    return "".join([lines[0], "|---" * len(heads) + "|\n", *lines[1:]])
 
 
 def plot_scores(scores):
-    """Draw the log-mel L1 of each piece's versions. Returns a matplotlib figure."""
+    """Draw the log-mel L1 of all versions of each piece. Returns a matplotlib figure."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 1 + 0.45 * len(scores)), layout="constrained")
@@ -208,51 +172,58 @@ def plot_scores(scores):
     return figure
 
 
-def render_pair(midi_folder, data=None, piano=None):
-    """Render a folder of MIDI files on `piano` and on the e-piano below `data`.
+def cache_folder(folder, data, *parts):
+    """Return the folder below `data`/evaluation for what is rendered from `folder`, a different one for each path."""
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+    return Path(data) / "evaluation" / "_".join([folder.resolve().name, digest, *map(str, parts)])
 
-    Returns the folder with piano/ and synth/.
-    Raises as `MIDI2Audio.synthesise_folder`.
+
+def render_pair(midi_folder, data=None, piano=None):
+    """Render a folder of MIDI files on the preset `piano` and on the e-piano.
+
+    Returns the folder below `data`/evaluation with piano/ and synth/. Renders whose MIDI file no longer exists are
+    removed. Raises FileNotFoundError and ValueError as `MIDI2Audio.synthesise_folder`.
     """
     data = hp.data if data is None else data
     piano = hp.piano_preset if piano is None else piano
-    place = cache_name(midi_folder, *piano)
-    folder, pieces = Path(data) / "evaluation" / place, Util.find_pieces(midi_folder, Notes.midi_endings)
+    folder, pieces = cache_folder(midi_folder, data, *piano), Util.find_pieces(midi_folder, Notes.midi_endings)
     for mode, preset in (("piano", piano), ("synth", hp.synth_preset)):
         for path in (folder / mode).glob("*.wav"):
-            if path.stem not in pieces:  # its MIDI file is gone
+            if path.stem not in pieces:
                 path.unlink()
         MIDI2Audio.synthesise_folder(midi_folder, folder / mode, preset)
     return folder
 
 
-def cache_name(folder, *depends_on):
-    """Return the name of the folder that keeps what is made of `folder`: different for different paths."""
-    parts = [str(part) for part in (folder.resolve(), *depends_on)]
-    return f"{folder.resolve().name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
-
-
 def prepare_recordings(folder, data=None):
-    """Prepare real recordings that lie beside their MIDI files, as in MAESTRO: x.wav or x.mp3 beside x.midi or x.mid,
-    in `folder` or below it. MIDI files without a recording are ignored.
+    """Prepare real recordings with their MIDI files, as in MAESTRO: x.wav or x.mp3 beside x.midi or x.mid.
 
-    Returns a folder with piano/, the recordings; synth/, the e-piano rendered from the MIDI files; and MIDI/, what of
-    these is rendered. A recording that begins up to `hp.max_lag_s` earlier or later than its MIDI file, by more than a
-    frame, is shifted, with a warning.
+    Both lie in `folder` or below it. MIDI files without a recording are ignored. A recording may begin up to
+    `hp.max_lag_s` earlier or later than its MIDI file. It is then shifted, with a warning if the lag exceeds a frame.
 
-    Raises FileNotFoundError if there are no recordings or no MIDI files, ValueError naming the recordings without one,
-    and as `MIDI2Audio.synthesise_folder` and `Main.read_recording`.
+    Returns
+    -------
+    Path
+        A folder with piano/ (the recordings), synth/ (e-piano renders of the MIDI files) and MIDI/ (the rendered part
+        of the MIDI files).
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no recordings or no MIDI files.
+    ValueError
+        If a recording has no MIDI file, or a file is damaged.
     """
     data = hp.data if data is None else data
     found = Util.find_pieces(folder, DatasetCreator.audio_endings)
     midi_files = Util.find_pieces(folder, Notes.midi_endings)
     alone = [str(path) for name, path in found.items() if name not in midi_files]
     if alone:
-        raise ValueError(f"no MIDI file of the same name lies beside {', '.join(alone)}; put it there, or take the "
-                         "recording away")
-    place = Path(data) / "evaluation" / cache_name(folder, "recorded", hp.limit_s, hp.max_lag_s)
+        raise ValueError(f"no MIDI file of the same name lies beside {', '.join(alone)}; put it there, or remove the "
+                         "recording")
+    place = cache_folder(folder, data, "recorded", hp.limit_s)
     for path in place.glob("*/*.*"):
-        if path.suffix in (".wav", ".mid") and path.stem not in found:  # its recording is gone
+        if path.suffix in (".wav", ".mid") and path.stem not in found:
             path.unlink()
     for name in found:
         midi = place / "MIDI" / f"{name}.mid"
@@ -269,7 +240,18 @@ def prepare_recordings(folder, data=None):
 
 
 def align_recording(path, truth):
-    """Read the first `hp.limit_s` of a recording [shape=(n,)], shifted so that its onsets are those of `truth`."""
+    """Read the first `hp.limit_s` seconds of a recording, shifted so that its onsets match those of `truth`.
+
+    Parameters
+    ----------
+    path : Path
+    truth : np.ndarray [shape=(m,)]
+        E-piano render at 22,050 Hz.
+
+    Returns
+    -------
+    np.ndarray [shape=(n,)]
+    """
     size, recording = hp.limit_s * hp.sample_rate, Main.read_recording(path)
     images = (DatasetCreator.spectrogram(librosa.util.fix_length(audio, size=size)) for audio in (recording, truth))
     early = DatasetCreator.estimate_lag(*images, round(hp.max_lag_s * hp.sample_rate / hp.hop_length))
@@ -281,57 +263,68 @@ def align_recording(path, truth):
 
 
 def save_scores(path, scores):
-    """Write scores to `path`.md and, to four places, .json."""
-    rounded = {name: {version: {metric: round(figure, 4) for metric, figure in figures.items()}
-                      for version, figures in piece.items()} for name, piece in scores.items()}
+    """Write the scores of `evaluate` to `path`.md and, with four decimals, to `path`.json."""
+    rounded = {name: {version: {metric: round(score, 4) for metric, score in found.items()}
+                      for version, found in piece.items()} for name, piece in scores.items()}
     Util.save_text(path.with_suffix(".md"), markdown_table(scores))
     Util.save_text(path.with_suffix(".json"), json.dumps(rounded, indent=1) + "\n")
 
 
-def score_folder(options):
-    """Score the folder of the command line, and write the table, the figures behind it and the plot."""
-    folder, midi_folder = options.folder, options.midi or hp.data / "MIDI_test"
+def find_pairs(folder, midi_folder=None):
+    """Return the folder with piano/ and synth/, and that of the MIDI files, for the folder of the command line.
+
+    Renders what is missing. Raises FileNotFoundError and ValueError as `render_pair` and `prepare_recordings`.
+    """
     if folder == hp.data / "test" and not folder.joinpath("piano").exists():
         MIDI2Audio.create_test_set()
     elif folder.is_dir() and not folder.joinpath("piano").exists():
-        recordings = any(path.suffix.lower() in DatasetCreator.audio_endings for path in folder.rglob("*"))
-        midi_folder, folder = folder, (prepare_recordings if recordings else render_pair)(folder, hp.data)
-        midi_folder = options.midi or (folder / "MIDI" if recordings else midi_folder)
-    weights = Main.choose_weights(options.model, options.ae, options.unet)
-    shipped = weights == Main.find_weights("shipped")
-    if not shipped:
-        print(f"scoring {weights[0]} and {weights[1]}")
-    models = Main.load_models(*weights, options.device)
+        if any(path.suffix.lower() in DatasetCreator.audio_endings for path in folder.rglob("*")):
+            prepared = prepare_recordings(folder, hp.data)
+            return prepared, midi_folder or prepared / "MIDI"
+        return render_pair(folder, hp.data), midi_folder or folder
+    return folder, midi_folder or hp.data / "MIDI_test"
+
+
+def check_instruments(folder, models):
+    """Raise ValueError if `folder` holds renders of another target than the one the models were trained for."""
     pairs = [DatasetCreator.trained_for(folder)["pair"], models[-1].pair or "recordings"]
     targets = [pair.split(" -> ")[-1] for pair in pairs]
     if targets[0] != targets[1] and "recordings" not in targets:
         raise ValueError(f"{folder} holds {pairs[0]}, and the weights were trained for {pairs[1]}; render it again or "
                          "choose other weights")
+
+
+def score_folder(options):
+    """Score the folder of the command line. Writes a table, the scores behind it and a plot."""
+    weights = Main.choose_weights(options.model, options.ae, options.unet)
+    if weights != Main.find_weights("shipped"):
+        print(f"scoring {weights[0]} and {weights[1]}")
+    models = Main.load_models(*weights, options.device)
+    folder, midi_folder = find_pairs(options.folder, options.midi)
+    check_instruments(folder, models)
     scores = evaluate(folder, midi_folder, models, options.inversion)
     name = "evaluation" if options.inversion == hp.inversion else f"evaluation_{options.inversion}"
-    output = options.output or (hp.root / "results" if shipped and folder == hp.data / "test" else Path()) / name
+    output = options.output or Path(name)
     save_scores(output, scores)
     Plots.save_figure(output.with_suffix(".png"), plot_scores(scores))
-    print(markdown_table({"mean": scores["mean"]})
-          + "normalised spectral distance: that of the magnitude spectrograms, each at unit "
-          f"norm, 0 to 1.41\nall pieces: {output.with_suffix('.md')}")
+    print(f"{markdown_table({'mean': scores['mean']})}all pieces: {output.with_suffix('.md').absolute()}")
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Score the system against the true e-piano.")
     parser.add_argument("folder", nargs="?", type=Path, default=hp.data / "test",
-                        help="with piano/ and synth/, or recordings beside their MIDI files, or MIDI files to render "
-                        "(default: data/test)")
-    parser.add_argument("--midi", type=Path, help="MIDI files of the pieces, for the onsets (default: data/MIDI_test)")
+                        help="folder with piano/ and synth/, with recordings beside their MIDI files, or with MIDI "
+                        "files to render (default: data/test)")
+    parser.add_argument("--midi", type=Path,
+                        help="folder with the MIDI files of the pieces, for onsets and notes (default: data/MIDI_test)")
     parser.add_argument("--model", help="as for Main.py")
     parser.add_argument("--ae", type=Path, help="as for Main.py")
     parser.add_argument("--unet", type=Path, help="as for Main.py")
     parser.add_argument("--device", default="auto", help="as for Main.py")
     parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion, help="as for Main.py")
     parser.add_argument("-o", "--output", type=Path,
-                        help="name of the .md, .json and .png to write (default: evaluation in the "
-                        "working folder; for data/test and the shipped weights results/evaluation; with another "
-                        "inversion evaluation_<inversion>)")
+                        help="name of the .md, .json and .png files without its ending (default: evaluation in the "
+                        "working folder, or evaluation_INVERSION with another inversion)")
     score_folder(parser.parse_args(arguments))
 
 

@@ -20,8 +20,10 @@ def find_soundfont(name):
                 raise ValueError(f"{path} is cut short, {size} of {8 + int.from_bytes(header[4:], 'little')} bytes; "
                                  "download it again")
             return path
+    package = hp.soundfont_packages.get(Path(name).name)
     raise FileNotFoundError(f"SoundFont {name} is neither in {hp.soundfonts.name}/ nor in the system's folders; put it "
-                            "into SoundFonts/ or install one, for instance: apt-get install fluid-soundfont-gm")
+                            f"into SoundFonts/ or install {'it' if package else 'one, for instance'}: apt-get install "
+                            f"{package or 'fluid-soundfont-gm'}")
 
 
 def list_presets(soundfont):

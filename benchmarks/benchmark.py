@@ -1,8 +1,9 @@
-"""Measures, side by side in one run, the report's path from recording to audio and ours; run it on an idle machine.
+"""Compare the report's path from recording to audio with ours: benchmarks/benchmark.md.
 
-`python benchmarks/benchmark.py [FOLDER]` prints three tables and writes them to benchmarks/benchmark.md: seconds by
-stage for a 30 s clip, the error of the inversions on the pieces of FOLDER/piano and FOLDER/synth (default: data/test,
-rendered if it is not there), and time and memory against the length of the recording.
+`python benchmarks/benchmark.py [FOLDER]` makes three tables: the seconds of each stage for a 30 s clip, the errors of
+the inversions on the pieces of FOLDER/piano and FOLDER/synth (default: data/test, rendered if it is missing), and time
+and memory by the length of the recording. With other pieces or options, the page is written to the working folder. Run
+it on an idle machine.
 """
 import argparse
 import os
@@ -16,27 +17,23 @@ import librosa
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import DatasetCreator
-import Evaluation
 import Hyperparameters as hp
 import Inversion
 import Main
+import Metrics
 import MIDI2Audio
 import Util
 from AEModel import NoteModel
 from Autoencoder import Autoencoder
 from UNet import UNet
-
-
-def table(rows):
-    """Rows of cells as Markdown; the first is the heading."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
+from common import check_soundfonts, excerpts, is_default, output_path, table
 
 
 class Stages:
-    """Seconds between calls, under the name given to each."""
+    """Seconds of named stages, each from the one before to its call of `done`."""
 
     def __init__(self):
         self.seconds, self.last = {}, time.perf_counter()
@@ -48,7 +45,10 @@ class Stages:
 
 @torch.no_grad()
 def report_path(audio, networks):
-    """The report's path in float32: both networks on the whole clip, NNLS, librosa's Griffin-Lim."""
+    """Run the report's path, and return the seconds of its stages.
+
+    Both networks in single precision on the whole clip, non-negative least squares, librosa's Griffin-Lim.
+    """
     stages = Stages()
     spectrogram = torch.from_numpy(DatasetCreator.spectrogram(audio))[None, None]
     stages.done("front end")
@@ -64,7 +64,7 @@ def report_path(audio, networks):
 
 
 def our_path(audio, models):
-    """The steps of `Main.resynthesise` for a recording of one chunk."""
+    """Run the steps of `Main.resynthesise` for a recording of one chunk, and return the seconds of its stages."""
     stages = Stages()
     guide = DatasetCreator.stft(audio)
     power = DatasetCreator.mel_power(guide)
@@ -85,16 +85,16 @@ def our_path(audio, models):
 
 
 def peak_memory():
-    """Peak memory of this process in MiB."""
+    """Return the peak memory of this process in MiB."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent held when it started this process
+    if status.exists():  # getrusage would include the memory of the parent when it started this process
         return int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 2 ** 10
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
 
 
 def run_in_subprocess(code, *arguments):
-    """Run Python code in a process of its own; return its variable `seconds`, and its peak memory in MiB."""
+    """Run Python code in a process of its own. Returns its variable `seconds` and its peak memory in MiB."""
     code = (f"import sys, time; sys.path.insert(0, 'benchmarks'); import benchmark as b; {code}; "
             "print(seconds, b.peak_memory())")
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=hp.root, check=True, text=True,
@@ -103,17 +103,17 @@ def run_in_subprocess(code, *arguments):
 
 
 def stages(clip_s, repeats):
-    """Seconds by stage of both paths on the demo recording, the best of `repeats`, models loaded in both."""
+    """Return a table of the seconds of each stage of both paths on the demo recording, the best of `repeats` runs."""
     audio = Util.read_audio(hp.demo)[:round(clip_s * hp.sample_rate)]
     # the report's sizes; their weights do not change the time
     networks = Autoencoder(channels=(64, 128, 256)).eval(), UNet(wf=6).eval()
     models = Main.load_models(*Main.choose_weights("shipped", None, None))
     best = []
     for path, parts in ((report_path, networks), (our_path, models)):
-        path(audio[:hp.sample_rate], parts)  # what is compiled at the first call is no part of the comparison
+        path(audio[:hp.sample_rate], parts)  # the first call also compiles
         best.append(min((path(audio, parts) for _ in range(repeats)), key=lambda seconds: sum(seconds.values())))
     report, ours = best
-    rows = [("stage", "report's path, s", "ours, s", "times faster")]
+    rows = [("stage", "report's path, s", "ours, s", "speed-up")]
     for name in report:
         rows.append((name, f"{report[name]:.2f}", f"{ours[name]:.2f}", f"{report[name] / ours[name]:.1f}"))
     total = sum(report.values()), sum(ours.values())
@@ -135,70 +135,86 @@ def stages(clip_s, repeats):
 
 
 def random_phase(shape):
+    """Return random phases as complex numbers of absolute value 1 [shape=shape]."""
     return np.exp(2j * np.pi * np.random.default_rng(hp.seed).random(shape)).astype(np.complex64)
 
 
+methods = {  # name of an inversion, and its function of (mel magnitude, STFT of the recording)
+    "librosa NNLS, 32 Griffin-Lim iterations from random phase (report)":
+        lambda mel, guide: Inversion.invert(mel, guide, "report"),
+    "KL updates from a flat start, Griffin-Lim from random phase":
+        lambda mel, guide: Inversion.griffin_lim(
+            np.sqrt(Inversion.power_from_mel(mel, np.ones(guide.shape, np.float32))), random_phase(guide.shape)),
+    "KL updates from the recording's spectrum, Griffin-Lim from its phase (ours)":
+        lambda mel, guide: Inversion.invert(mel, guide, "kl"),
+}
+limit = "ceiling: true magnitude, Griffin-Lim from the recording's phase"
+
+
+def predict_spectrogram(recording, piano, models):
+    """Return the spectrogram that the networks predict for a recording [shape=(n,)] of the spectrogram `piano`."""
+    found = [piano]
+    for model in models:
+        found.append(model.note_spectrogram(Main.transcribe_audio(recording, model), piano.shape[1])
+                     if isinstance(model, NoteModel) else model.generate(*found[::-1]))
+    return found[-1]
+
+
+def score_inversions(recording, truth, models):
+    """Run all `methods` for a recording and its true e-piano [shape=(n,) each].
+
+    Returns
+    -------
+    dict
+        From ("true" or "predicted", method) to log-mel L1 in dB, normalised spectral distance and seconds.
+    """
+    guide, target = DatasetCreator.stft(recording), DatasetCreator.stft(truth)
+    powers = [DatasetCreator.mel_power(spectrum) for spectrum in (guide, target)]
+    piano, synth = (DatasetCreator.log_mel(power, power.max()) for power in powers)
+    mels = {"true": DatasetCreator.mel_from_log(synth),
+            "predicted": DatasetCreator.mel_from_log(predict_spectrogram(recording, piano, models))}
+    scores = {}
+
+    def measure(key, invert):
+        start = time.perf_counter()
+        audio = librosa.util.fix_length(invert(), size=truth.size)
+        seconds = time.perf_counter() - start
+        scores[key] = Metrics.log_mel_l1(audio, truth), Metrics.spectral_distance(audio, truth), seconds
+
+    for kind, mel in mels.items():
+        for method, invert in methods.items():
+            measure((kind, method), lambda: invert(mel, guide))
+    measure(("true", limit), lambda: Inversion.griffin_lim(np.abs(target), guide))
+    return scores
+
+
 def inversions(folder, clip_s):
-    """Error and seconds of the inversions, from the true mel spectrogram and from the one that the networks predict."""
-    methods = {
-        "librosa NNLS, 32 Griffin-Lim iterations from random phase (report)":
-            lambda mel, guide: Inversion.invert(mel, guide, "report"),
-        "KL updates from a flat start, Griffin-Lim from random phase":
-            lambda mel, guide: Inversion.griffin_lim(
-                np.sqrt(Inversion.power_from_mel(mel, np.ones(guide.shape, np.float32))),
-                random_phase(guide.shape)),
-        "KL updates from the recording's spectrum, Griffin-Lim from its phase (ours)":
-            lambda mel, guide: Inversion.invert(mel, guide, "kl"),
-    }
-    limit = "the limit: true magnitude, Griffin-Lim from the recording's phase"
-    figures = {(kind, name): [] for kind in ("true", "predicted") for name in [*methods, limit]}
-    models = Main.load_models(*Main.choose_weights("shipped", None, None))
-    found = DatasetCreator.find_pairs(folder)
-    by_piece = []
-    for name, recordings in found.items():
-        recording, truth = (librosa.util.fix_length(Util.read_audio(path), size=round(clip_s * hp.sample_rate))
-                            for path in recordings)
-        guide, target = DatasetCreator.stft(recording), DatasetCreator.stft(truth)
-        powers = [DatasetCreator.mel_power(spectrum) for spectrum in (guide, target)]
-        piano, synth = (DatasetCreator.log_mel(power, power.max()) for power in powers)
-        stages = [piano]
-        for model in models:
-            notes = isinstance(model, NoteModel)
-            stages.append(model.note_spectrogram(Main.transcribe_audio(recording, model), piano.shape[1]) if notes else
-                          model.generate(*stages[::-1]))
-
-        def measure(kind, method, audio_of):
-            start = time.perf_counter()
-            audio = librosa.util.fix_length(audio_of(), size=truth.size)
-            seconds = time.perf_counter() - start
-            figures[kind, method].append((Evaluation.log_mel_l1(audio, truth),
-                                          Evaluation.spectral_distance(audio, truth),
-                                          seconds))
-
-        for kind, spectrogram in (("true", synth), ("predicted", stages[-1])):
-            mel = DatasetCreator.mel_from_log(spectrogram)
-            for method, invert in methods.items():
-                measure(kind, method, lambda: invert(mel, guide))
-        measure("true", limit, lambda: Inversion.griffin_lim(np.abs(target), guide))
-        errors = [figures["predicted", method][-1][0] for method in methods]
-        by_piece.append((name, *(f"{error:.2f}" for error in (errors[0], errors[2], errors[0] - errors[2]))))
-    rows = [("inversion", "true mel: log-mel L1, dB", "spectral distance", "predicted mel: log-mel L1, dB",
-             "spectral distance",
-             "seconds")]
+    """Return tables of the errors of the inversions, from true and from predicted mel spectrograms."""
+    models, scores = Main.load_models(*Main.choose_weights("shipped", None, None)), {}
+    for name, recordings in DatasetCreator.find_pairs(folder).items():
+        pair = (librosa.util.fix_length(Util.read_audio(path), size=round(clip_s * hp.sample_rate))
+                for path in recordings)
+        scores[name] = score_inversions(*pair, models)
+    rows = [("inversion", "true mel: log-mel L1, dB", "normalised spectral distance", "predicted mel: log-mel L1, dB",
+             "normalised spectral distance", "seconds")]
     for method in [*methods, limit]:
-        cells = [np.mean(figures[kind, method], axis=0) if figures[kind, method] else None
-                 for kind in ("true", "predicted")]
-        rows.append((method, *(f"{mean[i]:.{2 + i}f}" if mean is not None else "" for mean in cells for i in (0, 1)),
-                     f"{cells[0][2]:.2f}"))
-    return (f"## Inversions, mean of {len(found)} pieces\n\n" + table(rows)
-            + "\nFrom the predicted spectrogram, piece by piece, log-mel "
-            "L1 in dB:\n\n" + table([("piece", "report's inversion", "ours", "lower by"), *by_piece]))
+        means = {kind: np.mean([piece[kind, method] for piece in scores.values()], axis=0)
+                 for kind in ("true", "predicted") if (kind, method) in next(iter(scores.values()))}
+        rows.append((method, *(f"{means[kind][i]:.{2 + i}f}" if kind in means else ""
+                               for kind in ("true", "predicted") for i in (0, 1)), f"{means['true'][2]:.2f}"))
+    report, _, ours = methods
+    pieces = [("piece", "report's inversion", "ours", "difference")]
+    for name, piece in scores.items():
+        distances = [piece["predicted", method][0] for method in (report, ours)]
+        pieces.append((name, *(f"{distance:.2f}" for distance in (*distances, distances[0] - distances[1]))))
+    return (f"## Inversions, mean of {len(scores)} pieces\n\n{table(rows)}\nFrom the predicted spectrogram by piece, "
+            f"log-mel L1 in dB:\n\n{table(pieces)}")
 
 
 def lengths(minutes):
-    """Seconds and peak memory of `Main.pipeline` against the length of the recording."""
+    """Return a table of the seconds and the peak memory of `Main.pipeline` by the length of the recording."""
     clip = Util.read_audio(hp.demo)
-    rows = [("minutes", "seconds", "seconds a minute", "peak memory, MiB")]
+    rows = [("minutes", "seconds", "seconds per minute", "peak memory, MiB")]
     with tempfile.TemporaryDirectory() as folder:
         for length in minutes:
             path = Path(folder) / "long.wav"
@@ -210,27 +226,33 @@ def lengths(minutes):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Measure the report's path and ours.")
+    parser = argparse.ArgumentParser(description="Compare the report's path and ours.")
     parser.add_argument("folder", nargs="?", type=Path, default=hp.data / "test",
-                        help="with piano/ and synth/ (default: data/test)")
-    parser.add_argument("--clip-s", type=float, default=hp.limit_s, help="seconds of each piece (default: %(default)s)")
+                        help="folder with piano/ and synth/ (default: data/test)")
+    parser.add_argument("--clip-s", type=float, default=hp.limit_s,
+                        help="seconds of each piece that are used (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3,
-                        help="runs of which the fastest counts (default: %(default)s)")
+                        help="number of runs, of which the fastest counts (default: %(default)s)")
     parser.add_argument("--minutes", type=float, nargs="*", default=[1, 2, 5, 10],
-                        help="lengths (default: %(default)s)")
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"),
-                        help="(default: benchmarks/benchmark.md)")
+                        help="lengths of the recordings (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path,
+                        help="page to write (default: benchmarks/benchmark.md for the three excerpts and default "
+                        "options, else benchmark.md in the working folder)")
     options = parser.parse_args(arguments)
     if options.folder == hp.data / "test" and not options.folder.joinpath("piano").exists():
+        check_soundfonts(hp.piano_preset, hp.synth_preset)
         MIDI2Audio.create_test_set()
-    DatasetCreator.find_pairs(options.folder)  # a wrong folder is said before minutes of measuring
+    names = DatasetCreator.find_pairs(options.folder)
+    full = is_default(parser, options, "folder", "clip_s", "repeats", "minutes") and sorted(names) == sorted(excerpts)
+    output = output_path(Path(__file__).with_suffix(".md"), full, options.output)
     parts = [f"# Benchmark\n\n`python benchmarks/benchmark.py`, {os.cpu_count()} processor cores, "
              f"{Util.choose_device()}, torch {torch.__version__}.\n"]
     for part in (lambda: stages(options.clip_s, options.repeats), lambda: inversions(options.folder, options.clip_s),
                  lambda: lengths(options.minutes)):
         parts.append(part())
         print(parts[-1], flush=True)
-    Util.save_text(options.output, "\n".join(parts))
+    Util.save_text(output, "\n".join(parts))
+    print(output)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Short trainings that differ in one thing each, on a fixed split, to choose what the shipped weights are trained with.
+"""Train the report's networks briefly, with one setting changed at a time: results/ablations.md.
 
-`python benchmarks/experiments.py --validation-source piano_5` trains them below data/models/experiments, one after the
-other, and writes results/ablations.md. What is trained already is kept; an interrupted one goes on.
+`python benchmarks/experiments.py --validation-source piano_5` trains below data/models/experiments. Finished trainings
+are kept, and the same command resumes an interrupted one. With other data or options, the page is written to the
+working folder.
 """
 import argparse
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import AEMain
 import DatasetCreator
@@ -22,13 +24,15 @@ from AEDataset import AEDataset, split_for_training
 from AEModel import load_model
 from Autoencoder import Autoencoder
 from UNet import UNet
+from common import min_training_pieces, output_path, table
 
-pieces = 20  # of the validation set, that are scored
-narrow = dict(epochs=8, channels=(64, 128, 256))
-wide = dict(epochs=8, augmented=True, channels=(256, 512, 512))
+n_scored = 20  # pieces of the validation set
+validation_piano = "piano_5"
+narrow = dict(network="report", epochs=8, channels=(64, 128, 256))
+wide = dict(network="report", epochs=8, augmented=True, channels=(256, 512, 512))
 small = dict(epochs=2, augmented=True, wf=4, in_channels=1, residual=False, batch_norm=False, loss="mse")
 sees = dict(small, in_channels=2, loss="l1")
-experiments = {  # autoencoder, U-Net (None trains none)
+experiments = {  # settings of the autoencoder, and of the U-Net or None
     "autoencoder, the report's": (narrow, None),
     "autoencoder, augmented": (dict(narrow, augmented=True), None),
     "autoencoder, augmented, channels 256 512 512": (wide, None),
@@ -43,15 +47,15 @@ experiments = {  # autoencoder, U-Net (None trains none)
 
 @torch.inference_mode()
 def error(trainer, data, source):
-    """Mean distance from the true spectrogram in dB over the first validation pieces on the piano `source`."""
+    """Return the mean distance from the true spectrogram in dB, over validation pieces on the piano `source`."""
     names = DatasetCreator.build(data)
-    dataset = AEDataset(Util.split(names, hp.seed)[1][:pieces], data, [source])
+    dataset = AEDataset(Util.split(names, hp.seed)[1][:n_scored], data, [source])
     distances = [(trainer.run(trainer.prepare(piano[None])) - synth).abs().mean().item() for piano, synth in dataset]
     return hp.top_db * sum(distances) / len(distances)
 
 
 def minutes(trainer, settings, repeats=10):
-    """How long a training takes on an idle machine, from the pace of its steps on random crops."""
+    """Estimate the minutes of a training on an idle machine, from the time of `repeats` steps on random crops."""
     batch, frames = settings["batch_size"], settings["crop_frames"]
     crops = [(torch.rand(batch, 1, hp.n_mels, frames), torch.rand(batch, 1, hp.n_mels, frames))] * repeats
     list(trainer.train_epoch(crops[:3], [0] * 3))
@@ -63,7 +67,22 @@ def minutes(trainer, settings, repeats=10):
 
 
 def run(name, autoencoder, unet, data, validation_source):
-    """Train what is missing of one experiment; return (minutes, error on the first piano, on the validation piano)."""
+    """Train an experiment unless it is finished.
+
+    Parameters
+    ----------
+    name : str
+    autoencoder, unet : dict, dict or None
+        Settings of `AEMain.train` and `UNetMain.train`.
+    data : Path
+    validation_source : str
+        Folder below `data` with the piano that is not trained on.
+
+    Returns
+    -------
+    (float, float, float)
+        Minutes, and errors on the first piano and on the validation piano in dB.
+    """
     folders = {name: f"experiment_{i}" for i, name in enumerate(experiments, 1)}
     first = next(other for other, (settings, _) in experiments.items() if settings == autoencoder)
     models = Path(data) / "models"
@@ -86,23 +105,40 @@ def run(name, autoencoder, unet, data, validation_source):
     return minutes(trainer, settings), *errors
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Compare short trainings.")
+def check_data(data, validation_source):
+    """Return the pieces of a data folder. Raises FileNotFoundError if a folder is missing that the trainings need."""
+    for folder in "piano", "synth", validation_source:
+        if not (data / folder).is_dir():
+            raise FileNotFoundError(f"{data / folder} is missing; render it with MIDI2Audio.py --source (several "
+                                    "pianos), or choose another --data or --validation-source")
+    return DatasetCreator.build(data)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Compare short trainings of the report's networks.")
     parser.add_argument("--data", type=Path, default=hp.data,
                         help="folder with piano/, piano_2/ and so on, and synth/ (default: data/)")
-    parser.add_argument("--validation-source", default="piano_2", help="folder with the piano that none is trained on")
-    options = parser.parse_args()
-    lines = [f"Made by `python benchmarks/experiments.py --validation-source {options.validation_source}`, which holds "
-             f"the settings by name. Mean distance of the spectrograms from the true ones in dB, {pieces} validation "
-             "pieces. A U-Net's minutes come after those of its autoencoder.", "",
-             "| what | minutes | piano trained on | piano not trained on |", "|---|---|---|---|"]
+    parser.add_argument("--validation-source", default=validation_piano,
+                        help="folder with the piano that is not trained on (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path,
+                        help="page to write (default: results/ablations.md for data/ with at least "
+                        f"{min_training_pieces} pieces and {validation_piano}, else ablations.md in the working "
+                        "folder)")
+    options = parser.parse_args(arguments)
+    names = check_data(options.data, options.validation_source)
+    full = (options.data == hp.data and options.validation_source == validation_piano
+            and len(names) >= min_training_pieces)
+    output = output_path(hp.root / "results" / "ablations.md", full, options.output)
+    rows = [("setting", "minutes", "piano trained on, dB", "piano not trained on, dB")]
     for name, (autoencoder, unet) in experiments.items():
         print(name, flush=True)
-        lines.append(f"| {name} | "
-                     + " | ".join(f"{figure:.2f}" for figure in run(name, autoencoder, unet, options.data,
-                                                                    options.validation_source)) + " |")
-        print(lines[-1], flush=True)
-        Util.save_text(hp.root / "results" / "ablations.md", "\n".join(lines) + "\n")
+        figures = run(name, autoencoder, unet, options.data, options.validation_source)
+        rows.append((name, *(f"{figure:.2f}" for figure in figures)))
+        Util.save_text(output, "Mean distance of the spectrograms from the true ones in dB, over "
+                       f"{n_scored} validation pieces, made by `python benchmarks/experiments.py --validation-source "
+                       f"{options.validation_source}`. That script holds the settings by name. The minutes of a U-Net "
+                       f"are in addition to those of its autoencoder.\n\n{table(rows)}")
+    print(f"{table(rows)}{output}")
 
 
 if __name__ == "__main__":

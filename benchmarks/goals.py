@@ -1,174 +1,191 @@
-"""Score the shipped weights on the piano trained on and on one that they never heard: results/goals.md.
+"""Score the shipped weights on the five kinds of recordings of `cases.py`: results/goals.md.
 
-`python benchmarks/goals.py FOLDER` renders the MIDI files in FOLDER on the piano of the default pair, and on a piano
-left out of training, dry, in a room, and as a recording: takes (`Performances.vary_performance`) in a hall, from two
-microphones, with noise, as mp3 of 96 kbit/s. It scores what the system makes of them: the audio, and the notes that it
-hears.
+`python benchmarks/goals.py FOLDER` renders the MIDI files of FOLDER in each case, and scores the sound of the output
+and the transcription. The page in results/ is about the twelve pieces that results/README.md names. With other pieces,
+weights or options, the page is written to the working folder.
 """
 import argparse
-import contextlib
-import io
-import logging
-import random
-import shutil
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 import librosa
 import numpy as np
-from scipy.signal import fftconvolve
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import Augmentation
 import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
 import Main
+import Metrics
 import Notes
-import Performances
 import Util
 from AEModel import NoteModel
-from UNetDataset import match_level
+from cases import cases, prepare
+from common import check_packages, check_soundfonts, output_path, scored_pieces, silence, table
 
-left_out = "TimGM6mb.sf2", 0, 0
-cases = {"piano trained on": hp.piano_preset, "piano left out": left_out,
-         "piano left out, in a room": (*left_out, True), "like a recording": left_out}
-halls = 12, 1           # how many are simulated, and from which seed: not those of training
-signal_to_noise = 45    # dB
-to_install = ("pip install mir_eval pretty_midi onnxruntime resampy scikit-learn, then pip install --no-deps "
-              "basic-pitch")
+visqol_rate = 48000     # Hz, of its mode for music
+basic_pitch_modules = "basic_pitch.inference", "onnxruntime", "pretty_midi"
+to_install = "pip install pretty_midi onnxruntime resampy scikit-learn, then pip install --no-deps basic-pitch"
 
 
 def note_f1(audio, midi_path):
-    """F1 of the notes' onsets, within 50 ms and a quarter tone, as the transcriber basic-pitch hears them (Bittner et
-    al. 2022).
+    """Return the onset F1 of the notes that basic-pitch (Bittner et al. 2022) transcribes from audio.
 
-    Raises ValueError if its packages, which nothing else here needs, are missing.
+    An onset counts within 50 ms and a quarter tone.
+
+    Parameters
+    ----------
+    audio : np.ndarray [shape=(n,)]
+    midi_path : Path
     """
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.CRITICAL)
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            import mir_eval
-            import pretty_midi
-            from basic_pitch import FilenameSuffix, build_icassp_2022_model_path
-            from basic_pitch.inference import Model, predict
-        except ImportError:
-            raise ValueError(f"the note F1 needs the transcriber basic-pitch; {to_install}; or leave it out "
-                             "(--no-notes)") from None
-        with tempfile.TemporaryDirectory() as folder:
-            Util.write_audio(Path(folder) / "audio.wav", audio)
-            heard = predict(str(Path(folder) / "audio.wav"),
-                            Model(build_icassp_2022_model_path(FilenameSuffix.onnx)))[2]
+    import mir_eval
+    import pretty_midi
+
+    with silence(), tempfile.TemporaryDirectory() as folder:
+        from basic_pitch import FilenameSuffix, build_icassp_2022_model_path
+        from basic_pitch.inference import Model, predict
+
+        Util.write_audio(Path(folder) / "audio.wav", audio)
+        model = Model(build_icassp_2022_model_path(FilenameSuffix.onnx))
+        predicted = predict(str(Path(folder) / "audio.wav"), model)[2]
     true = [(note.start, max(note.end, note.start + 0.02), note.pitch)
             for instrument in pretty_midi.PrettyMIDI(str(midi_path)).instruments for note in instrument.notes]
     sides = []
-    for notes in true, heard:
+    for notes in true, predicted:
         notes = np.array([note[:3] for note in notes if note[0] < min(note[1], hp.limit_s - 0.05)]).reshape(-1, 3)
         sides += [notes[:, :2], librosa.midi_to_hz(notes[:, 2])]
     return float(mir_eval.transcription.precision_recall_f1_overlap(*sides, offset_ratio=None)[2])
 
 
-def write_variants(midi_folder):
-    """Write a take of every piece, the same each time, and return the folder."""
-    folder, pieces = hp.data / "evaluation" / "takes", Util.find_pieces(midi_folder, Notes.midi_endings)
-    for path in folder.glob("*.mid"):
-        if path.stem not in pieces:  # of another folder
-            path.unlink()
-    for name, path in pieces.items():
-        if not Util.is_up_to_date(folder / f"{name}.mid", path):
-            with Util.atomic_write(folder / f"{name}.mid") as temporary:
-                Performances.vary_performance(path, random.Random(name)).save(temporary)
-    return folder
+def find_visqol():
+    """Return a function of output and truth that gives the objective quality by ViSQOL, from 1 to 5 (Chinen et al.
+    2020, "ViSQOL v3: an open source production ready objective speech and audio metric"), or None if it is not
+    installed."""
+    try:
+        from visqol import VisqolApi
+    except ImportError:
+        print("without ViSQOL, as it is not installed: pip install visqol-python")
+        return None
+    api = VisqolApi()
+    api.create(mode="audio")
+
+    def score_visqol(output, truth):
+        output = output * np.sqrt((truth ** 2).mean() / ((output ** 2).mean() + 1e-20))
+        sides = (librosa.resample(side.astype(np.float64), orig_sr=hp.sample_rate, target_sr=visqol_rate)
+                 for side in (truth, output))
+        return api.measure_from_arrays(*sides, visqol_rate).moslqo
+    return score_visqol
 
 
-def record_in_hall(folder):
-    """Return a folder like one of `Evaluation.render_pair`, with its pianos as if recorded in halls."""
-    recorded, responses = folder.with_name(folder.name + "_recorded"), Augmentation.room_responses(*halls)
-    shutil.rmtree(recorded, ignore_errors=True)
-    for i, (name, (piano, synth)) in enumerate(DatasetCreator.find_pairs(folder).items()):
-        rng, dry = np.random.default_rng(i), Util.read_audio(piano)
-        wet = fftconvolve(dry, responses[i % len(responses)])[:dry.size]
-        wet += wet.std() * 10 ** (-signal_to_noise / 20) * rng.standard_normal(dry.size)
-        Util.write_audio(recorded / "piano" / f"{name}.wav",
-                         Augmentation.mp3_round_trip(wet * hp.peak / np.abs(wet).max(), 0.4))
-        Util.write_audio(recorded / "synth" / f"{name}.wav", Util.read_audio(synth))
-    return recorded
+# columns of the sound's table: heading, and function of (output, truth, path of the MIDI file)
+sound_metrics = [
+    ("log-mel L1, dB", lambda output, truth, midi: Metrics.log_mel_l1(output, truth)),
+    ("texture, dB", lambda output, truth, midi: Metrics.texture(output, truth)),
+    ("normalised spectral distance", lambda output, truth, midi: Metrics.spectral_distance(output, truth)),
+]
+basic_pitch_metric = "note F1 of the audio", lambda output, truth, midi: note_f1(output, midi)
 
 
-def prepare(case, midi_folder):
-    """Return the folder with the recordings of a case, like one of `Evaluation.render_pair`, and each piece's MIDI
-    file."""
-    take = case == "like a recording"
-    midi_folder = write_variants(midi_folder) if take else midi_folder
-    folder = Evaluation.render_pair(midi_folder, hp.data, cases[case])
-    return record_in_hall(folder) if take else folder, Util.find_pieces(midi_folder, Notes.midi_endings)
-
-
-def score_notes(folder, midi_files, model):
-    """Return the means of `Evaluation.note_scores`, over the pieces of a folder."""
-    heard = {name: Main.transcribe_audio(Main.read_recording(piano), model)
-             for name, (piano, _) in DatasetCreator.find_pairs(folder).items()}
-    return np.mean([Evaluation.note_scores(Notes.read_notes(midi_files[name]), notes) for name, notes in heard.items()],
-                   axis=0)
-
-
-def score_decoder(folder, midi_files, model):
-    """Return how far the decoder's spectrogram is from the true one in dB when it is given the true notes, and as loud;
-    the mean over the pieces of a folder."""
-    distances = []
-    for name, (_, synth) in DatasetCreator.find_pairs(folder).items():
-        truth = DatasetCreator.spectrogram(Util.read_audio(synth))
-        output = model.note_spectrogram(Notes.read_notes(midi_files[name]), truth.shape[1])
-        distances.append(hp.top_db * np.abs(match_level(output, truth) - truth).mean())
-    return np.mean(distances)
-
-
-def score(folder, midi_files, models, notes):
-    """Return [shape=(pieces, versions, 2 or 3 metrics)]: log-mel L1 in dB, spectral distance, note F1."""
+def score_sound(folder, midi_files, models, columns):
+    """Score the sound of each version of each piece of a folder: np.ndarray [shape=(pieces, versions, columns)]."""
     scores = []
-    for name, paths in tqdm(DatasetCreator.find_pairs(folder).items(), desc="goals", unit="piece"):
+    for name, paths in tqdm(DatasetCreator.find_pairs(folder).items(), desc="sound", unit="piece"):
         recording, truth = Evaluation.read_pair(paths)
         outputs = Evaluation.make_outputs(recording, truth, models)
-        scores.append([[*figures.values(), *([note_f1(outputs[version], midi_files[name])] if notes else [])]
-                       for version, figures in Evaluation.score_outputs(outputs, truth).items()])
+        scores.append([[score(outputs[version], truth, midi_files[name]) for _, score in columns]
+                       for version in Evaluation.versions])
     return np.array(scores)
 
 
+def score_notes(folder, midi_files, model):
+    """Return the mean of `Metrics.note_scores` over the pieces of a folder [shape=(metrics,)]."""
+    scores = []
+    for name, (piano, _) in tqdm(DatasetCreator.find_pairs(folder).items(), desc="notes", unit="piece"):
+        predicted = Main.transcribe_audio(Main.read_recording(piano), model)
+        scores.append([*Metrics.note_scores(Notes.read_notes(midi_files[name]), predicted).values()])
+    return np.mean(scores, axis=0)
+
+
+def score_decoder(folder, midi_files, model):
+    """Return log-mel L1 and texture in dB of the autoencoder's audio of the true notes, the means over the pieces."""
+    distances = []
+    for name, paths in DatasetCreator.find_pairs(folder).items():
+        recording, truth = Evaluation.read_pair(paths)
+        output = Main.resynthesise(recording, [model], notes=Notes.read_notes(midi_files[name]))[0]
+        distances.append([Metrics.log_mel_l1(output, truth), Metrics.texture(output, truth)])
+    return np.mean(distances, axis=0)
+
+
+def sound_table(sound, columns):
+    """Return a row per case and version. `sound` is a dict from case to the scores of `score_sound`."""
+    return table([("recording", "version", *(heading for heading, _ in columns)),
+                  *((case, version, *(f"{score:.2f}" for score in scores.mean(axis=0)[i]))
+                    for case, scores in sound.items() for i, version in enumerate(Evaluation.versions))])
+
+
+def pieces_table(sound, names):
+    """Return, per case, what the U-Net changes and which of the pieces `names` is the worst, in log-mel L1."""
+    rows = [("recording", "autoencoder minus final, dB", "pieces that the U-Net improves", "worst piece",
+             "its final, dB")]
+    autoencoder, final = (Evaluation.versions.index(version) for version in ("autoencoder", "final"))
+    for case, scores in sound.items():
+        gain, distance = scores[:, autoencoder, 0] - scores[:, final, 0], scores[:, final, 0]
+        rows.append((case, f"{gain.mean():.2f}", f"{(gain > 0).sum()} of {len(gain)}", names[distance.argmax()],
+                     f"{distance.max():.2f}"))
+    return table(rows)
+
+
+def notes_table(notes):
+    """Return a row per case. `notes` is a dict from case to the scores of `score_notes` and `score_decoder`."""
+    return table([("recording", *Metrics.note_metrics.values(), "true notes: log-mel L1, dB",
+                   "true notes: texture, dB"),
+                  *((case, *(f"{score:.3f}" for score in scores), *(f"{distance:.2f}" for distance in decoder))
+                    for case, (scores, decoder) in notes.items())])
+
+
+def make_page(sound, notes, names, columns):
+    """Return the page of the cases scored so far."""
+    parts = [f"Means over {len(names)} pieces, made by `python benchmarks/goals.py FOLDER`.\n"]
+    if notes:
+        parts.append(f"## Notes\n\n{notes_table(notes)}")
+    parts += [f"## Sound\n\n{sound_table(sound, columns)}",
+              f"## U-Net, and worst piece\n\n{pieces_table(sound, names)}"]
+    return "\n".join(parts)
+
+
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Score the system on a piano trained on and on one left out.")
+    parser = argparse.ArgumentParser(description="Score sound and notes on five kinds of recordings.")
     parser.add_argument("midi", type=Path, help="folder with MIDI files")
     parser.add_argument("--model", default="shipped", help="as for Main.py (default: shipped)")
-    parser.add_argument("--no-notes", action="store_true", help="without the note F1, which needs basic-pitch")
-    parser.add_argument("-o", "--output", type=Path, default=hp.root / "results" / "goals.md",
-                        help="default: results/goals.md")
+    parser.add_argument("--no-notes", action="store_true",
+                        help="leave out the note F1 of the audio, which needs basic-pitch")
+    parser.add_argument("-o", "--output", type=Path,
+                        help="page to write (default: results/goals.md for the twelve pieces, the shipped weights and "
+                        "all metrics, else goals.md in the working folder)")
+    parser.add_argument("--no-visqol", action="store_true",
+                        help="leave out ViSQOL, which takes a minute per piece")
     options = parser.parse_args(arguments)
-    models = Main.load_models(*Main.choose_weights(options.model, None, None))
-    midi_files = Util.find_pieces(options.midi, Notes.midi_endings)
-    figures = "log-mel L1 in dB / spectral distance" + ("" if options.no_notes else " / note-onset F1")
-    lines = [f"Mean over {len(midi_files)} pieces: {figures}.", "",
-             "| | " + " | ".join(Evaluation.versions)
-             + " | U-Net better than the autoencoder | worst piece | transcription: "
-             "precision / recall / F1, velocity off by | spectrogram from the true notes |", "|---" * 9 + "|"]
+    weights = Main.choose_weights(options.model, None, None)
+    names = sorted(Util.find_pieces(options.midi, Notes.midi_endings))
+    check_soundfonts(hp.synth_preset, *(case.preset for case in cases.values()))
+    columns = [*sound_metrics] + ([] if options.no_notes else [basic_pitch_metric])
+    visqol = None if options.no_visqol else find_visqol()
+    columns += [("ViSQOL", lambda output, truth, midi: visqol(output, truth))] if visqol else []
+    if not options.no_notes:
+        check_packages("the note F1 of the audio", basic_pitch_modules, to_install, "--no-notes")
+    full = (weights == Main.find_weights("shipped") and names == sorted(scored_pieces) and not options.no_notes)
+    output = output_path(hp.root / "results" / "goals.md", full, options.output)
+    models, sound, notes = Main.load_models(*weights), {}, {}
     for case in cases:
         folder, midi_files = prepare(case, options.midi)
-        scores = score(folder, midi_files, models, not options.no_notes)
-        gain, final = scores[:, 1, 0] - scores[:, 2, 0], scores[:, 2, 0]
-        cells = [" / ".join(f"{figure:.2f}" for figure in version) for version in scores.mean(axis=0)]
-        cells += [f"by {gain.mean():.2f} dB, {(gain > 0).sum()} of {len(gain)} pieces",
-                  f"{sorted(midi_files)[final.argmax()]}, {final.max():.2f} dB"]
+        sound[case] = score_sound(folder, midi_files, models, columns)
         if isinstance(models[0], NoteModel):
-            *found, velocity = score_notes(folder, midi_files, models[0])
-            cells += [" / ".join(f"{figure:.3f}" for figure in found) + f", {velocity:.0f}",
-                      f"{score_decoder(folder, midi_files, models[0]):.2f} dB"]
-        else:
-            cells += ["", ""]
-        lines.append(f"| {case} | " + " | ".join(cells) + " |")
-        print(lines[-1], flush=True)
-        Util.save_text(options.output, "\n".join(lines) + "\n")
+            notes[case] = score_notes(folder, midi_files, models[0]), score_decoder(folder, midi_files, models[0])
+        Util.save_text(output, make_page(sound, notes, names, columns))
+    print(f"{output.read_text(encoding='utf-8')}\n{output}")
 
 
 if __name__ == "__main__":

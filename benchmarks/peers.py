@@ -1,18 +1,15 @@
-"""Score other ways to the same e-piano on the cases of `goals.py`: results/peers_table.md.
+"""Score other systems that turn a piano recording into an electric piano, beside this repository.
 
-`python benchmarks/peers.py FOLDER` has transcribers write down what they hear of a recording, transkun (Yan and Duan
-2024, "Scoring time intervals using non-hierarchical transformer for automatic piano transcription") and basic-pitch
-(Bittner et al. 2022), plays their MIDI files on the e-piano with FluidSynth, and sets this repository beside them.
+`python benchmarks/peers.py FOLDER --pieces 6` writes results/peers_table.md. It transcribes the recordings of
+`cases.py` with transkun (Yan and Duan 2024, "Scoring time intervals using non-hierarchical transformer for automatic
+piano transcription") and basic-pitch (Bittner et al. 2022), and renders their notes on the e-piano with FluidSynth.
+With other pieces, weights or options, the page is written to the working folder.
 """
 import argparse
-import contextlib
-import io
-import logging
 import shutil
 import sys
 import time
 import types
-import warnings
 from pathlib import Path
 
 import librosa
@@ -26,18 +23,29 @@ import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
 import Main
+import Metrics
 import MIDI2Audio
 import Notes
 import Util
 from AEModel import NoteModel
+from cases import cases, prepare
+from common import check_packages, check_soundfonts, is_default, output_path, scored_pieces, silence, table
 import goals
 
+committed_pieces = 6    # of the twelve, in the order of their names
+peers = {  # name of a system's option: its name in the table, and the packages that it needs
+    "this": ("this repository", ()),
+    "transkun": ("transkun + FluidSynth", ("transkun.Data", "moduleconf")),
+    "basic-pitch": ("basic-pitch + FluidSynth", goals.basic_pitch_modules),
+}
 to_install = f"pip install --no-deps transkun moduleconf, {goals.to_install}"
 
 
 def mel_filters(n_freqs, f_min, f_max, n_mels, sample_rate):
-    """The filter bank for which transkun needs torchaudio: HTK's mel scale, triangles of height one
-    [shape=(n_freqs, n_mels)]."""
+    """Return the filter bank for which transkun needs torchaudio [shape=(n_freqs, n_mels)].
+
+    Triangles of height one on HTK's mel scale.
+    """
     def mel(hertz):
         return 2595 * np.log10(1 + hertz / 700)
 
@@ -48,15 +56,24 @@ def mel_filters(n_freqs, f_min, f_max, n_mels, sample_rate):
     return torch.from_numpy(np.maximum(triangles, 0)).float()
 
 
+def add_torchaudio():
+    """Add a module with the only function of torchaudio that transkun needs, so that torchaudio is not installed."""
+    if "torchaudio" not in sys.modules:
+        stand_in = types.ModuleType("torchaudio")
+        stand_in.functional = types.SimpleNamespace(melscale_fbanks=mel_filters)
+        sys.modules["torchaudio"] = stand_in
+
+
 def transkun():
-    """Return transkun, with the weights of its package: a function that writes the MIDI file of a recording
-    [shape=(n,)] at `hp.sample_rate`."""
+    """Load transkun with the weights of its package.
+
+    Returns
+    -------
+    function
+        From (audio [shape=(n,)] at `hp.sample_rate`, path) to nothing; it writes the MIDI file.
+    """
     import moduleconf
     import transkun.Data
-
-    stand_in = types.ModuleType("torchaudio")
-    stand_in.functional = types.SimpleNamespace(melscale_fbanks=mel_filters)
-    sys.modules.setdefault("torchaudio", stand_in)
 
     folder = Path(transkun.Data.__file__).parent / "pretrained"
     form = moduleconf.parseFromFile(str(folder / "2.0.conf"))["Model"]
@@ -75,7 +92,7 @@ def transkun():
 
 
 def basic_pitch():
-    """Return basic-pitch: see `transkun`."""
+    """Load basic-pitch, and return a function as `transkun` does."""
     from basic_pitch import FilenameSuffix, build_icassp_2022_model_path
     from basic_pitch.inference import Model, predict
 
@@ -84,18 +101,18 @@ def basic_pitch():
     def write(audio, path):
         wav = path.with_suffix(".wav")
         Util.write_audio(wav, audio)
-        with contextlib.redirect_stdout(io.StringIO()):
+        with silence():
             predict(str(wav), model)[1].write(str(path))
 
     return write
 
 
-def rendered(write, folder):
-    """Return a function from a recording to (audio, notes), by way of the MIDI file that `write` makes of it."""
+def transcribe_and_render(write, folder):
+    """Return a function from a recording to (audio, notes), with the transcription that `write` makes."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def play(audio):
-        midi, wav = folder / "heard.mid", folder / "played.wav"
+        midi, wav = folder / "predicted.mid", folder / "rendered.wav"
         write(audio, midi)
         MIDI2Audio.synthesise_midi_to_audio(midi, wav, *hp.synth_preset)
         return Util.read_audio(wav), Notes.read_notes(midi)
@@ -104,46 +121,75 @@ def rendered(write, folder):
 
 
 def ours(models):
-    """Return the function of `rendered` for this repository; of a report's autoencoder there are no notes to know."""
+    """Return a function as `transcribe_and_render` for this repository. Without a note autoencoder, notes are None."""
     def play(audio):
         notes = Main.transcribe_audio(audio, models[0]) if isinstance(models[0], NoteModel) else None
-        return Main.resynthesise(audio, models)[0], notes
+        return Main.resynthesise(audio, models, notes=notes)[0], notes
 
     return play
 
 
-def players(names, model, folder):
-    """Return name -> function of `rendered`. Raises ValueError if the packages of one are missing."""
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.CRITICAL)
-    make = {"this repository": lambda: ours(Main.load_models(*Main.choose_weights(model, None, None))),
-            "transkun + FluidSynth": lambda: rendered(transkun(), folder),
-            "basic-pitch + FluidSynth": lambda: rendered(basic_pitch(), folder)}
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return {name: made() for name, made in make.items() if not names or name.split()[0] in names}
-    except ImportError as error:
-        raise ValueError(f"the peers need packages that are not installed ({error.name} among them); {to_install}; or "
-                         "leave them out (--players this)") from None
+def make_players(names, weights, folder):
+    """Return a dict from the name of a system to its function (`transcribe_and_render`).
+
+    Parameters
+    ----------
+    names : sequence of str
+        Keys of `peers`.
+    weights : (Path, Path)
+        Of this repository's autoencoder and U-Net.
+    folder : Path
+        For intermediate files.
+
+    Raises
+    ------
+    ValueError
+        If packages are missing.
+    """
+    if "transkun" in names:
+        add_torchaudio()
+    check_packages("the comparison", [module for name in names for module in peers[name][1]], to_install,
+                   "--players this")
+    make = {"this": lambda: ours(Main.load_models(*weights)),
+            "transkun": lambda: transcribe_and_render(transkun(), folder),
+            "basic-pitch": lambda: transcribe_and_render(basic_pitch(), folder)}
+    with silence():
+        return {peers[name][0]: make[name]() for name in names}
 
 
-def score(play, folder, midi_files, note_f1):
-    """Return the means over the pieces of a folder: log-mel L1, spectral distance, note F1 of the audio or nan;
-    precision, recall and F1 of the notes heard and their velocities' error, or nan; seconds a piece."""
+def score(play, folder, midi_files, with_note_f1):
+    """Return the means over the pieces of a folder: sound, notes, and seconds per piece.
+
+    Parameters
+    ----------
+    play : function
+        See `transcribe_and_render`.
+    folder, midi_files : Path, dict
+        As `cases.prepare` returns them.
+    with_note_f1 : bool
+        Whether to transcribe the output with basic-pitch.
+
+    Returns
+    -------
+    np.ndarray [shape=(9,)]
+        Log-mel L1 in dB, normalised spectral distance and note F1 of the audio; `Metrics.note_scores`; seconds. What is
+        not known is nan.
+    """
     scores = []
     for name, paths in tqdm(DatasetCreator.find_pairs(folder).items(), unit="piece", leave=False):
         recording, truth = Evaluation.read_pair(paths)
         started = time.perf_counter()
         audio, notes = play(recording)
         seconds, audio = time.perf_counter() - started, librosa.util.fix_length(audio, size=truth.size)
-        heard = [np.nan] * 4 if notes is None else Evaluation.note_scores(Notes.read_notes(midi_files[name]), notes)
-        scores.append([Evaluation.log_mel_l1(audio, truth), Evaluation.spectral_distance(audio, truth),
-                       goals.note_f1(audio, midi_files[name]) if note_f1 else np.nan, *heard, seconds])
+        found = {} if notes is None else Metrics.note_scores(Notes.read_notes(midi_files[name]), notes)
+        scores.append([Metrics.log_mel_l1(audio, truth), Metrics.spectral_distance(audio, truth),
+                       goals.note_f1(audio, midi_files[name]) if with_note_f1 else np.nan,
+                       *(found.get(metric, np.nan) for metric in Metrics.note_metrics), seconds])
     return np.mean(scores, axis=0)
 
 
-def first(midi_folder, number):
-    """Return a folder with the first `number` pieces of another."""
+def copy_first(midi_folder, number):
+    """Copy the first `number` pieces of a folder, and return the folder with the copies."""
     folder = hp.data / "evaluation" / f"first_{number}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -152,36 +198,48 @@ def first(midi_folder, number):
     return folder
 
 
+def make_page(scores, names):
+    """Return the page of `scores`, a list of (case, system, scores), over the pieces `names`."""
+    heads = ("recording", "system", "log-mel L1, dB", "normalised spectral distance", "note F1 of the audio",
+             *Metrics.note_metrics.values(), "seconds per piece")
+    digits = (2, 2, 2, 3, 3, 3, 3, 3, 1)
+    rows = [(case, name, *(f"{figure:.{places}f}" if np.isfinite(figure) else "" for figure, places in
+                           zip(figures, digits))) for case, name, figures in scores]
+    return (f"Means over {len(names)} pieces of {hp.limit_s} s, made by `python benchmarks/peers.py FOLDER --pieces "
+            f"{len(names)}` on {torch.get_num_threads()} CPU threads.\n\n{table([heads, *rows])}")
+
+
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Score other ways to the e-piano beside this repository.")
+    parser = argparse.ArgumentParser(description="Score other systems beside this repository.")
     parser.add_argument("midi", type=Path, help="folder with MIDI files")
-    parser.add_argument("--pieces", type=Util.positive_int, help="only the first so many")
-    parser.add_argument("--cases", nargs="+", choices=goals.cases, default=list(goals.cases), metavar="CASE",
-                        help=f"which of: {', '.join(goals.cases)} (default: all)")
-    parser.add_argument("--players", nargs="+", choices=("this", "transkun", "basic-pitch"),
-                        help="which (default: all)")
+    parser.add_argument("--pieces", type=Util.positive_int, metavar="N", help="score the first N pieces only")
+    parser.add_argument("--cases", nargs="+", choices=cases, default=list(cases), metavar="CASE",
+                        help=f"cases to score, of: {'; '.join(cases)} (default: all)")
+    parser.add_argument("--players", nargs="+", choices=peers, default=list(peers),
+                        help="systems to score (default: all)")
     parser.add_argument("--model", default="shipped", help="as for Main.py (default: shipped)")
-    parser.add_argument("--no-notes", action="store_true", help="without the note F1, which needs basic-pitch")
-    parser.add_argument("-o", "--output", type=Path, default=hp.root / "results" / "peers_table.md",
-                        help="default: results/peers_table.md")
+    parser.add_argument("--no-notes", action="store_true",
+                        help="leave out the note F1 of the audio, which needs basic-pitch")
+    parser.add_argument("-o", "--output", type=Path,
+                        help="page to write (default: results/peers_table.md for the first six of the twelve pieces "
+                        "with all other options at their defaults, else peers_table.md in the working folder)")
     options = parser.parse_args(arguments)
-    folder = hp.data / "evaluation" / "peers"
-    found = players(options.players, options.model, folder)
-    midi_folder = first(options.midi, options.pieces) if options.pieces else options.midi
-    pieces = len(Util.find_pieces(midi_folder, Notes.midi_endings))
-    lines = [f"Mean over {pieces} pieces, seconds a clip of {hp.limit_s} s on {torch.get_num_threads()} threads. "
-             "Notes heard: onsets within 50 ms.", "",
-             "| | | log-mel L1, dB | spectral distance | note F1 of the audio | transcription: precision | recall "
-             "| F1 | velocity off by | seconds |", "|---" * 10 + "|"]
+    weights = Main.choose_weights(options.model, None, None)
+    check_soundfonts(hp.synth_preset, *(cases[case].preset for case in options.cases))
+    if not options.no_notes:
+        check_packages("the note F1 of the audio", goals.basic_pitch_modules, goals.to_install, "--no-notes")
+    players = make_players(options.players, weights, hp.data / "evaluation" / "peers")
+    names = sorted(Util.find_pieces(options.midi, Notes.midi_endings))[:options.pieces]
+    full = (names == sorted(scored_pieces)[:committed_pieces]
+            and is_default(parser, options, "cases", "players", "model", "no_notes"))
+    output = output_path(hp.root / "results" / "peers_table.md", full, options.output)
+    midi_folder, scores = copy_first(options.midi, options.pieces) if options.pieces else options.midi, []
     for case in options.cases:
-        rendered_folder, midi_files = goals.prepare(case, midi_folder)
-        for name, play in found.items():
-            figures = score(play, rendered_folder, midi_files, not options.no_notes)
-            cells = [f"{figure:.{digits}f}" if np.isfinite(figure) else ""
-                     for figure, digits in zip(figures, (2, 2, 2, 3, 3, 3, 0, 1))]
-            lines.append(f"| {case} | {name} | {' | '.join(cells)} |")
-            print(lines[-1], flush=True)
-            Util.save_text(options.output, "\n".join(lines) + "\n")
+        folder, midi_files = prepare(case, midi_folder)
+        for name, play in players.items():
+            scores.append((case, name, score(play, folder, midi_files, not options.no_notes)))
+            Util.save_text(output, make_page(scores, names))
+    print(f"{output.read_text(encoding='utf-8')}\n{output}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The report's own experiment, to its end, and what departs from it one at a time: the tables of results/report.md.
+"""Repeat the report's experiment, and change one setting at a time: results/report_tables.md.
 
-`python benchmarks/report.py TRAIN TEST --target JR_elepiano.sf2:0:0` takes 94 MIDI files of the folder TRAIN, trains
-the report's autoencoder for 600 epochs and its U-Net for 50 below data/report, and scores both on the pieces in TEST
-beside what the report's published sounds give; and draws its figures 1 and 5. It takes hours; an interrupted run goes
-on, what is trained is kept, and `--so-far` makes tables and figures of it without training.
+`python benchmarks/report.py TRAIN TEST --target JR_elepiano.sf2:0:0` takes 94 MIDI files of the folder TRAIN. It trains
+the report's autoencoder for 600 epochs and its U-Net for 50 below data/report, scores both on the pieces in TEST
+beside the report's published sounds, and draws its figures 1 and 5. This takes hours. The same command resumes after an
+interruption, and `--so-far` makes tables and figures without training. With other pieces, another target or
+`--so-far`, tables and figures are written to the working folder.
 """
 import argparse
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import AEMain
 import Evaluation
@@ -30,39 +32,43 @@ from AEModel import load_model, load_tensors, provenance, snapshot
 from Autoencoder import Autoencoder
 from UNet import UNet
 from UNetDataset import UNetDataset
+from cases import left_out
+from common import check_soundfonts, output_path, scored_pieces
 
-n_pieces = 94           # as many as the report has
+n_pieces = 94           # as many as in the report
+report_target = "JR_elepiano.sf2:0:0"
 data = hp.data / "report"
-unseen = "mz_331_3"     # of whose published sounds there are figures
-left_out = "TimGM6mb.sf2", 0, 0
+unseen = "mz_331_3"     # an unseen piece whose sounds the report published
 several = [hp.piano_preset, ("FluidR3_GM.sf2", 0, 1), ("Salamander.sf2", 0, 0), ("MuseScore_General_Full.sf3", 0, 0)]
 published = {  # log-mel L1 of the report's own sound files, dB: mz_331_3, a training piece
     "unchanged": (11.05, 12.24), "autoencoder": (5.70, 4.38), "final": (5.95, 4.36), "ceiling": (2.25, 2.01)}
-figures = {"report_figure_1": ("ae", "The report's experiment: losses of the autoencoder"),
+drawn = {"report_figure_1": ("ae", "The report's experiment: losses of the autoencoder"),
            "report_figure_5": ("unet", "The report's experiment: losses of the U-Net")}
 ae_kept, unet_kept = (50, 100, 200, 400, 600), (1, 2, 5, 10, 20, 50)  # epochs whose weights are kept
-# What departs from the baseline, each alone, is trained to the last of these epochs, and compared after each of them:
-# at a constant rate a network is better after one epoch, worse after the next.
+# Each ablation is trained to the last of these epochs and compared after each of them, because at a constant learning
+# rate the quality changes from epoch to epoch.
 ae_brief, unet_brief = (60, 70, 80, 90, 100), (3, 4, 5)
 ae_ablations = {"wider": dict(channels=hp.ae_channels), "augmented": dict(augmented=True), "pianos": {}}
 unet_ablations = {"two_inputs": dict(in_channels=2), "l1": dict(loss="l1"), "batch_norm": dict(batch_norm=True)}
 ablation_names = {"wider": "channels 256 512 512", "augmented": "augmented", "pianos": "four pianos in place of one",
-                  "two_inputs": "the recording as second input", "l1": "L1 in place of MSE", "batch_norm": "batch normalisation"}
+                  "two_inputs": "the recording as second input", "l1": "L1 in place of MSE",
+                  "batch_norm": "batch normalisation"}
 
 
 def choose(folder, number=n_pieces):
-    """The pieces trained on: every third of the folder in the order of their names, from the first."""
+    """Return the training pieces, every third of a folder by name: a dict from name to path."""
     return dict(sorted(Util.find_pieces(folder, Notes.midi_endings).items())[::3][:number])
 
 
 def prepare(train, test, target):
-    """Render the pieces to train on and those to score. Raises, before hours have gone by, if something is missing that
-    the tables need."""
+    """Render the pieces of the folders `train` and `test` below `data`, with the preset `target` as the e-piano.
+
+    Raises ValueError or FileNotFoundError before any work if a piece, FluidSynth or a SoundFont is missing.
+    """
     pieces_of = {"MIDI": choose(train), "MIDI_test": Util.find_pieces(test, Notes.midi_endings)}
     if unseen not in pieces_of["MIDI_test"]:
-        raise ValueError(f"{test} does not hold {unseen}.mid, of the report's sounds; get it from piano-midi.de")
-    for soundfont, *_ in (left_out, *several):
-        MIDI2Audio.find_soundfont(soundfont)
+        raise ValueError(f"{test} does not hold {unseen}.mid, one of the report's pieces; get it from piano-midi.de")
+    check_soundfonts(MIDI2Audio.parse_preset(target), left_out, *several)
     for folder, pieces in pieces_of.items():
         (data / folder).mkdir(parents=True, exist_ok=True)
         for name, path in pieces.items():
@@ -74,7 +80,18 @@ def prepare(train, test, target):
 
 
 def train(main, weights, kept=(), **settings):
-    """Train what is not trained yet, and keep the weights of some epochs, x_<epoch>.torch."""
+    """Train a network unless it is finished, and keep the weights of the epochs `kept` as NAME_EPOCH.torch.
+
+    Parameters
+    ----------
+    main : module
+        `AEMain` or `UNetMain`.
+    weights : Path
+        Where the finished weights lie.
+    kept : sequence of int
+    settings
+        Other parameters of `main.train`.
+    """
     if weights.exists() and not weights.with_suffix(".checkpoint").exists():
         return
 
@@ -87,12 +104,15 @@ def train(main, weights, kept=(), **settings):
 
 
 def weights(model, network="ae", folder=None):
+    """Return the path of a model's weights below `data`, or below another folder."""
     return (folder or data) / "models" / model / f"{network}.torch"
 
 
 def unet_so_far():
-    """Return where the baseline's U-Net lies, and after how many epochs it was taken: as long as it is not trained to
-    the end, that of the best epoch up to now, as in the end, out of its checkpoint; None, 0 if there is none."""
+    """Return the path of the baseline's U-Net and its number of epochs, or (None, 0) before the first epoch.
+
+    During the training this is the best epoch up to now, taken from the checkpoint.
+    """
     path = weights("report", "unet")
     if path.exists():
         return path, hp.unet_epochs
@@ -106,7 +126,7 @@ def unet_so_far():
 
 
 def train_all():
-    """Train the baseline, then what departs from it: the U-Nets behind the baseline's autoencoder."""
+    """Train the baseline, then the ablations. All U-Nets are trained behind the baseline's autoencoder."""
     train(AEMain, weights("report"), ae_kept + ae_brief, data=data, epochs=hp.ae_epochs, **hp.ae_report)
     unet = {**hp.unet_report, "bfloat16": True}
     train(UNetMain, weights("report", "unet"), unet_kept + unet_brief, data=data, epochs=hp.unet_epochs, **unet)
@@ -121,7 +141,7 @@ def train_all():
 
 
 def several_pianos():
-    """Render the same pieces on four pianos, and return their folder."""
+    """Render the training pieces on four pianos, and return their data folder."""
     folder = data.with_name("report_pianos")
     shutil.copytree(data / "MIDI", folder / "MIDI", dirs_exist_ok=True)
     shutil.copytree(data / "synth", folder / "synth", dirs_exist_ok=True)
@@ -130,7 +150,7 @@ def several_pianos():
 
 
 def errors(folder, names, models, inversion):
-    """Return the log-mel L1 of each of `Evaluation.versions` in dB, the mean over pieces of a folder."""
+    """Return the mean log-mel L1 of each of `Evaluation.versions` in dB, over the pieces `names` of a folder."""
     distances = []
     for name in tqdm(names, desc=f"{folder.name}, {inversion}", unit="piece", leave=False):
         recording, truth = Evaluation.read_pair(folder / side / f"{name}.wav" for side in ("piano", "synth"))
@@ -140,8 +160,13 @@ def errors(folder, names, models, inversion):
 
 
 def error(folder, names, *paths):
-    """Return the log-mel L1 in dB of what the networks at `paths` make, and by how much their spectrogram is too loud
-    in bands up to 24 dB below the loudest, in dB; means over pieces of a folder."""
+    """Score the networks at `paths` on the pieces `names` of a folder.
+
+    Returns
+    -------
+    list of float
+        Mean log-mel L1 in dB, and mean excess of the predicted level in dB, in bands up to 24 dB below the maximum.
+    """
     models, both = [load_model(kind, path) for kind, path in zip((Autoencoder, UNet), paths)], []
     for name in tqdm(names, desc=paths[-1].parent.name, unit="piece", leave=False):
         recording, truth = Evaluation.read_pair(folder / side / f"{name}.wav" for side in ("piano", "synth"))
@@ -153,11 +178,20 @@ def error(folder, names, *paths):
 
 
 def row(*cells):
+    """Return a row of a Markdown table; floats get two decimals."""
     return "| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"
 
 
 def comparison_table(training, test, unet):
-    """Lines of a table: the report's published sounds, and this run's, with the U-Net at the path `unet`, if any."""
+    """Yield the lines of a table that compares the report's published sounds with this run.
+
+    Parameters
+    ----------
+    training, test : sequence of str
+        Names of pieces.
+    unet : Path or None
+        Weights of the U-Net, if it has been trained.
+    """
     models = [load_model(kind, path) for kind, path in ((Autoencoder, weights("report")), (UNet, unet)) if path]
     places = (data / "test", [unseen]), (data, training[:1]), (data / "test", test)
     here = [[errors(*place, models, inversion) for inversion in ("report", "kl")] for place in places]
@@ -170,15 +204,14 @@ def comparison_table(training, test, unet):
 
 
 def identity_loss(names):
-    """Return the MSE of the autoencoder's outputs for the training and the validation pieces: the loss of a U-Net that
-    leaves them as they are."""
+    """Return the MSE of the autoencoder's outputs for the training and validation pieces, as without a U-Net."""
     return [np.average([float(((source - target) ** 2).mean()) for source, target in clips],
                        weights=[target.shape[-1] for _, target in clips])
             for clips in (list(UNetDataset(part, data)) for part in split_for_training(names, hp.seed))]
 
 
 def epoch_table(training, test, unet):
-    """Lines of a table: losses, and distances in the audio, by epoch; epoch 0 of the U-Net is without it."""
+    """Yield the lines of a table of losses and distances by epoch. Epoch 0 of the U-Net means no U-Net."""
     yield row("", "epoch", "training loss", "validation loss", "training pieces, dB", "test pieces, dB")
     yield "|---" * 6 + "|"
     for network, epochs in ("ae", ae_kept), ("unet", (0, *unet_kept)):
@@ -197,13 +230,15 @@ def epoch_table(training, test, unet):
 
 
 def ablation_table(test):
-    """Lines of a table: what each departure makes of the test pieces, on the piano and on one left out; the mean over
-    the epochs `ae_brief` or `unet_brief`, and in brackets after each of them."""
+    """Yield the lines of a table of the ablations, on the piano of the training and on another one.
+
+    Each cell has the mean over the epochs `ae_brief` or `unet_brief` and, in brackets, the score of each epoch.
+    """
     def after(epochs, name, network, folder=data):
         return [[weights(name, folder=folder)] * (network == "unet") + [weights(name, f"{network}_{epoch}", folder)]
                 for epoch in epochs]
 
-    yield row("", "test pieces, dB", "loud bands too loud by, dB", "on a piano left out, dB")
+    yield row("", "test pieces, dB", "level error of loud bands, dB", "on a piano left out, dB")
     yield "|---" * 4 + "|"
     folders = {"pianos": data.with_name("report_pianos")}
     rows = {"the report's autoencoder": after(ae_brief, "report", "ae"),
@@ -220,14 +255,25 @@ def ablation_table(test):
             here, loud, elsewhere)))
 
 
+def save_figures(folder, unet):
+    """Draw the loss curves of the baseline into a folder. `unet` is the path of the U-Net's weights or None."""
+    for name, (network, title) in drawn.items():
+        if network == "ae" or unet:
+            losses = json.loads(Util.read_text(weights("report", network).with_name(f"{network}_losses.json")))
+            Plots.save_figure(folder / f"{name}.png", Plots.plot_losses(losses, title))
+
+
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Repeat the report's own experiment, and depart from it.")
-    parser.add_argument("train", type=Path, help="folder with the MIDI files to choose those trained on from")
+    parser = argparse.ArgumentParser(description="Repeat the report's experiment, and change one setting at a time.")
+    parser.add_argument("train", type=Path, help="folder with MIDI files, a third of which is trained on")
     parser.add_argument("test", type=Path, help="folder with MIDI files to score")
     parser.add_argument("--target", default=MIDI2Audio.preset_text(hp.synth_preset), metavar="FILE.sf2:BANK:PROGRAM",
-                        help="the electric piano (default: %(default)s; the report's is JR_elepiano.sf2:0:0)")
-    parser.add_argument("-o", "--output", type=Path, default=data / "report.md", help="default: data/report/report.md")
-    parser.add_argument("--so-far", action="store_true", help="train nothing; rows that are not trained are left out")
+                        help=f"electric piano (default: %(default)s; the report's is {report_target})")
+    parser.add_argument("-o", "--output", type=Path,
+                        help="page to write, with figures beside it (default: results/report_tables.md for the "
+                        "report's target and the pieces of results/report.md, else report_tables.md in the working "
+                        "folder)")
+    parser.add_argument("--so-far", action="store_true", help="train nothing, and leave out rows that are not trained")
     options = parser.parse_args(arguments)
     if not options.so_far:
         prepare(options.train, options.test, options.target)
@@ -236,16 +282,16 @@ def main(arguments=None):
     if not weights("report").exists():
         raise FileNotFoundError(f"{weights('report')} is not trained yet; leave --so-far out")
     training = json.loads(Util.read_text(weights("report").with_name("ae_losses.json")))["training_pieces"]
-    test = sorted(Util.find_pieces(data / "MIDI_test", Notes.midi_endings))
+    test, trained = sorted(Util.find_pieces(data / "MIDI_test", Notes.midi_endings)), choose(options.train)
+    full = (options.target == report_target and len(trained) == n_pieces and test == sorted(scored_pieces)
+            and not options.so_far)
+    output = output_path(hp.root / "results" / "report_tables.md", full, options.output)
     tables = comparison_table(training, test, unet), epoch_table(training, test, unet), ablation_table(test)
-    Util.save_text(options.output, "\n\n".join("\n".join(table) for table in tables) + f"\n\nU-Net: the best of "
-                   f"{epochs} epochs, by validation. Trained on {', '.join(choose(options.train))}.\n")
-    for name, (network, title) in figures.items():
-        if network == "unet" and not unet:
-            continue
-        losses = json.loads(Util.read_text(weights("report", network).with_name(f"{network}_losses.json")))
-        Plots.save_figure(options.output.with_name(f"{name}.png"), Plots.plot_losses(losses, title))
-    print(options.output)
+    Util.save_text(output, "\n\n".join("\n".join(table) for table in tables)
+                   + f"\n\nThe U-Net is that of the best epoch of {epochs}, by validation loss. Training pieces: "
+                   + f"{', '.join(trained)}.\n")
+    save_figures(output.parent / "figures" if output.parent == hp.root / "results" else output.parent, unet)
+    print(output)
 
 
 if __name__ == "__main__":

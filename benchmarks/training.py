@@ -1,14 +1,14 @@
-"""Measures, in one run, training in the plain form and in ours: 30 s clips a second, and validation loss after as many
-clips, for each network of the report and by default; run it on an idle machine.
+"""Compare training speed and validation loss of a plain training loop and ours: benchmarks/training.md.
 
-Plain: whole clips in single precision, one at a time, each from a .npy of its own that is opened at every step; Adam at
-a constant rate; the layers as torch has them. "Layers recast" is that with `BandConv2d`, `BandConvTranspose2d`,
-`TimeUpsample` and `Upsample2d`, which compute the same in less time. Ours: `Training.Trainer` on `AEDataset`, with the
-crops, batches and schedule that AEMain.py and UNetMain.py have by default. The networks, their first weights, losses,
-learning rates and the pieces are the same.
+- Plain: whole clips in single precision, one per step, each from a .npy file that is opened at every step; Adam with a
+  constant learning rate; torch's own layers.
+- Faster layers: plain, with `BandConv2d`, `BandConvTranspose2d`, `TimeUpsample` and `Upsample2d`, which compute the
+  same in less time.
+- Ours: `Training.Trainer` with the default crops, batches and schedule of AEMain.py and UNetMain.py.
 
-`python benchmarks/training.py --data FOLDER` prints a table and writes it to benchmarks/training.md. FOLDER holds the
-recordings piano/ and synth/, as MIDI2Audio.py leaves them.
+Networks, initial weights, losses, learning rates and pieces are the same. `--data FOLDER` names a folder with piano/
+and synth/, as MIDI2Audio.py writes it. With other data or options, the page is written to the working folder. Run it on
+an idle machine.
 """
 import argparse
 import concurrent.futures
@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import DatasetCreator
 import Hyperparameters as hp
@@ -35,18 +36,19 @@ from Autoencoder import Autoencoder, BandConv2d, BandConvTranspose2d, TimeUpsamp
 from UNet import UNet, Upsample2d
 from UNetDataset import UNetDataset, write_outputs
 from UNetMain import UNetTrainer
-from benchmark import table
+from common import is_default, min_training_pieces, output_path, table
 
-networks = {  # of the report and by default, and the forms that are measured
+faster = "plain, faster layers"
+networks = {  # the report's size and ours, and the training loops that are compared
     "autoencoder of the report": ("plain", "ours"),
-    "autoencoder": ("plain", "plain, layers recast", "ours"),
+    "autoencoder": ("plain", faster, "ours"),
     "U-Net of the report": ("plain", "ours"),
-    "U-Net": ("plain", "plain, layers recast", "ours"),
+    "U-Net": ("plain", faster, "ours"),
 }
 
 
 def plain_layer(layer):
-    """Return torch's own layer, with the same parameters, in place of one that is recast."""
+    """Return torch's own layer with the same parameters, in place of a faster one."""
     if not isinstance(layer, (BandConv2d, BandConvTranspose2d, TimeUpsample, Upsample2d)):
         return layer
     own = type(layer).__base__(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)
@@ -55,9 +57,9 @@ def plain_layer(layer):
 
 
 def plain(network, loss, learning_rate, paths, clips):
-    """Train on the files (*sources, target) in the plain form.
+    """Train with the plain loop on `paths`, a list of (*sources, target).
 
-    Yields after each step the clips it was, until there are `clips`.
+    Yields the number of clips of each step, up to `clips` in all.
     """
     network.train()
     optimiser, rng, seen = torch.optim.Adam(network.parameters(), learning_rate), random.Random(hp.seed), 0
@@ -77,7 +79,7 @@ def plain(network, loss, learning_rate, paths, clips):
 
 
 def ours(model, dataset, batch_size, clips):
-    """Train on a data set in our form; yield after each step the clips it was, until there are `clips`."""
+    """Train on a data set with our loop. Yields the number of clips of each step, up to `clips` in all."""
     lengths, batches, epoch = [target.shape[-1] for target in dataset.targets], [], 0
     crops = clips * hp.clip_frames / hp.crop_frames
     while sum(map(len, batches)) < crops:
@@ -92,7 +94,7 @@ def ours(model, dataset, batch_size, clips):
 
 
 def speed(training, warm_up):
-    """Clips a second of a training, from its `warm_up`-th clip on to its end."""
+    """Return the clips per second of a training, without its first `warm_up` clips."""
     seen = 0
     while seen < warm_up:
         seen += next(training)
@@ -102,7 +104,21 @@ def speed(training, warm_up):
 
 
 def measure(name, form, clips, options):
-    """Train one of `networks` in a form; return clips a second and the validation loss."""
+    """Train one of `networks` with one of its loops.
+
+    Parameters
+    ----------
+    name, form : str
+        Key of `networks`, and one of its values.
+    clips : int
+    options : argparse.Namespace
+        Options of the command line.
+
+    Returns
+    -------
+    (float, float)
+        Clips per second, and validation loss.
+    """
     names, cpu = DatasetCreator.build(options.data), torch.device("cpu")
     torch.manual_seed(hp.seed)
     dataset, sources = AEDataset, ["generated/{}/piano.npy"]
@@ -138,31 +154,14 @@ def measure(name, form, clips, options):
 
 
 def in_subprocess(*arguments):
-    """`measure` in a process of its own, where nothing has been allocated before."""
+    """Run `measure` in a process of its own, which has not allocated memory before."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         return executor.submit(measure, *arguments).result()
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Measure training in the plain form and in ours.")
-    parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/ (default: data/)")
-    parser.add_argument("--ae-clips", type=Util.positive_int, default=640,
-                        help="to train the autoencoder on (default: %(default)s)")
-    parser.add_argument("--unet-clips", type=Util.positive_int, default=64,
-                        help="to train the U-Net on (default: %(default)s)")
-    parser.add_argument("--warm-up", type=Util.positive_int, default=8,
-                        help="clips before the time is taken (default: %(default)s)")
-    parser.add_argument("--wf", type=Util.positive_int, help="of the U-Nets (default: 6 and hp.unet_wf)")
-    parser.add_argument("--ae", type=Path, default=hp.ae_weights,
-                        help="whose output the U-Nets are trained on (default: ae.torch)")
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"),
-                        help="(default: benchmarks/training.md)")
-    options = parser.parse_args(arguments)
-    if options.warm_up >= min(options.ae_clips, options.unet_clips):
-        raise ValueError(f"a warm-up of {options.warm_up} clips leaves none to measure; choose a shorter --warm-up")
-    names = DatasetCreator.build(options.data)
-    write_outputs(options.ae, names, options.data)
-    rows = [("network", "form", "clips", "clips a second", "times faster", "validation loss")]
+def compare(options):
+    """Measure all `networks`, and return the rows of the table."""
+    rows = [("network", "training loop", "clips", "clips per second", "speed-up", "validation loss")]
     for name, forms in networks.items():
         clips = options.ae_clips if name.startswith("autoencoder") else options.unet_clips
         for form in forms:
@@ -170,29 +169,61 @@ def main(arguments=None):
             first = rate if form == "plain" else first
             rows.append((name, form, str(clips), f"{rate:.2f}", f"**{rate / first:.1f}**", f"{error:.5f}"))
             print(*rows[-1], sep="  ", flush=True)
+    return rows
+
+
+def make_page(command, rows, names):
+    """Return the page of a command line, for the rows of `compare` and the pieces `names`."""
     with autocast(torch.device("cpu")):
         precision = "bfloat16" if torch.is_autocast_enabled("cpu") else "single precision"
-    command = shlex.join(["python", "benchmarks/training.py", *(sys.argv[1:] if arguments is None else arguments)])
     training, validation = split_for_training(names, hp.seed)
-    Util.save_text(options.output, f"""# Training speed
+    return f"""# Training speed
 
-`{command}`: 30 s clips a second in training, and loss on the validation pieces after as many clips.
-The networks of the report, and those by default, which are larger (autoencoder: {' '.join(map(str, hp.ae_channels))} \
-channels in place of 64 128 256)
-and smaller (U-Net: {2 ** hp.unet_wf} first channels in place of 64) and have other losses (U-Net: L1 in place of MSE).
+`{command}`: clips of 30 s per second of training, and validation loss after the same number of clips.
+The networks have the report's sizes and ours. Our autoencoder is larger \
+({' '.join(map(str, hp.ae_channels))} channels in place of 64 128 256).
+Our U-Net is smaller ({2 ** hp.unet_wf} first channels in place of 64) and has the L1 loss in place of MSE.
 
 - *plain*: whole clips, single precision, batches of one, files opened for each clip, torch's own layers;
-- *layers recast*: the same with the layers `BandConv2d`, `BandConvTranspose2d`, `TimeUpsample` and `Upsample2d`, \
-which compute the same in less time;
+- *{faster}*: the same with `BandConv2d`, `BandConvTranspose2d`, `TimeUpsample` and `Upsample2d`, which compute the \
+same in less time;
 - *ours*: those layers, crops of {hp.crop_frames} frames in batches of {hp.ae_batch_size} and {hp.unet_batch_size}, \
-{precision}, channels last, memory
-  reused, mapped files, the `{hp.schedule}` schedule.
+{precision}, channels last,
+  memory reused, mapped files, the `{hp.schedule}` schedule.
 
-{len(training)} pieces to train on and {len(validation)} to validate on, {os.cpu_count()} processor cores, \
+{len(training)} training pieces and {len(validation)} validation pieces, {os.cpu_count()} processor cores, \
 torch {torch.__version__}.
 
-{table(rows)}""")
-    print(options.output.read_text(encoding="utf-8"))
+{table(rows)}"""
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Compare a plain training loop and ours.")
+    parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/ (default: data/)")
+    parser.add_argument("--ae-clips", type=Util.positive_int, default=640,
+                        help="number of clips to train an autoencoder on (default: %(default)s)")
+    parser.add_argument("--unet-clips", type=Util.positive_int, default=64,
+                        help="number of clips to train a U-Net on (default: %(default)s)")
+    parser.add_argument("--warm-up", type=Util.positive_int, default=8,
+                        help="number of clips before the time is measured (default: %(default)s)")
+    parser.add_argument("--wf", type=Util.positive_int,
+                        help="size of the U-Nets, with 2**WF first channels (default: 6 and hp.unet_wf)")
+    parser.add_argument("--ae", type=Path, default=hp.ae_weights,
+                        help="weights of the autoencoder behind which the U-Nets are trained (default: ae.torch)")
+    parser.add_argument("-o", "--output", type=Path,
+                        help="page to write (default: benchmarks/training.md for default options and at least "
+                        f"{min_training_pieces} pieces, else training.md in the working folder)")
+    options = parser.parse_args(arguments)
+    if options.warm_up >= min(options.ae_clips, options.unet_clips):
+        raise ValueError(f"a warm-up of {options.warm_up} clips leaves none to measure; choose a shorter --warm-up")
+    names = DatasetCreator.build(options.data)
+    full = (is_default(parser, options, "data", "ae_clips", "unet_clips", "warm_up", "wf", "ae")
+            and len(names) >= min_training_pieces)
+    output = output_path(Path(__file__).with_suffix(".md"), full, options.output)
+    write_outputs(options.ae, names, options.data)
+    command = shlex.join(["python", "benchmarks/training.py", *(sys.argv[1:] if arguments is None else arguments)])
+    Util.save_text(output, make_page(command, compare(options), names))
+    print(f"{output.read_text(encoding='utf-8')}\n{output}")
 
 
 if __name__ == "__main__":

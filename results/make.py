@@ -1,6 +1,6 @@
-"""Make what lies beside this script, with the shipped weights: scores, sounds, the report's figures and the page.
+"""Make the files of this folder with the shipped weights: scores, sounds, the report's figures and the HTML page.
 
-`python results/make.py` makes all of it; `--sounds`, `--figures`, `--page` and `--picture` a part.
+`python results/make.py` makes all of them. `--scores`, `--sounds`, `--figures`, `--page` and `--picture` make a part.
 """
 import argparse
 import html
@@ -19,6 +19,7 @@ import Evaluation
 import Hyperparameters as hp
 import Main
 import MIDI2Audio
+import Notes
 import Page
 import Plots
 import Util
@@ -26,32 +27,34 @@ from AEModel import NoteModel
 
 results = hp.root / "results"
 
-# the sound files in results/: the piece of piano-midi.de, the piano that plays it, and what the page says
+excerpts = "bach_prelude_c", "mozart_rondo_alla_turca", "satie_gymnopedie_1"   # pieces of evaluation.md
+
+# name of the sound files -> piece of piano-midi.de, preset of the piano, title and remark on the page
 sounds = {
     "train_sample": ("alb_esp1", hp.piano_preset, "Isaac Albéniz, España, Prélude",
                      "the networks were trained on this piece"),
     "mz_331_3": ("mz_331_3", hp.piano_preset, "W. A. Mozart, Rondo alla Turca",
                  "a piece not trained on, on a piano trained on"),
     "clair_de_lune": ("deb_clai", ("TimGM6mb.sf2", 0, 0), "Claude Debussy, Clair de Lune",
-                      "a piece not trained on, on a piano whose SoundFont was not trained on"),
+                      "a piece not trained on, on a piano not trained on"),
 }
 sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net",
          "truth": "true e-piano"}
-picture_size, picture_at = (1200, 884), 12.5  # of the README's picture: pixels, and seconds into the recording
+picture_size, picture_at = (1200, 884), 12.5  # the README's picture: pixels, and position in seconds
 browsers = ("chromium", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
-intro = """<p>Each piece in four versions: the recording that goes in, what the autoencoder makes of it, what autoencoder
-and U-Net make of it, and the same notes rendered on the instrument itself, to judge by. Switch between them while they
-play: they keep one position, so that you can compare them at the same bar.</p>
-<p>The distances are mean differences of log-mel spectrograms, explained <a href="#numbers">below</a>.</p>"""
+intro = """<p>Each piece has four versions: the piano recording, the output of the autoencoder, the output of the U-Net
+behind it, and the same notes rendered on the true electric piano. Switch between them while they play. They keep one
+position, so you can compare them at the same bar.</p>
+<p>Distances are mean differences of log-mel spectrograms. They are explained <a href="#numbers">below</a>.</p>"""
 figure_names = {
     "figure_1_autoencoder_losses": "Losses of the autoencoder, training and validation",
-    "figure_2_autoencoder_epoch_1": "The autoencoder's output for a training piece after epoch 1",
-    "figure_3_autoencoder_trained": "The autoencoder's output for the same piece when trained",
-    "figure_4_piano_original": "The piano original of the same piece",
+    "figure_2_autoencoder_epoch_1": "Output of the autoencoder for a training piece after epoch 1",
+    "figure_3_autoencoder_trained": "Output of the trained autoencoder for the same piece",
+    "figure_4_piano_original": "Piano recording of the same piece",
     "figure_5_unet_losses": "Losses of the U-Net, training and validation",
     "figure_6_autoencoder_output": "The first ten seconds of the same piece after the autoencoder",
     "figure_7_unet_output": "The same ten seconds after the U-Net",
-    "figure_8_unseen_piano_input": "A recording of a piano whose SoundFont was not trained on",
+    "figure_8_unseen_piano_input": "Recording of a piano that was not trained on",
     "figure_9_unseen_piano_autoencoder": "The same recording after the autoencoder",
     "figure_10_unseen_piano_final": "The same recording after autoencoder and U-Net",
 }
@@ -68,6 +71,32 @@ def load_json(path):
         raise ValueError(f"{path} is no JSON, or is damaged; restore or remove it") from None
 
 
+def save_scores(models, folder=results):
+    """Score the three excerpts of data/MIDI_test, and write evaluation.md, .json and .png.
+
+    Raises ValueError if data/MIDI_test holds other pieces.
+    """
+    names = sorted(Util.find_pieces(hp.data / "MIDI_test", Notes.midi_endings))
+    if names != sorted(excerpts):
+        raise ValueError(f"{hp.data / 'MIDI_test'} holds {', '.join(names)}, and results/evaluation.md is about "
+                         f"{', '.join(excerpts)}; restore them, or score your own pieces with Evaluation.py")
+    midi_folder = hp.data / "MIDI_test"
+    scores = Evaluation.evaluate(Evaluation.render_pair(midi_folder), midi_folder, models)
+    Evaluation.save_scores(folder / "evaluation", scores)
+    Plots.save_figure(folder / "evaluation.png", Evaluation.plot_scores(scores))
+
+
+def check_requirements(works):
+    """Raise FileNotFoundError if FluidSynth, a SoundFont or Chromium is missing that one of `works` needs."""
+    if "render" in works or "scores" in works:
+        MIDI2Audio.find_fluidsynth()
+        presets = [hp.piano_preset, hp.synth_preset]
+        for soundfont, *_ in presets + [piano for _, piano, *_ in sounds.values()] * ("render" in works):
+            MIDI2Audio.find_soundfont(soundfont)
+    if "picture" in works:
+        find_browser()
+
+
 def render_sounds(midi_folder, folder=results):
     """Render the recording and the true e-piano of each of `sounds` from the MIDI files anywhere below `midi_folder`.
 
@@ -82,7 +111,7 @@ def render_sounds(midi_folder, folder=results):
 
 
 def save_sounds(models, folder=results):
-    """Write what the networks make of each `<sound>_input.wav`, and the scores (sounds.md)."""
+    """Write the outputs for each `<sound>_input.wav`, and their scores (sounds.md)."""
     scores = {}
     for name in sounds:
         recording, truth = (Main.read_recording(folder / f"{name}_{side}.wav") for side in ("input", "truth"))
@@ -94,15 +123,24 @@ def save_sounds(models, folder=results):
 
 
 def save_figures(models, folder=results):
-    """Draw the ten figures of the report, `figure_names`, and the stages of the demo recording, and the notes heard in
-    it if there are any between the two halves of the autoencoder, into results/figures.
+    """Draw the ten figures of the report (`figure_names`), the stages of the demo recording and its transcription.
 
-    Raises FileNotFoundError if a recorded loss or the autoencoder's output of epoch 1 is missing, ValueError if that
-    output is of another piece's length.
+    Parameters
+    ----------
+    models : sequence of AEModel.AEModel
+        Autoencoder and U-Net. The transcription needs a note autoencoder.
+    folder : Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If recorded losses or the output of epoch 1 are missing.
+    ValueError
+        If that output does not have the shape of the training piece.
     """
     early = folder / "training" / "ae_epoch_1.npy"
     if not early.exists():
-        raise FileNotFoundError(f"{early} is missing; AEMain.py leaves it in data/models/<model>: copy it from the "
+        raise FileNotFoundError(f"{early} is missing; AEMain.py writes it to data/models/<model>: copy it from the "
                                 "training that made ae.torch")
     ae_losses, unet_losses = (load_json(folder / "training" / f"{network}_losses.json") for network in ("ae", "unet"))
     stages = (Main.resynthesise(Main.read_recording(folder / f"{name}_input.wav"), models)[1]
@@ -125,11 +163,11 @@ def save_figures(models, folder=results):
         audio = Main.read_recording(hp.demo)[:10 * hp.sample_rate]
         notes = Main.transcribe_audio(audio, models[0])
         Plots.save_figure(folder / "figures" / "latent.png", Plots.plot_notes(
-            DatasetCreator.pitch_spectrogram(audio), notes, f"{len(notes)} notes heard in {hp.demo.name}"))
+            DatasetCreator.pitch_spectrogram(audio), notes, f"{len(notes)} notes transcribed from {hp.demo.name}"))
 
 
 def sound_piece(name, scores, folder=results):
-    """The part of the page that plays the four versions of one of `sounds`."""
+    """Return the part of the page that plays the four versions of one of `sounds`."""
     _, _, title, remark = sounds[name]
     remark = (f"{remark[0].upper()}{remark[1:]}. Timbre gap closed: {100 * Evaluation.gap_closed(scores):.0f}&nbsp;%. "
               f"Ceiling: {scores['ceiling']['log_mel_l1']:.2f}&nbsp;dB.")
@@ -142,7 +180,7 @@ def sound_piece(name, scores, folder=results):
 
 
 def save_page(folder=results):
-    """Write the page of the sounds, with their scores and the figures: results/index.html, see `Page.render_page`."""
+    """Write results/index.html, the page of the sounds with their scores and the figures (`Page.render_page`)."""
     sound_scores, scores = (load_json(folder / f"{name}.json") for name in ("sounds", "evaluation"))
     columns = "".join(f'<th scope="col">{name}</th>' for name in Evaluation.metrics.values())
     rows = "".join(f'\n  <tr><th scope="row">{version}</th>'
@@ -154,10 +192,11 @@ def save_page(folder=results):
   <figcaption>Figure {number}. {title}</figcaption>
 </figure>''' for number, (name, title) in enumerate(figure_names.items(), 1))
     rest = f'''<h2 id="numbers">In numbers</h2>
-<p>Means of the {len(scores) - 1} excerpts that come with the repository and were not trained on. <i>Log-mel L1</i> is the
-mean difference from the log-mel spectrogram of the true e-piano, <i>ceiling</i> the inversion applied to that true
-spectrogram. The <i>timbre gap closed</i> is (unchanged − final) / (unchanged − ceiling), here
-{100 * Evaluation.gap_closed(scores["mean"]):.0f}&nbsp;%; all pieces: <a href="evaluation.md">evaluation.md</a>, <a href="sounds.md">sounds.md</a>.</p>
+<p>Means over the {len(scores) - 1} excerpts of the repository, which were not trained on. <i>Log-mel L1</i> is the mean
+difference from the log-mel spectrogram of the true e-piano. <i>Ceiling</i> is the inversion of that true spectrogram.
+The <i>timbre gap closed</i> is (unchanged − final) / (unchanged − ceiling), here
+{100 * Evaluation.gap_closed(scores["mean"]):.0f}&nbsp;%. All pieces: <a href="evaluation.md">evaluation.md</a>,
+<a href="sounds.md">sounds.md</a>.</p>
 <div class="wide" tabindex="0" role="region" aria-label="Mean scores">
 <table>
   <thead><tr><td></td>{columns}</tr></thead>
@@ -174,15 +213,20 @@ made from them have the same licence. See <a href="README.md">README.md</a>.</p>
     Util.save_text(folder / "index.html", Page.render_page("Instrument resynthesis: listen", pieces, intro, rest))
 
 
-def save_picture(models, folder=results):
-    """Draw the README's picture, results/figures/page.png: the page of the demo recording, as `Main.py --page` writes
-    it.
-
-    Raises FileNotFoundError if Chromium is missing.
-    """
+def find_browser():
+    """Return the path of Chromium. Raises FileNotFoundError if it is missing."""
     browser = next(filter(None, map(shutil.which, browsers)), None)
     if not browser:
-        raise FileNotFoundError("Chromium is missing, to draw a page with: apt-get install chromium")
+        raise FileNotFoundError("Chromium is missing, which draws the page; install it: apt-get install chromium")
+    return browser
+
+
+def save_picture(models, folder=results):
+    """Draw the README's picture, results/figures/page.png: the page that `Main.py --page` writes for the demo.
+
+    Raises FileNotFoundError if Chromium is missing, ValueError if it fails.
+    """
+    browser = find_browser()
     with tempfile.TemporaryDirectory() as temporary:
         page, shot = Path(temporary) / "page.html", Path(temporary) / "page.png"
         Util.save_text(page, Main.recording_page(*Main.make_versions(hp.demo, models)))
@@ -197,26 +241,25 @@ def save_picture(models, folder=results):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Make what lies in results/ with the shipped weights.")
-    parser.add_argument("--sounds", action="store_true",
-                        help="only the wavs after the networks, and their scores")
+    parser = argparse.ArgumentParser(description="Make the files in results/ with the shipped weights.")
+    parser.add_argument("--scores", action="store_true", help="make only the scores of the three excerpts")
+    parser.add_argument("--sounds", action="store_true", help="make only the outputs for the sounds, and their scores")
     parser.add_argument("--figures", action="store_true",
-                        help="only figures 1 to 10 of the report, and the stages of the demo recording")
-    parser.add_argument("--page", action="store_true", help="only results/index.html, from the scores")
-    parser.add_argument("--picture", action="store_true", help="only the README's picture of a page, with Chromium")
+                        help="draw only figures 1 to 10 of the report, and the stages of the demo recording")
+    parser.add_argument("--page", action="store_true", help="make only results/index.html, from scores and sounds")
+    parser.add_argument("--picture", action="store_true", help="draw only the README's picture, with Chromium")
     parser.add_argument("--render", type=Path, metavar="FOLDER",
-                        help="only render the wavs that the sounds start from, "
-                        "from the MIDI files of piano-midi.de in FOLDER; the repository has them")
+                        help="render only the inputs and true e-pianos of the sounds, from the MIDI files of "
+                        "piano-midi.de in FOLDER; the repository has them")
     parser.add_argument("--device", default="auto", help="as for Main.py")
     options = parser.parse_args(arguments)
-    if options.render:
-        render_sounds(options.render)
-    works = {"sounds": save_sounds, "figures": save_figures, "page": lambda models: save_page(),
+    works = {"scores": save_scores, "sounds": save_sounds, "figures": save_figures, "page": lambda models: save_page(),
              "picture": save_picture}
     chosen = [name for name in works if getattr(options, name)]
-    if not (chosen or options.render):
-        Evaluation.main(["--model", "shipped", "--device", options.device])
-        chosen = works
+    chosen = chosen if chosen or options.render else list(works)
+    check_requirements([*chosen, *["render"] * bool(options.render)])
+    if options.render:
+        render_sounds(options.render)
     for name in chosen:
         works[name](Main.load_models(*Main.find_weights("shipped"), options.device))
         print(f"{name}: {results}")

@@ -1,4 +1,4 @@
-"""Fixtures that several tests share; what is slow to make is made once a session, below pytest's temporary folder."""
+"""Fixtures of several test files. Slow ones are made once per session, in pytest's temporary folder."""
 import contextlib
 import functools
 import os
@@ -77,16 +77,42 @@ def command(root):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, root, instruments, command):
-    """A data folder after the whole sequence of commands on the three excerpts: 2 epochs, then 1."""
+    """A data folder after the whole sequence of commands on five seconds of the three excerpts: 2 epochs, then 1."""
     data = tmp_path_factory.mktemp("trained")
     for folder, pieces in ("MIDI", "*.mid"), ("MIDI_test", "satie*.mid"):
         data.joinpath(folder).mkdir()
         for excerpt in (root / "data" / "MIDI_test").glob(pieces):
-            shutil.copy(excerpt, data / folder)
+            MIDI2Audio.trim(excerpt, 5 - hp.release_s)[0].save(data / folder / excerpt.name)
     for line in (("MIDI2Audio.py",), ("AEMain.py", "--epochs", 2), ("UNetMain.py", "--epochs", 1)):
         process = command(data, *line, "--data", data)
         assert process.returncode == 0, process.stderr
     return data
+
+
+@pytest.fixture(scope="session")
+def short_pair(tmp_path_factory, root, instruments):
+    """A folder with piano/ and synth/ of the first three seconds of one excerpt."""
+    folder = tmp_path_factory.mktemp("short_pair")
+    for mode, preset in zip(("piano", "synth"), instruments):
+        MIDI2Audio.synthesise_midi_to_audio(root / "data" / "MIDI_test" / "satie_gymnopedie_1.mid",
+                                            folder / mode / "satie.wav", *preset, limit_s=3)
+    return folder
+
+
+@pytest.fixture
+def short_demo(tmp_path, monkeypatch):
+    """The first two seconds of the demo recording, in place of it."""
+    audio, rate = soundfile.read(hp.demo, frames=2 * hp.sample_rate, dtype="int16")
+    soundfile.write(tmp_path / hp.demo.name, audio, rate)
+    monkeypatch.setattr(hp, "demo", tmp_path / hp.demo.name)
+    return hp.demo
+
+
+@pytest.fixture
+def quick_inversion(monkeypatch):
+    """Few iterations of the inversion, for tests of something else."""
+    for name in "kl_iterations", "griffin_lim_iterations", "report_iterations":
+        monkeypatch.setattr(hp, name, 2)
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +162,7 @@ def few_files():
 
 @pytest.fixture
 def data(three_seconds, tmp_path):
-    """A copy of `three_seconds` that a test may train on and spoil."""
+    """A copy of `three_seconds` that a test may train on and change."""
     return shutil.copytree(three_seconds, tmp_path / "data")
 
 
@@ -155,7 +181,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Sums in another order differ in the last bit, so the number of threads must not vary."""
+    """Use one thread, because sums in another order differ in the last bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -177,7 +203,7 @@ def decoder():
 
 @pytest.fixture
 def model(decoder):
-    """A small autoencoder of notes, not trained, with that decoder."""
+    """A small, untrained note autoencoder with that decoder."""
     torch.manual_seed(1)
     network = NoteAutoencoder(**small)
     network.decoder = decoder
@@ -186,7 +212,7 @@ def model(decoder):
 
 @pytest.fixture(scope="session")
 def responses():
-    """Two rooms by hand: the direct sound, then noise that dies away."""
+    """Two room impulse responses: the direct sound, then noise that decays."""
     rng = np.random.default_rng(0)
     tail = np.exp(-np.arange(8000) / 1500)[None] * rng.standard_normal((2, 8000)) * 0.03
     tail[:, :6] = 0
@@ -196,7 +222,7 @@ def responses():
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory, instruments, midi, responses):
-    """A data folder with the takes, recorded, of two short pieces on two pianos; exercises of four seconds."""
+    """A data folder with simulated recordings of performance variants of two short pieces, and exercises of 4 s."""
     data = tmp_path_factory.mktemp("takes")
     for name, keys in ("one", (43, 60, 67, 72, 88)), ("two", (36, 55, 64, 69, 100)):
         notes = [(0, key, 0.317 + 0.4531 * i, 0.6 + 0.4531 * i) for i, key in enumerate(keys)]
@@ -213,7 +239,7 @@ def rendered(tmp_path_factory, instruments, midi, responses):
 
 @pytest.fixture
 def takes(rendered, tmp_path):
-    """A copy of `rendered` that a test may train on and spoil."""
+    """A copy of `rendered` that a test may train on and change."""
     return shutil.copytree(rendered, tmp_path / "takes")
 
 

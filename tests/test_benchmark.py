@@ -1,187 +1,259 @@
-"""The benchmarks run, on short clips; their figures are for the one who reads them."""
-import logging
-import shutil
+"""The benchmarks run on short clips and write their pages where they should. Nobody checks their figures here."""
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import Evaluation
 import Hyperparameters as hp
 import Main
 import MIDI2Audio
+import Util
+from UNet import UNet
+
+sys.path.append(str(hp.root / "benchmarks"))
+import benchmark
+import cases
+import common
+import cost
+import experiments
+import goals
+import peers
+import training
+
+excerpt = hp.data / "MIDI_test" / "satie_gymnopedie_1.mid"
 
 
-def test_benchmark_writes_its_tables(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
-    import benchmark
-
-    for mode, preset in (("piano", hp.piano_preset), ("synth", hp.synth_preset)):
-        MIDI2Audio.synthesise_midi_to_audio(hp.data / "MIDI_test" / "satie_gymnopedie_1.mid",
-                                            tmp_path / mode / "satie.wav",
-                                            *preset, limit_s=2)
-    benchmark.main([str(tmp_path), "--clip-s", "2", "--repeats", "1", "--minutes", "0.05", "-o",
-                    str(tmp_path / "table.md")])
-    text = (tmp_path / "table.md").read_text()
-    assert all(heading in text for heading in ("## A clip of 2 s", "## Inversions", "## Any length", "| satie |"))
-    assert "nan" not in text
-
-
-def test_training_benchmark_writes_its_table(data, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
-    import training
-
-    monkeypatch.setattr(training, "in_subprocess", training.measure)  # importing takes a while
-    training.main(["--data", str(data), "--ae-clips", "2", "--unet-clips", "2", "--warm-up", "1", "--wf", "2",
-                   "-o", str(tmp_path / "table.md")])
-    rows = [[cell.strip() for cell in line.split("|")]
-            for line in tmp_path.joinpath("table.md").read_text().splitlines()
-            if line.startswith("| ")][1:]
-    assert [row[1:3] for row in rows] == [[name, form] for name, forms in training.networks.items() for form in forms]
-    for row in rows:
-        assert float(row[4]) > 0 and float(row[5].strip("*")) > 0 and 0 < float(row[6]) < 1
-    assert float(rows[2][6]) == pytest.approx(float(rows[3][6]), rel=0.1)  # the same network, otherwise computed
-
-
-def test_cost_writes_its_table(instruments, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
-    import cost
-
-    # importing takes a while
-    monkeypatch.setattr(cost, "in_subprocess", lambda number, folder: (cost.seconds_of(number, folder), 100))
-    cost.main([str(hp.data / "MIDI_test"), "-o", str(tmp_path / "table.md")])
-    rows = [[cell.strip() for cell in line.split("|")]
-            for line in tmp_path.joinpath("table.md").read_text().splitlines()
-            if line.startswith("| ")][1:]
-    assert len(rows) == 6 and all(float(row[2]) > 0 for row in rows)
-    assert {row[1] for row in rows if not row[3]} == {"autoencoder, an epoch", "U-Net, an epoch"}
-    wavs = 2 * 2 * hp.sample_rate * 3600 / 1e6  # MB an hour, both sides
-    # both sides, and what notes are heard in
-    bands = 2 * hp.n_mels + hp.n_pitches * hp.hop_length / hp.pitch_hop_length
-    spectrograms = 2 * bands * hp.sample_rate / hp.hop_length * 3600 / 1e6
-    assert float(rows[0][3]) == pytest.approx(wavs, rel=0.01)
-    assert float(rows[1][3]) == pytest.approx(spectrograms, rel=0.01)
-
-
-def test_goals_writes_its_table(instruments, weights, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
-    import goals
-
-    shutil.copy(hp.data / "MIDI_test" / "satie_gymnopedie_1.mid", tmp_path)
-    monkeypatch.setattr(hp, "data", tmp_path / "data")
-    monkeypatch.setattr(hp, "limit_s", 3)
-    monkeypatch.setattr(goals, "cases", {"one": hp.piano_preset, "another": (hp.piano_preset[0], 0, 1, True)})
-    monkeypatch.setattr(Main, "choose_weights", lambda *_: weights)
-    goals.main([str(tmp_path), "--no-notes", "-o", str(tmp_path / "table.md")])
-    rows = [[cell.strip() for cell in line.split("|")]
-            for line in tmp_path.joinpath("table.md").read_text().splitlines()]
-    assert [row[1] for row in rows[-2:]] == ["one", "another"]
-    for row in rows[-2:]:
-        unchanged, _, _, ceiling = ([float(figure) for figure in cell.split(" / ")] for cell in row[2:6])
-        assert len(unchanged) == 2 and unchanged[0] > ceiling[0] > 0
-        assert row[6].endswith("of 1 pieces") and row[7].startswith("satie_gymnopedie_1, ")
-
-
-def test_the_note_f1_says_which_packages_it_needs(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
-    import goals
-
-    monkeypatch.setitem(sys.modules, "basic_pitch", None)
-    with pytest.raises(ValueError, match="pip install mir_eval .* --no-deps basic-pitch"):
-        goals.note_f1(np.zeros(hp.sample_rate), tmp_path / "any.mid")
-    logging.disable(logging.NOTSET)
+def table_rows(text):
+    """Return the cells of the rows of Markdown tables, without headings."""
+    lines = text.splitlines()
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line, after in zip(lines, [*lines[1:], ""])
+            if line.startswith("| ") and not after.startswith("|---")]
 
 
 @pytest.fixture
-def peers(monkeypatch):
-    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
-    import peers
+def root_copy(tmp_path, monkeypatch):
+    """A root without weights for the pages, and a working folder; both empty."""
+    monkeypatch.setattr(hp, "root", tmp_path / "root")
+    tmp_path.joinpath("working").mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+    return tmp_path
 
-    yield peers
-    logging.disable(logging.NOTSET)
+
+def written(folder):
+    """Return the pages and figures below a folder."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in (".md", ".png", ".json")}
 
 
-def test_peers_writes_its_table(instruments, tmp_path, monkeypatch, midi, peers):
+# benchmark.py
+
+def test_benchmark_writes_its_tables(short_pair, short_demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "run_in_subprocess", lambda *_: (1.0, 2.0))  # importing takes a while
+    monkeypatch.setattr(benchmark.subprocess, "run", lambda *_, **options: None)
+    monkeypatch.setattr(benchmark, "UNet", lambda wf: UNet(wf=3))
+    monkeypatch.chdir(tmp_path)
+    committed = hp.root.joinpath("benchmarks", "benchmark.md").read_bytes()
+    benchmark.main([str(short_pair), "--clip-s", "1", "--repeats", "1", "--minutes", "0.05"])
+    text = tmp_path.joinpath("benchmark.md").read_text()
+    assert all(heading in text for heading in ("## A clip of 1 s", "## Inversions", "## Any length", "| satie |"))
+    assert "nan" not in text and hp.root.joinpath("benchmarks", "benchmark.md").read_bytes() == committed
+    assert ["0.05", "1.0", "20.0", "2"] in table_rows(text)
+
+
+def test_code_runs_in_a_process_of_its_own():
+    seconds, memory = benchmark.run_in_subprocess("seconds = float(sys.argv[1]) + len(b.excerpts)", "0.5")
+    assert seconds == 3.5 and 50 < memory < 2000
+
+
+# training.py
+
+def test_training_benchmark_writes_its_table(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "in_subprocess", training.measure)  # importing takes a while
+    monkeypatch.setattr(hp, "ae_channels", (32, 64, 64))
+    monkeypatch.chdir(tmp_path)
+    training.main(["--data", str(data), "--ae-clips", "2", "--unet-clips", "2", "--warm-up", "1", "--wf", "2"])
+    rows = table_rows(tmp_path.joinpath("training.md").read_text())
+    assert [row[:2] for row in rows] == [[name, form] for name, forms in training.networks.items() for form in forms]
+    for row in rows:
+        assert float(row[3]) > 0 and float(row[4].strip("*")) > 0 and 0 < float(row[5]) < 1
+    assert float(rows[2][5]) == pytest.approx(float(rows[3][5]), rel=0.1)  # the same network, computed in another way
+
+
+# cost.py
+
+def test_cost_writes_its_table(instruments, tmp_path, monkeypatch):
+    monkeypatch.setattr(cost, "in_subprocess", lambda number, folder: (cost.seconds_of(number, folder), 100))
+    monkeypatch.setattr(hp, "limit_s", 3)
+    monkeypatch.chdir(tmp_path)
+    cost.main([str(hp.data / "MIDI_test")])
+    rows = table_rows(tmp_path.joinpath("cost.md").read_text())
+    assert len(rows) == 6 and all(float(row[1]) > 0 for row in rows)
+    assert {row[0] for row in rows if not row[2]} == {"autoencoder, one epoch", "U-Net, one epoch"}
+    wavs = 2 * 2 * hp.sample_rate * 3600 / 1e6  # MB per hour, both instruments
+    bands = 2 * hp.n_mels + hp.n_pitches * hp.hop_length / hp.pitch_hop_length
+    spectrograms = 2 * bands * hp.sample_rate / hp.hop_length * 3600 / 1e6
+    assert float(rows[0][2]) == pytest.approx(wavs, rel=0.01)
+    assert float(rows[1][2]) == pytest.approx(spectrograms, rel=0.03)
+
+
+# experiments.py
+
+def test_experiments_train_the_reports_networks(data, tmp_path, monkeypatch):
+    """Although the data folder has notes, and without touching the pages of the repository."""
+    notes = {path.stem: hp.data / "MIDI_test" / f"{path.stem}.mid" for path in (data / "piano").glob("*.wav")}
+    for name, path in notes.items():
+        Util.save_bytes(data / "notes" / f"{name}.mid", lambda file: file.write(path.read_bytes()))
+    (data / "piano_2").symlink_to(data / "piano")
+    narrow = dict(experiments.narrow, epochs=1, channels=(8, 16, 16), batch_size=2, crop_frames=64)
+    assert all(settings["network"] == "report" for settings, _ in experiments.experiments.values())
+    monkeypatch.setattr(experiments, "experiments", {
+        "autoencoder": (narrow, None), "U-Net": (narrow, dict(experiments.small, wf=2, batch_size=2, crop_frames=64))})
+    monkeypatch.chdir(tmp_path)
+    pages = {path: path.read_bytes() for path in hp.root.joinpath("results").glob("*.md")}
+    for _ in range(2):  # what is trained is kept
+        experiments.main(["--data", str(data), "--validation-source", "piano_2"])
+        times = {path: path.stat().st_mtime_ns for path in data.rglob("models/experiments/*/*.torch")}
+        rows = table_rows(tmp_path.joinpath("ablations.md").read_text())
+        assert [row[0] for row in rows] == ["autoencoder", "U-Net"]
+        assert all(float(cell) >= 0 for row in rows for cell in row[1:])
+    assert len(times) >= 3 and times == {path: path.stat().st_mtime_ns for path in times}
+    assert pages == {path: path.read_bytes() for path in hp.root.joinpath("results").glob("*.md")}
+
+
+def test_experiments_name_a_piano_that_is_missing(data):
+    with pytest.raises(FileNotFoundError, match="piano_5 is missing; render it with MIDI2Audio.py"):
+        experiments.main(["--data", str(data)])
+    assert not (data / "models" / "experiments").exists()
+
+
+# goals.py and cases.py
+
+@pytest.fixture
+def one_piece(tmp_path, monkeypatch):
+    """A folder with one piece, of which three seconds are used; the data folder is empty."""
+    Util.save_bytes(tmp_path / "MIDI" / excerpt.name, lambda file: file.write(excerpt.read_bytes()))
+    monkeypatch.setattr(hp, "data", tmp_path / "data")
+    monkeypatch.setattr(hp, "limit_s", 3)
+    return tmp_path / "MIDI"
+
+
+def test_goals_writes_its_tables_to_the_working_folder(instruments, one_piece, root_copy, weights, monkeypatch):
+    monkeypatch.setattr(goals, "cases", {"one": cases.Case(hp.piano_preset),
+                                         "another": cases.Case((hp.piano_preset[0], 0, 1, True))})
+    monkeypatch.setattr(cases, "cases", goals.cases)
+    monkeypatch.setattr(Main, "choose_weights", lambda *_: weights)
+    goals.main([str(one_piece), "--no-notes"])
+    assert written(root_copy / "working") == {"goals.md"} and not hp.root.exists()
+    text = Path("goals.md").read_text()
+    assert text.startswith("Means over 1 pieces") and "nan" not in text and "## Notes" not in text
+    rows = table_rows(text)
+    assert [row[:2] for row in rows[:8]] == [[case, version] for case in goals.cases for version in Evaluation.versions]
+    for unchanged, ceiling in (rows[0], rows[3]), (rows[4], rows[7]):
+        assert len(unchanged) == 4 and float(unchanged[2]) > float(ceiling[2]) > 0
+    assert [row[0] for row in rows[8:]] == ["one", "another"]
+    assert all(row[2].endswith(" of 1") and row[3] == "satie_gymnopedie_1" for row in rows[8:])
+
+
+def test_a_full_run_of_goals_writes_to_results(one_piece, root_copy, monkeypatch):
+    monkeypatch.setattr(goals, "prepare", lambda *_: (None, None))
+    scores = np.arange(4.0)[None, :, None] + np.arange(3.0)
+    monkeypatch.setattr(goals, "score_sound", lambda *_: scores)
+    monkeypatch.setattr(goals, "score_notes", lambda *_: np.full(5, 0.5))
+    monkeypatch.setattr(goals, "score_decoder", lambda *_: 1.0)
+    monkeypatch.setattr(goals, "check_packages", lambda *_: None)
+    goals.main([str(one_piece)])  # one piece in place of twelve
+    assert not hp.root.exists()
+    monkeypatch.setattr(goals, "scored_pieces", ("satie_gymnopedie_1",))
+    goals.main([str(one_piece), "--no-notes"])
+    assert not hp.root.exists()
+    goals.main([str(one_piece)])
+    assert written(root_copy / "root") == {"results/goals.md"}
+    rows = table_rows(hp.root.joinpath("results", "goals.md").read_text())
+    assert rows[0] == ["piano trained on", *["0.500"] * 5, "1.00"]
+    assert rows[5] == ["piano trained on", "unchanged", "0.00", "1.00", "2.00"] and len(rows) == 5 + 20 + 5
+    assert rows[25] == ["piano trained on", "-1.00", "0 of 1", "satie_gymnopedie_1", "2.00"]
+
+
+def test_notes_are_scored_against_the_midi_files(instruments, one_piece, monkeypatch):
+    folder, midi_files = cases.prepare("piano trained on", one_piece)
+    true = goals.Notes.read_notes(excerpt)
+    for shift, expected in (0, 1), (0.012, 1), (0.2, 0):
+        monkeypatch.setattr(Main, "transcribe_audio", lambda audio, model: true + (shift, shift, 0, 0))
+        np.testing.assert_allclose(goals.score_notes(folder, midi_files, None), [expected] * 5)
+
+
+def test_the_case_performed_has_a_pedal_and_other_halls_than_the_recordings(tmp_path, monkeypatch, responses,
+                                                                           instruments, midi):
+    notes = [(0, 48 + (7 * i) % 40, 0.1 + 0.3 * i, 0.35 + 0.3 * i) for i in range(60)]
+    midi(tmp_path / "MIDI" / "one.mid", notes)
+    seeds = []
+    monkeypatch.setattr(hp, "data", tmp_path / "data")
+    monkeypatch.setattr(cases.Augmentation, "room_responses", lambda *halls: seeds.append(halls) or responses)
+    monkeypatch.setattr(cases, "cases", {name: case._replace(preset=hp.piano_preset)
+                                         for name, case in cases.cases.items()})
+    found = {name: cases.prepare(name, tmp_path / "MIDI") for name in ("like a recording", "performed, in a hall")}
+    [_, midi_files] = found["performed, in a hall"]
+    messages = [message for _, message in cases.Notes.read_messages(midi_files["one"])
+                if message.type == "control_change" and message.control == 64 and message.value >= 64]
+    assert len(messages) >= cases.min_pedal_presses
+    assert seeds == [(12, 1), (12, 2)]  # number and random seed; training has the seed `hp.seed`
+    assert len({(folder / "piano" / "one.wav").read_bytes() for folder, _ in found.values()}) == 2
+    before = (found["performed, in a hall"][0] / "piano" / "one.wav").read_bytes()
+    folder, _ = cases.prepare("performed, in a hall", tmp_path / "MIDI")
+    assert (folder / "piano" / "one.wav").read_bytes() == before
+
+
+# what is missing is named before any work
+
+def test_missing_packages_are_named_first(one_piece, monkeypatch):
+    monkeypatch.setattr(cases, "prepare", lambda *_: pytest.fail("work has begun"))
+    monkeypatch.setattr(goals, "prepare", cases.prepare), monkeypatch.setattr(peers, "prepare", cases.prepare)
+    monkeypatch.setitem(sys.modules, "basic_pitch", None)
+    for script, flags in (goals, []), (peers, ["--players", "this"]):
+        with pytest.raises(ValueError, match="the note F1 .*basic_pitch.*--no-deps basic-pitch; or use --no-notes"):
+            script.main([str(one_piece), *flags])
+    monkeypatch.setitem(sys.modules, "moduleconf", None)
+    with pytest.raises(ValueError, match="moduleconf.*pip install --no-deps transkun.*--players this"):
+        peers.main([str(one_piece), "--players", "transkun", "--no-notes"])
+
+
+def test_a_missing_soundfont_is_named_first_with_its_package(one_piece, monkeypatch):
+    monkeypatch.setattr(goals, "prepare", lambda *_: pytest.fail("work has begun"))
+    monkeypatch.setattr(hp, "system_soundfonts", ()), monkeypatch.setattr(hp, "soundfonts", one_piece)
+    with pytest.raises(FileNotFoundError, match="FluidR3_GM.sf2 .*apt-get install fluid-soundfont-gm"):
+        goals.main([str(one_piece), "--no-notes"])
+    with pytest.raises(FileNotFoundError, match="TimGM6mb.sf2 .*apt-get install timgm6mb-soundfont"):
+        common.check_soundfonts(cases.left_out)
+    with pytest.raises(FileNotFoundError, match="MuseScore.* apt-get install musescore-general-soundfont"):
+        common.check_soundfonts(("MuseScore_General_Full.sf3", 0, 0))
+
+
+# peers.py
+
+def test_peers_writes_its_table(instruments, quick_inversion, tmp_path, monkeypatch, midi, root_copy):
     monkeypatch.setattr(hp, "data", tmp_path / "data")
     monkeypatch.setattr(hp, "limit_s", 3)
     notes = [(0, key, 0.2 + 0.4 * i, 0.5 + 0.4 * i) for i, key in enumerate((60, 64, 67, 72, 76))]
     piece, half = midi(tmp_path / "MIDI" / "one.mid", notes), midi(tmp_path / "half.mid", notes[:3] + [(0, 30, 2, 2.5)])
     midi(tmp_path / "MIDI" / "two.mid", notes)
-    for name, heard in ("transkun", piece), ("basic_pitch", half):
-        monkeypatch.setattr(peers, name, lambda heard=heard: lambda audio, path: shutil.copy(heard, path))
-    peers.main([str(tmp_path / "MIDI"), "--pieces", "1", "--cases", "piano trained on", "--no-notes", "-o",
-                str(tmp_path / "table.md")])
-    text = (tmp_path / "table.md").read_text()
-    rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("|")]
-    rows = {row[2]: row for row in rows}
-    assert text.startswith("Mean over 1 pieces") and "nan" not in text
-    assert rows["transkun + FluidSynth"][6:10] == ["1.000", "1.000", "1.000", "0"]
-    assert rows["basic-pitch + FluidSynth"][6:9] == ["0.750", "0.600", "0.667"]
-    l1 = {name: float(row[3]) for name, row in rows.items() if "FluidSynth" in name or name == "this repository"}
+    for name, predicted in ("transkun", piece), ("basic_pitch", half):
+        monkeypatch.setattr(peers, name, lambda predicted=predicted: lambda audio, path: path.write_bytes(
+            predicted.read_bytes()))
+    monkeypatch.setattr(peers, "check_packages", lambda *_: None)
+    peers.main([str(tmp_path / "MIDI"), "--pieces", "1", "--cases", "piano trained on", "--no-notes"])
+    assert written(root_copy / "working") == {"peers_table.md"} and not hp.root.exists()
+    text = Path("peers_table.md").read_text()
+    rows = {row[1]: row for row in table_rows(text)}
+    assert text.startswith("Means over 1 pieces") and "nan" not in text
+    assert rows["transkun + FluidSynth"][5:10] == ["1.000"] * 5
+    assert rows["basic-pitch + FluidSynth"][5:8] == ["0.750", "0.600", "0.667"]
+    l1 = {name: float(row[2]) for name, row in rows.items()}
     assert l1["transkun + FluidSynth"] < 0.1 < l1["basic-pitch + FluidSynth"] and l1["this repository"] > 0.1
 
 
-def test_peers_that_are_not_installed_are_named(tmp_path, monkeypatch, peers):
-    monkeypatch.setitem(sys.modules, "moduleconf", None)
-    with pytest.raises(ValueError, match="not installed.*pip install --no-deps transkun.*--players this"):
-        peers.main([str(hp.data / "MIDI_test"), "--players", "transkun"])
-
-
-def test_the_stand_in_for_torchaudio_is_its_filter_bank(peers):
+def test_the_stand_in_for_torchaudio_is_its_filter_bank():
     import librosa
 
     expected = librosa.filters.mel(sr=44100, n_fft=4096, n_mels=229, fmin=30, fmax=8000, htk=True, norm=None).T
     np.testing.assert_allclose(peers.mel_filters(2049, 30, 8000, 229, 44100).numpy(), expected, atol=1e-4)
-
-
-def test_the_reports_experiment_writes_its_tables(midi, instruments, tmp_path, monkeypatch, one_thread):
-    monkeypatch.syspath_prepend(str(hp.root / "benchmarks"))
-    import report
-
-    for i in range(9):
-        midi(tmp_path / "train" / f"{i}.mid", [(0, 60 + i, 0.1, 0.6), (0, 48 + i, 0.7, 1.0)])
-    for name in "mz_331_3", "other":
-        midi(tmp_path / "test" / f"{name}.mid", [(0, 65, 0.1, 0.6), (0, 53, 0.7, 1.0)])
-    monkeypatch.setattr(hp, "limit_s", 2)
-    for name, value in dict(data=tmp_path / "report", left_out=("FluidR3_GM.sf2", 0, 1), several=report.several[:2],
-                            ae_kept=(1, 2), unet_kept=(1, 2), ae_brief=(1, 2), unet_brief=(1,)).items():
-        monkeypatch.setattr(report, name, value)
-    monkeypatch.setattr(hp, "ae_epochs", 2), monkeypatch.setattr(hp, "unet_epochs", 2)
-    monkeypatch.setitem(hp.unet_report, "wf", 2)
-    with pytest.raises(ValueError, match="train does not hold mz_331_3.mid"):  # before anything is rendered
-        report.main([str(tmp_path / "train"), str(tmp_path / "train")])
-    assert not report.data.exists()
-    report.main([str(tmp_path / "train"), str(tmp_path / "test"), "-o", str(tmp_path / "table.md")])
-    text = (tmp_path / "table.md").read_text()
-    assert all((tmp_path / f"report_figure_{number}.png").read_bytes().startswith(b"\x89PNG") for number in (1, 5))
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.torch")}
-    report.train_all()  # what is trained is kept
-    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.torch")}
-    assert sorted(report.choose(tmp_path / "train")) == ["0", "3", "6"]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + 4 + 2 + 5 + 2 + 9 and "nan" not in text
-    assert [row[1] for row in rows[2:6]] == ["11.05", "5.70", "5.95", "2.25"]
-    figures = [row[1:] for row in rows[2:6]] + [row[2:] for row in rows[8:13]]  # without the epoch
-    assert all(float(cell) > 0 for row in figures for cell in row)
-    for column, least in (1, 0), (2, -hp.top_db), (3, 0):
-        for cell in [row[column] for row in rows[15:]]:
-            mean, *each = map(float, cell.replace("(", "").replace(")", "").replace(",", "").split())
-            assert each and abs(mean - np.mean(each)) < 0.011 and all(least < figure < hp.top_db for figure in each)
-    assert rows[15][1].split(" ", 1)[1] == f"({rows[8][5]}, {rows[9][5]})"  # the baseline's, of the epochs 1 and 2
-
-    last = report.weights("report", "unet")
-    report.Training.save_tensors(last.with_suffix(".checkpoint"), {  # as if stopped between the epochs 1 and 2
-        "epoch": 1, "best": report.load_tensors(report.weights("report", "unet_1"))})
-    last.unlink(), report.weights("report", "unet_2").unlink(), report.weights("l1", "unet_1").unlink()
-    so_far = [str(tmp_path / "train"), str(tmp_path / "test"), "--so-far", "-o", str(tmp_path / "so_far.md")]
-    report.main(so_far)
-    fewer = (tmp_path / "so_far.md").read_text()
-    assert "U-Net: the best of 2 epochs" in text and "U-Net: the best of 1 epochs" in fewer
-    assert fewer.count("\n| U-Net |") == 2
-    assert "| L1 in place of MSE |" in text and "| L1 in place of MSE |" not in fewer
-    last.with_suffix(".checkpoint").unlink()
-    report.main(so_far)
-    none = (tmp_path / "so_far.md").read_text()
-    assert "\n| U-Net |" not in none and "\n| final | 5.95 | - | - | 4.36 | - | - | - | - |\n" in none
-    report.weights("report").unlink()
-    with pytest.raises(FileNotFoundError, match="ae.torch is not trained yet; leave --so-far out"):
-        report.main(so_far)

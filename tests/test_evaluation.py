@@ -1,6 +1,5 @@
 """Each metric on cases with a known answer, and the whole evaluation on shipped pieces."""
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -10,10 +9,10 @@ import torch
 import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
-import Main
+import Metrics
 import MIDI2Audio
 import Util
-import make
+from notes_common import small
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +21,21 @@ def truth():
 
 
 def test_identical_audio_has_no_error(truth):
-    assert Evaluation.log_mel_l1(truth, truth) == pytest.approx(0, abs=1e-3)
-    assert Evaluation.spectral_distance(truth, truth) == pytest.approx(0, abs=1e-6)
+    assert Metrics.log_mel_l1(truth, truth) == pytest.approx(0, abs=1e-3)
+    assert Metrics.spectral_distance(truth, truth) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("gain", [0.01, 3])
 def test_a_gain_is_no_error(truth, gain):
-    assert Evaluation.log_mel_l1(gain * truth, truth) == pytest.approx(0, abs=1e-2)
-    assert Evaluation.spectral_distance(gain * truth, truth) == pytest.approx(0, abs=1e-4)
+    assert Metrics.log_mel_l1(gain * truth, truth) == pytest.approx(0, abs=1e-2)
+    assert Metrics.spectral_distance(gain * truth, truth) == pytest.approx(0, abs=1e-4)
 
 
 def test_silence_is_as_far_from_the_truth_as_its_bands_lie_above_the_floor(truth):
     spectrogram = DatasetCreator.mel_power(DatasetCreator.stft(truth))
     above_floor = 80 + np.maximum(10 * np.log10(np.maximum(spectrogram / spectrogram.max(), 1e-12)), -80)
-    assert Evaluation.log_mel_l1(np.zeros_like(truth), truth) == pytest.approx(above_floor.mean(), rel=1e-3)
-    assert Evaluation.spectral_distance(np.zeros_like(truth), truth) == pytest.approx(1, abs=1e-3)
+    assert Metrics.log_mel_l1(np.zeros_like(truth), truth) == pytest.approx(above_floor.mean(), rel=1e-3)
+    assert Metrics.spectral_distance(np.zeros_like(truth), truth) == pytest.approx(1, abs=1e-3)
 
 
 def test_a_shift_by_whole_frames_is_the_distance_of_frames_so_far_apart(truth):
@@ -44,13 +43,13 @@ def test_a_shift_by_whole_frames_is_the_distance_of_frames_so_far_apart(truth):
     padded = np.concatenate([silence, truth, silence])
     spectrogram = DatasetCreator.spectrogram(padded)
     expected = 80 * np.abs(np.roll(spectrogram, 10, axis=1) - spectrogram).mean()
-    assert Evaluation.log_mel_l1(np.roll(padded, 10 * hp.hop_length), padded) == pytest.approx(expected, rel=2e-3)
+    assert Metrics.log_mel_l1(np.roll(padded, 10 * hp.hop_length), padded) == pytest.approx(expected, rel=2e-3)
 
 
 def test_a_click_shifted_to_where_silence_was_shares_nothing():
     click = np.zeros(hp.sample_rate, np.float32)
     click[5000] = 1
-    assert Evaluation.spectral_distance(np.roll(click, 10_000), click) == pytest.approx(2 ** 0.5)
+    assert Metrics.spectral_distance(np.roll(click, 10_000), click) == pytest.approx(2 ** 0.5)
 
 
 @pytest.mark.parametrize("final, expected", [(12, 0), (2, 1), (7, 0.5), (14, -0.2)])
@@ -63,8 +62,8 @@ def test_the_timbre_gap_is_closed_from_unchanged_to_ceiling(final, expected):
 def test_noise_at_the_level_of_a_tone_is_far_from_it():
     time = np.arange(hp.sample_rate) / hp.sample_rate
     noise = np.random.default_rng(0).standard_normal(time.size)
-    assert Evaluation.spectral_distance(noise, np.sin(2 * np.pi * 440 * time)) > 1
-    assert Evaluation.log_mel_l1(noise, np.sin(2 * np.pi * 440 * time)) > 20
+    assert Metrics.spectral_distance(noise, np.sin(2 * np.pi * 440 * time)) > 1
+    assert Metrics.log_mel_l1(noise, np.sin(2 * np.pi * 440 * time)) > 20
 
 
 @pytest.fixture(scope="module")
@@ -81,49 +80,72 @@ def clicks():
 @pytest.mark.parametrize("shift, expected", [(0, 1), (0.03, 1), (0.2, 0)])
 def test_onsets_match_within_fifty_milliseconds(clicks, shift, expected):
     audio, onsets = clicks
-    assert Evaluation.onset_f1(np.roll(audio, round(shift * hp.sample_rate)), onsets) == pytest.approx(expected)
+    assert Metrics.onset_f1(np.roll(audio, round(shift * hp.sample_rate)), onsets) == pytest.approx(expected)
 
 
 def test_onsets_missing_and_too_many(clicks):
     audio, onsets = clicks
-    assert Evaluation.onset_f1(audio, onsets[::2]) == pytest.approx(2 * 4 / 12)
-    assert Evaluation.onset_f1(np.zeros_like(audio), onsets) == 0
-    assert Evaluation.onset_f1(np.zeros_like(audio), []) == 1
+    assert Metrics.onset_f1(audio, onsets[::2]) == pytest.approx(2 * 4 / 12)
+    assert Metrics.onset_f1(np.zeros_like(audio), onsets) == 0
+    assert Metrics.onset_f1(np.zeros_like(audio), []) == 1
 
 
 def test_onsets_of_a_midi_file_count_a_chord_once():
-    onsets = Evaluation.read_onsets(hp.data / "MIDI_test" / "satie_gymnopedie_1.mid", limit_s=9)
+    onsets = Metrics.read_onsets(hp.data / "MIDI_test" / "satie_gymnopedie_1.mid", limit_s=9)
     quarter = 60 / 72
     assert onsets == pytest.approx([quarter * beat for beat in (0, 1, 3, 4, 6, 7, 9, 10)], abs=0.002)
 
 
-def test_evaluation_writes_the_same_table_twice(tmp_path, capsys):
-    for mode, preset in (("piano", hp.piano_preset), ("synth", hp.synth_preset)):
-        MIDI2Audio.synthesise_midi_to_audio(hp.data / "MIDI_test" / "satie_gymnopedie_1.mid",
-                                            tmp_path / "set" / mode / "satie_gymnopedie_1.wav", *preset, limit_s=10)
+@pytest.fixture
+def three_second_limit(monkeypatch):
+    """Pieces of three seconds, in place of 30."""
+    monkeypatch.setattr(hp, "limit_s", 3)
+
+
+def test_evaluation_writes_the_same_table_twice(short_pair, tmp_path, three_second_limit, capsys):
     written = []
     for _ in range(2):
-        Evaluation.main([str(tmp_path / "set"), "--model", "shipped", "-o", str(tmp_path / "scores")])
+        Evaluation.main([str(short_pair), "--model", "shipped", "-o", str(tmp_path / "scores")])
         written.append([tmp_path.joinpath(f"scores{ending}").read_bytes() for ending in (".md", ".json", ".png")])
     assert written[0] == written[1]
     scores = json.loads(written[0][1])
-    assert set(scores) == {"satie_gymnopedie_1", "mean"}
+    assert set(scores) == {"satie", "mean"}
     assert set(scores["mean"]) - {"transcription"} == set(Evaluation.versions)
-    piece = scores["satie_gymnopedie_1"]
+    piece = scores["satie"]
     assert piece["ceiling"]["log_mel_l1"] < piece["final"]["log_mel_l1"] < piece["unchanged"]["log_mel_l1"]
     assert 0 < Evaluation.gap_closed(piece) < 1
-    assert "| satie_gymnopedie_1 |" in written[0][0].decode()
+    assert "| satie |" in written[0][0].decode()
 
 
-def test_the_scores_of_another_inversion_do_not_take_the_place_of_the_first(tmp_path, monkeypatch):
+@pytest.fixture
+def no_work(tmp_path, monkeypatch):
+    """An evaluation whose scores are known, in an empty working folder."""
     figures = {version: {"log_mel_l1": level} for level, version in enumerate(Evaluation.versions)}
     monkeypatch.setattr(Evaluation, "evaluate", lambda *_: {"mean": figures})
+    monkeypatch.setattr(MIDI2Audio, "create_test_set", lambda: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "set" / "piano").mkdir(parents=True)
+    return tmp_path
+
+
+def test_the_scores_of_another_inversion_do_not_replace_the_first(no_work):
     for flags in [], ["--inversion", "report"]:
         Evaluation.main(["set", "--model", "shipped", *flags])
-    assert {path.name for path in tmp_path.glob("evaluation*")} == {
+    assert {path.name for path in no_work.glob("evaluation*")} == {
         f"evaluation{label}.{ending}" for label in ("", "_report") for ending in ("md", "json", "png")}
+
+
+def test_the_evaluation_writes_to_the_working_folder_and_says_where(no_work, monkeypatch, capsys):
+    monkeypatch.setattr(hp, "data", no_work / "data")
+    monkeypatch.setattr(hp, "root", no_work / "root")
+    Evaluation.main(["--model", "shipped"])  # even of the default folder and with the shipped weights
+    assert (no_work / "evaluation.md").exists() and not hp.root.exists()
+    assert str(no_work / "evaluation.md") in capsys.readouterr().out
+
+
+def test_renders_of_folders_whose_paths_are_alike_lie_apart(tmp_path):
+    folders = [Evaluation.cache_folder(tmp_path / place, tmp_path) for place in ("a/b_c", "a_b/c", "a/b/c", "a/b_c")]
+    assert len(set(folders)) == 3 and folders[0] == folders[3]
 
 
 @pytest.fixture
@@ -146,11 +168,13 @@ def recordings(tmp_path, instruments, midi, monkeypatch):
     return folder
 
 
-def test_recordings_beside_their_midi_files_are_aligned_and_scored(recordings, tmp_path, weights, monkeypatch, capsys):
+def test_recordings_beside_their_midi_files_are_aligned_and_scored(recordings, tmp_path, weights, quick_inversion, capsys):
     from NoteAutoencoder import NoteAutoencoder
 
     note_weights = tmp_path / "notes.torch"
-    torch.save(NoteAutoencoder(first=6, channels=6, blocks=1, narrow=2, width=12).state_dict(), note_weights)
+    network = NoteAutoencoder(**small)
+    network.encoder.head.bias.data.fill_(-1)  # a network that is not trained would hear thousands of notes
+    torch.save(network.state_dict(), note_weights)
     for ae in weights[0], note_weights:
         Evaluation.main([str(recordings), "--ae", str(ae), "--unet", str(weights[1]), "-o", str(tmp_path / "scores")])
         scores = json.loads(tmp_path.joinpath("scores.json").read_text())
@@ -159,7 +183,7 @@ def test_recordings_beside_their_midi_files_are_aligned_and_scored(recordings, t
             assert set(piece["final"]) == {"log_mel_l1", "spectral_distance", "onset_f1"}
             assert ("transcription" in piece) == (ae == note_weights)
         text = tmp_path.joinpath("scores.md").read_text()
-        assert "nan" not in text and ("transcription: precision" in text) == (ae == note_weights)
+        assert "nan" not in text and ("| transcription | precision |" in text) == (ae == note_weights)
     said = capsys.readouterr().err
     assert "one.wav" not in said and "two.wav comes +0.37" in said and "three.mp3 comes -0.5" in said
     assert said.count("warning") == 2  # the second time all is there
@@ -181,71 +205,61 @@ def test_a_recording_without_its_midi_file_is_named(recordings, tmp_path):
         Evaluation.prepare_recordings(recordings, tmp_path)
 
 
+true_notes = np.array([(0.5, 1.5, 60, 80), (1, 2, 60, 90), (1, 2, 64, 40), (3, 4, 70, 70)], float)
+
+
 def test_notes_found_too_many_and_missing():
-    true = np.array([(0, 1, 60, 80), (1, 2, 60, 90), (1, 2, 64, 40), (3, 4, 70, 70)], float)
-    heard = true[:3] + [[0.03, 0, 0, 0], [-0.04, 0, 0, 10], [0.07, 0, 0, 0]]
-    assert Evaluation.note_scores(true, heard) == pytest.approx((2 / 3, 2 / 4, 4 / 7, 5))
-    assert Evaluation.note_scores(true, np.concatenate([true, true])) == pytest.approx((0.5, 1, 2 / 3, 0))
-    assert Evaluation.note_scores(true, true[:0]) == (0, 0, 0, 0)
+    extra = np.concatenate([true_notes[:3], [(2.5, 3, 80, 60)]])
+    assert Metrics.note_scores(true_notes, true_notes) == dict.fromkeys(Metrics.note_metrics, 1)
+    scores = Metrics.note_scores(true_notes, extra)
+    assert [scores[name] for name in ("precision", "recall", "onset_f1")] == pytest.approx([3 / 4] * 3)
+    twice = Metrics.note_scores(true_notes, np.concatenate([true_notes, true_notes]))
+    assert [twice[name] for name in ("precision", "recall", "onset_f1")] == pytest.approx([1 / 2, 1, 2 / 3])
 
 
-@pytest.fixture
-def results(tmp_path, root):
-    """A results folder with what the rest is made from, the recordings cut to 2 s."""
-    shutil.copytree(root / "results" / "training", tmp_path / "training")
-    for name in ("evaluation.json",):
-        shutil.copy(root / "results" / name, tmp_path / name)
-    for name in make.sounds:
-        for side in ("input", "truth"):
-            audio = Util.read_audio(root / "results" / f"{name}_{side}.wav")
-            Util.write_audio(tmp_path / f"{name}_{side}.wav", audio[:2 * hp.sample_rate])
-    np.save(tmp_path / "training" / "ae_epoch_1.npy",
-            np.zeros((hp.n_mels, 2 * hp.sample_rate // hp.hop_length + 2), np.float16))
-    return tmp_path
+@pytest.mark.parametrize("true, predicted", [(true_notes, true_notes[:0]), (true_notes[:0], true_notes),
+                                             (true_notes[:0], true_notes[:0])])
+def test_without_notes_the_scores_are_zero(true, predicted):
+    assert Metrics.note_scores(true, predicted) == dict.fromkeys(Metrics.note_metrics, 0)
 
 
-def test_everything_in_results_is_the_same_bytes_twice(results):
-    models, written = Main.load_models(*Main.find_weights("shipped")), []
-    for _ in range(2):
-        make.save_sounds(models, results)
-        make.save_figures(models, results)
-        make.save_page(results)
-        written.append({str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*")
-                        if path.is_file()})
-    assert written[0] == written[1]
-    expected = {f"{name}_{side}.wav" for name in make.sounds for side in make.sides}
-    expected |= {f"figures/{name}.png" for name in make.figure_names} | {"figures/demo.png", "sounds.md", "sounds.json",
-                                                                         "index.html"}
-    assert expected <= set(written[0])
-    page = written[0]["index.html"].decode()
-    assert all(f'"{name}"' in page for name in expected if name.startswith("figures/") and "demo" not in name)
-    assert page.count('src="data:audio/mpeg;base64,') == len(make.sounds) * len(make.sides)
+@pytest.mark.parametrize("change, right", [
+    ((0.08, 0, 0, 0), {"onset_f1": 3 / 4, "offset_f1": 3 / 4, "velocity_f1": 3 / 4}),   # onset, of one note
+    ((0.04, 0, 0, 0), {"onset_f1": 1, "offset_f1": 1, "velocity_f1": 1}),
+    ((0, 0.19, 0, 0), {"onset_f1": 1, "offset_f1": 1, "velocity_f1": 1}),               # 20 % of its second
+    ((0, 0.3, 0, 0), {"onset_f1": 1, "offset_f1": 3 / 4, "velocity_f1": 3 / 4}),
+    ((0, 0, 1, 0), {"onset_f1": 3 / 4, "offset_f1": 3 / 4, "velocity_f1": 3 / 4}),      # another key
+    ((0, 0, 0, 57), {"onset_f1": 1, "offset_f1": 1}),
+])
+def test_each_note_metric_counts_what_it_should(change, right):
+    predicted = true_notes.copy()
+    predicted[3] += change
+    scores = Metrics.note_scores(true_notes, predicted)
+    assert {name: scores[name] for name in right} == pytest.approx(right)
+    assert scores["velocity_f1"] < 1 or not change[3]
 
 
-def test_the_epoch_1_output_has_to_be_there_and_of_the_training_piece(results):
-    models, early = Main.load_models(*Main.find_weights("shipped")), results / "training" / "ae_epoch_1.npy"
-    np.save(early, np.zeros((hp.n_mels, 7), np.float16))
-    with pytest.raises(ValueError, match="ae_epoch_1.npy"):
-        make.save_figures(models, results)
-    early.unlink()
-    with pytest.raises(FileNotFoundError, match="ae_epoch_1.npy.*copy it"):
-        make.save_figures(models, results)
-    assert not results.joinpath("figures").exists()
+def test_a_linear_change_of_all_velocities_is_no_error():
+    scores = Metrics.note_scores(true_notes, true_notes * (1, 1, 1, 0.5) + (0, 0, 0, 20))
+    assert scores["velocity_f1"] == 1
 
 
-def test_the_page_needs_the_scores(results):
-    with pytest.raises(FileNotFoundError, match="sounds.json is missing; python results/make.py"):
-        make.save_page(results)
+@pytest.mark.parametrize("shift, expected", [(0.07, 1), (-0.07, 1), (0.08, 0), (-0.08, 0)])
+def test_all_notes_may_be_shifted_together_by_up_to_24_ms(shift, expected):
+    """50 ms of tolerance and 24 ms of shift are 74 ms."""
+    assert Metrics.note_scores(true_notes, true_notes + (shift, shift, 0, 0))["onset_f1"] == expected
 
 
-def test_a_missing_midi_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="alb_esp1.mid"):
-        make.render_sounds(tmp_path, tmp_path)
+def test_of_several_shifts_the_smallest_is_taken():
+    """With an onset F1 of 1 at each, another shift would put offsets of short notes too far away."""
+    short = true_notes.copy()
+    short[:, 1] = short[:, 0] + 0.1
+    predicted = short + (0, 0.045, 0, 0)
+    assert Metrics.note_scores(short, predicted)["offset_f1"] == 1
+    assert Metrics.note_scores(short, short - (0, 0.045, 0, 0))["offset_f1"] == 1
 
 
-def test_sounds_are_rendered_from_midi_files_anywhere_below_a_folder(tmp_path, midi, instruments, monkeypatch):
-    monkeypatch.setattr(make, "sounds", {"one": ("piece", instruments[0], "a title", "a remark")})
-    midi(tmp_path / "below" / "piece.mid")
-    make.render_sounds(tmp_path, tmp_path / "out")
-    piano, synth = (Util.read_audio(tmp_path / "out" / f"one_{side}.wav") for side in ("input", "truth"))
-    assert piano.size == synth.size and not np.array_equal(piano, synth)
+def test_notes_after_the_limit_are_ignored(monkeypatch):
+    monkeypatch.setattr(hp, "limit_s", 2)
+    assert Metrics.note_scores(true_notes, true_notes[:3])["recall"] == 1
+    assert Metrics.note_scores(true_notes[:3], true_notes)["precision"] == 1

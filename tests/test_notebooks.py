@@ -1,62 +1,81 @@
-"""Every notebook runs from top to bottom, wherever it is started and with any file; what is committed is small."""
+"""Every notebook runs from top to bottom, from any folder and with any file; what is committed is small."""
+import asyncio
 import re
 
 import nbformat
 import numpy as np
 import pytest
 import soundfile
-import torch
 from nbclient import NotebookClient
 
 import Hyperparameters as hp
-from NoteAutoencoder import NoteAutoencoder
 
 names = sorted(path.name for path in (hp.root / "notebooks").glob("*.ipynb"))
 
 
-def run(notebook, folder):
-    """Run a notebook started in `folder`; an error in a cell is raised."""
-    NotebookClient(notebook, timeout=180, resources={"metadata": {"path": str(folder)}}).execute()
+def read(name, **changes):
+    """Read a notebook, with the value of a variable's first assignment changed, and with two seconds of audio."""
+    notebook = nbformat.read(hp.root / "notebooks" / name, 4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = cell.source.replace("10 * hp.sample_rate", "2 * hp.sample_rate")
+    for variable, value in changes.items():
+        [cell] = [cell for cell in notebook.cells if cell.source.startswith(f"{variable} = ")]
+        cell.source = re.sub(f"^{variable} = .*", f"{variable} = {str(value)!r}", cell.source)
     return notebook
 
 
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory, weights):
+    """Name -> executed notebook, or what it raised: all of them at once, as each starts a process of its own."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    soundfile.write(folder / "own.ogg", np.random.default_rng(0).uniform(-0.5, 0.5, (2 * 44100, 2)), 44100)
+    notebooks = {name: (read(name), hp.root / "notebooks") for name in names if not name.startswith("Main")}
+    notebooks["Main_Notebook.ipynb"] = read("Main_Notebook.ipynb", recording=folder / "own.ogg"), hp.root
+    notebooks["the report's form"] = read("AEMain_Notebook.ipynb", weights=weights[0]), hp.root
+
+    async def run():
+        return await asyncio.gather(*(NotebookClient(
+            notebook, timeout=180, resources={"metadata": {"path": str(place)}}).async_execute()
+            for notebook, place in notebooks.values()), return_exceptions=True)
+
+    return dict(zip(notebooks, asyncio.run(run())))
+
+
 def shown(notebook, kind):
-    """What the cells show of a MIME type."""
+    """Return what the cells show of a MIME type."""
     return [output.data[kind] for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
             if kind in output.get("data", {})]
+
+
+def printed(notebook):
+    """Return what the cells print."""
+    return [output.text for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+            if output.output_type == "stream"]
 
 
 def test_there_are_four():
     assert names == [f"{name}_Notebook.ipynb" for name in ("AEMain", "Evaluation", "Main", "UNetMain")]
 
 
-@pytest.mark.parametrize("name", names)
-def test_notebook_runs(name):
-    notebook = run(nbformat.read(hp.root / "notebooks" / name, 4), hp.root / "notebooks")
+@pytest.mark.parametrize("name", [*names, "the report's form"])
+def test_notebook_runs(executed, name):
+    notebook = executed[name]
+    if isinstance(notebook, BaseException):
+        raise notebook
     assert shown(notebook, "image/jpeg") and sum("<audio" in text for text in shown(notebook, "text/html")) >= 2
 
 
-def test_notebook_takes_the_readers_file_and_runs_from_the_root(tmp_path):
-    soundfile.write(tmp_path / "own.ogg", np.random.default_rng(0).uniform(-0.5, 0.5, (2 * 44100, 2)), 44100)
-    notebook = nbformat.read(hp.root / "notebooks" / "Main_Notebook.ipynb", 4)
-    [cell] = [cell for cell in notebook.cells if cell.source.startswith("recording = ")]
-    cell.source = re.sub("^recording = .*", f"recording = {str(tmp_path / 'own.ogg')!r}", cell.source)
-    run(notebook, hp.root)
-    assert cell.outputs[0].text.startswith("2.0 s")
+def test_the_notebook_takes_the_readers_file(executed):
+    assert printed(executed["Main_Notebook.ipynb"])[0].startswith("2.0 s")
 
 
-def test_the_notebook_of_the_autoencoder_shows_and_plays_notes_too(tmp_path):
-    torch.manual_seed(0)
-    network = NoteAutoencoder(first=6, channels=6, blocks=1, narrow=2, width=12)
-    network.encoder.head.bias.data[:4] = -0.65  # it hears something, if not what is there
-    torch.save(network.state_dict(), tmp_path / "notes.torch")
-    notebook = nbformat.read(hp.root / "notebooks" / "AEMain_Notebook.ipynb", 4)
-    [cell] = [cell for cell in notebook.cells if cell.source.startswith("weights = ")]
-    cell.source = re.sub("^weights = .*", f"weights = {str(tmp_path / 'notes.torch')!r}", cell.source)
-    run(notebook, hp.root)
-    assert cell.outputs[0].text.startswith("its latent is notes")
-    assert len(shown(notebook, "image/jpeg")) == 5
-    assert sum("<audio" in text for text in shown(notebook, "text/html")) == 3
+def test_the_notebook_of_the_autoencoder_shows_notes_or_the_reports_latent(executed):
+    notes, report = executed["AEMain_Notebook.ipynb"], executed["the report's form"]
+    for notebook, latent, figures, players in (notes, "notes", 5, 3), (report, "channels", 3, 2):
+        assert any(text.startswith(f"latent: {latent}") for text in printed(notebook))
+        assert len(shown(notebook, "image/jpeg")) == figures
+        assert sum("<audio" in text for text in shown(notebook, "text/html")) == players
 
 
 @pytest.mark.parametrize("name", names)

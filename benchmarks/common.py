@@ -1,0 +1,95 @@
+"""What the benchmarks share: Markdown tables, where a page is written, and checks before any work begins."""
+import contextlib
+import importlib
+import io
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import Hyperparameters as hp
+import MIDI2Audio
+
+# The committed pages are about these pieces: those of piano-midi.de, and those of data/MIDI_test.
+scored_pieces = ("bach_846", "br_im2", "chpn_op66", "clementi_opus36_1_1", "deb_clai", "elise", "gra_esp_2", "muss_1",
+                 "mz_331_3", "schuim-1", "ty_november", "waldstein_1")
+excerpts = "bach_prelude_c", "mozart_rondo_alla_turca", "satie_gymnopedie_1"
+min_training_pieces = 100  # a data folder with fewer is a first try
+
+
+def table(rows):
+    """Return rows of cells as Markdown. The first row is the heading."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
+
+
+def output_path(committed, full, given=None):
+    """Return where a benchmark writes its page.
+
+    Parameters
+    ----------
+    committed : Path
+        The page of the repository.
+    full : bool
+        Whether this is the full run with the default settings, on the pieces and weights of that page.
+    given : Path or None
+        The path of the command line, which comes first.
+
+    Returns
+    -------
+    Path
+        `given`, or `committed` for a full run, or a file of that name in the working folder.
+    """
+    return given or (committed if full else Path.cwd() / committed.name)
+
+
+def is_default(parser, options, *names):
+    """Whether the options called `names` have their default values."""
+    return all(getattr(options, name) == parser.get_default(name) for name in names)
+
+
+def check_soundfonts(*presets):
+    """Raise FileNotFoundError if FluidSynth or the SoundFont of a preset is missing, with the package to install."""
+    MIDI2Audio.find_fluidsynth()
+    for soundfont, *_ in presets:
+        MIDI2Audio.find_soundfont(soundfont)
+
+
+def check_packages(purpose, modules, install, without):
+    """Raise ValueError if one of `modules` cannot be imported.
+
+    Parameters
+    ----------
+    purpose : str
+        What needs them, as the subject of a sentence.
+    modules : sequence of str
+    install : str
+        Command that installs them.
+    without : str
+        Option that makes them unnecessary.
+    """
+    missing = []
+    with silence():
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                missing.append(error.name or module)
+    if missing:
+        raise ValueError(f"{purpose} needs packages that are not installed ({', '.join(dict.fromkeys(missing))}); "
+                         f"{install}; or use {without}")
+
+
+@contextlib.contextmanager
+def silence():
+    """Keep warnings, log messages and prints of other packages from the terminal."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), \
+                contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
