@@ -174,8 +174,8 @@ def test_damaged_samples_of_a_wav_leave_the_others(tmp_path, outcome):
         bad[44 + 2 * first:44 + 2 * (first + length)] = rng.bytes(2 * length)
         path.write_bytes(bad)
         audio = outcome(path, lambda: Util.read_audio(path))
-        np.testing.assert_array_equal(np.delete(audio, range(first, first + length)),
-                                      np.delete(whole, range(first, first + length)))
+        difference = np.delete(audio - whole, range(first, first + length))
+        assert np.ptp(difference) < 1e-6 and abs(difference[0]) < 0.05  # direct current of the damage is taken out
 
 
 @pytest.mark.parametrize("value", (1e30, -1e30, 3e38, 1e-30, 1e-38, 1e-42, 1e10, np.inf, np.nan, 1.0))
