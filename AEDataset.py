@@ -1,4 +1,4 @@
-"""Pairs of spectrograms for the autoencoder, piano in, e-piano out, and which of them are trained and validated on."""
+"""Pairs of spectrograms for training the autoencoder, and their split into training and validation sets."""
 import mmap
 from pathlib import Path
 
@@ -14,29 +14,31 @@ from Augmentation import augment
 
 
 class AEDataset(torch.utils.data.Dataset):
-    """The pairs data/generated/<piece>/{piano,synth}.npy of the given pieces, in half precision.
+    """Pairs of spectrograms data/generated/<piece>/{piano,synth}.npy, stored in half precision.
 
-    A file is mapped into memory while an item is taken from it: the system keeps of all what fits, reads the rest
-    again, and has few files open at once.
+    Each file is mapped into memory only while an item is read, so few files are open at once, and the system's cache
+    holds as many as fit.
 
-    An item is (source, target), two tensors [shape=(1, n_mels, t), in [0, 1]]. The key is the number of the piece, or
-    (number, first frame, frames, seed) for a crop; a crop that passes the end of its piece is filled up with silence.
+    An item is (source, target), two tensors [shape=(1, n_mels, t), in [0, 1]]. The key is the number of the piece,
+    or (number, first frame, frames, seed) for a crop. A crop that exceeds its piece is padded with silence.
 
     Parameters
     ----------
     names : list of str
-    data : Path
+        Pieces.
+    data : Path, optional
+        By default `hp.data`.
     sources : list of str
-        Which pianos: for a crop its seed chooses one. A whole piece is that of the first.
+        Pianos. The seed of a crop chooses one; a whole piece is that of the first.
     augmented : bool
-        Of the crops `hp.augmented_share` are taken through `Augmentation.augment`, by their seed.
+        Whether the share `hp.augmented_share` of the crops goes through `Augmentation.augment`.
 
     Raises
     ------
     FileNotFoundError
         If a spectrogram is missing.
     ValueError
-        If those of a piece differ in shape, or one is damaged.
+        If the spectrograms of a piece differ in shape, or one is damaged.
     """
 
     def __init__(self, names, data=None, sources=("piano",), augmented=False):
@@ -50,6 +52,7 @@ class AEDataset(torch.utils.data.Dataset):
                                  f"{Path(data) / 'generated' / name} and build them again")
 
     def load(self, name, data, sources):
+        """Return the sources of a piece, a list of `StoredSpectrogram`."""
         return [StoredSpectrogram(data / "generated" / name / f"{source}.npy") for source in sources]
 
     def __len__(self):
@@ -63,7 +66,7 @@ class AEDataset(torch.utils.data.Dataset):
         clip = self.sources[piece][rng.integers(len(self.sources[piece]))]
         source, target = (part[:, start:start + frames].float() for part in (clip, self.targets[piece]))
         if self.augmented and rng.random() < hp.augmented_share:
-            before = min(start, hp.context_frames)  # for the reverberation of what came before the crop
+            before = min(start, hp.context_frames)  # for reverberation from before the crop
             power = DatasetCreator.mel_from_log(clip[:, start - before:start + frames].float().numpy())
             maxima = DatasetCreator.mel_from_log(clip[:].amax(dim=1).float().numpy())
             source = torch.from_numpy(DatasetCreator.log_mel(augment(power, maxima, rng), 1)[:, before:]).float()
@@ -71,15 +74,17 @@ class AEDataset(torch.utils.data.Dataset):
 
 
 class StoredSpectrogram:
-    """A stored spectrogram [shape=(n_mels, t)]: indexed, it gives that part as a tensor, for which alone the file is
-    open. Raises as `stored_array`."""
+    """A stored spectrogram [shape=(n_mels, t)]. An index returns that part as a tensor, [in [0, 1]].
+
+    The file is open only while a part is read. Raises as `stored_array`.
+    """
 
     def __init__(self, path):
         array = stored_array(path)
         self.path, self.shape, self.place = path, array.shape, (array.offset, array.strides)
 
     def __getitem__(self, part):
-        with open(self.path, "rb") as file:  # a third of the time that np.load takes
+        with open(self.path, "rb") as file:  # three times as fast as np.load
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         image = torch.from_numpy(np.ndarray(self.shape, np.float16, mapped, *self.place))[part].float()
         if not image.sum().isfinite():
@@ -88,27 +93,30 @@ class StoredSpectrogram:
 
 
 def stored_array(path):
-    """Map a stored spectrogram into memory, as a float16 array [shape=(n_mels, t)].
+    """Map a stored spectrogram into memory as an array [shape=(n_mels, t), float16].
 
-    Raises FileNotFoundError if it is missing, ValueError if it is damaged.
+    Raises FileNotFoundError if it is missing, and ValueError if it is damaged.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such spectrogram; run MIDI2Audio.py and AEMain.py first")
-    return Util.load_array(path, np.float16, mmap_mode="c")  # as "r" makes torch warn
+    return Util.load_array(path, np.float16, mmap_mode="c")  # torch warns of mode "r"
 
 
 def map_spectrogram(path):
-    """As `stored_array`, as a tensor."""
+    """Map a stored spectrogram into memory as a tensor; see `stored_array`."""
     return torch.from_numpy(stored_array(path))
 
 
 class NoteDataset(AEDataset):
-    """As `AEDataset`, with the pitch spectrograms and notes that `DatasetCreator.build` leaves beside, for a
-    `NoteAutoencoder`.
+    """`AEDataset` with pitch spectrograms and notes, for a `NoteAutoencoder`.
 
-    An item is a dict: "pitch" [shape=(n_pitches, ceil(t / 2))] and "mel" [shape=(n_mels, t)], what is heard; "target"
-    [shape=(n_mels, t)]; "labels" [shape=(3, t, n_keys)], see `Notes.note_labels`; "notes" [shape=(most_notes, 4)],
-    those that sound in it, filled up with zeros; and "first", its first frame. Crops begin at even frames.
+    An item is a dict. Its crops begin at even frames.
+
+    - "pitch" [shape=(n_pitches, ceil(t / 2))] and "mel" [shape=(n_mels, t)]: spectrograms of the recording
+    - "target" [shape=(n_mels, t)]
+    - "labels" [shape=(3, t, n_keys)]: see `Notes.note_labels`
+    - "notes" [shape=(most_notes, 4)]: the notes that sound in it, padded with zeros
+    - "first": the number of its first frame
     """
 
     most_notes = 2048
@@ -141,7 +149,7 @@ class NoteDataset(AEDataset):
 
 
 class ValidationSet(torch.utils.data.ConcatDataset):
-    """The same pieces from several data sets, after each other."""
+    """The same pieces from several data sets, one data set after the other."""
 
     def __init__(self, names, datasets):
         super().__init__(datasets)
@@ -149,22 +157,48 @@ class ValidationSet(torch.utils.data.ConcatDataset):
 
 
 def split_for_training(names, seed):
-    """As `Util.split`, with at most `hp.max_validation_pieces` for validation, evenly from those held out."""
+    """Split pieces as `Util.split`, with at most `hp.max_validation_pieces` validation pieces, evenly spaced."""
     training, validation = Util.split(names, seed)
     return training, validation[::-(-len(validation) // hp.max_validation_pieces)]
 
 
 def make_datasets(names, data, seed, augmented, validation_source, kind=AEDataset):
-    """Split the pieces: return the training set, on all pianos but `validation_source`, and the validation set, whole
-    clips of up to `hp.max_validation_pieces` on the first piano and on `validation_source`.
+    """Make the training set and the validation set, with a warning if they share their only piece.
 
-    Raises ValueError if that is none of at least two pianos.
+    Parameters
+    ----------
+    names : list of str
+        Pieces.
+    data : Path
+    seed : int
+        Random seed of the split.
+    augmented : bool
+        Whether the training set is augmented.
+    validation_source : str or None
+        Piano for validation only.
+    kind : callable
+        `AEDataset` or a class with the same parameters.
+
+    Returns
+    -------
+    training : AEDataset
+        On all pianos except `validation_source`.
+    validation : ValidationSet
+        Whole clips on the first piano, and on `validation_source`.
+
+    Raises
+    ------
+    ValueError
+        If `validation_source` is not one of at least two pianos.
     """
     training, validation = split_for_training(names, seed)
     found = DatasetCreator.find_sources(data)
     if validation_source and (validation_source not in found or len(found) < 2):
         raise ValueError(f"the validation source is one of at least two pianos, not '{validation_source}'; "
                          f"{data} holds {', '.join(found)}")
+    if set(training) & set(validation):
+        DatasetCreator.warn(f"{data} holds a single piece, {training[0]}, which is used for training and for "
+                            "validation; the validation loss does not show how well other pieces will do")
     pianos = [source for source in found if source != validation_source]
     held_out = [kind(validation, data, [source]) for source in (pianos[0], validation_source) if source]
     return kind(training, data, pianos, augmented), ValidationSet(validation, held_out)

@@ -1,6 +1,6 @@
-"""Train the autoencoder: builds the data set if needed and writes the weights.
+"""Train the autoencoder: build the data set if needed, and write the weights.
 
-`python AEMain.py` trains data/models/own/ae.torch on data/piano and data/synth, with the report's 600 epochs.
+`python AEMain.py` trains data/models/own/ae.torch on the recordings in data/piano and data/synth.
 """
 from pathlib import Path
 
@@ -10,93 +10,241 @@ import torch
 import DatasetCreator
 import Distributed
 import Hyperparameters as hp
+import Progress
 import Training
+import TrainingOptions
 import Util
 from AEDataset import AEDataset, NoteDataset, make_datasets
-from AEModel import NoteModel, autocast, load_weights, peak_frame_level, provenance
+from AEModel import NoteModel, load_model, peak_frame_level
 from Autoencoder import Autoencoder
-from NoteAutoencoder import NoteAutoencoder, NoteDecoder
+from NoteAutoencoder import NoteAutoencoder, NoteClassifier, NoteDecoder
 from NoteTrainer import NoteTrainer
 
 
-def target_instrument(note):
-    """Return the target instrument of what `AEModel.provenance` returns."""
-    return note.get("pair", "").rpartition(" -> ")[2]
+def target_instrument(pair):
+    """Return the target of a pair of instruments, "source -> target", or "" if the pair is unknown."""
+    return (pair or "").rpartition(" -> ")[2]
 
 
-def train(data=None, model="own", epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
-          learning_rate=hp.ae_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
-          augmented=False, validation_source=None, start=None, network=None, part=None, channels=hp.ae_channels,
-          gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16, average=0, device="auto", overwrite=False,
-          tensorboard=False, on_epoch=None):
-    """Train data/models/<model>/ae.torch on the pairs below `data`, from the weights in `start` if there are any.
+def choose_network(network, initial, part, channels, names, data):
+    """Return which autoencoder to train: "notes" or "report".
 
-    `network` is "notes", for which each piece needs its notes, data/notes/<piece>.mid, or "report", the report's form,
-    of which `channels` are the width; None is "notes" where there are notes. Of one of notes, `part` "encoder", with
-    the note classifier, "classifier" or "decoder" trains that alone: another target needs another decoder, another
-    source another encoder. A decoder for another target than that of `start` begins anew.
-    `gradient_norm`, `bfloat16` and `average`: see `Training.Trainer`.
+    Parameters
+    ----------
+    network : str or None
+        The choice of the user. None chooses that of the initial weights, else "notes" where every piece has notes.
+    initial : AEModel or None
+        Initial weights.
+    part, channels
+        Options of one of the two, see `train`.
+    names : list of str
+        Pieces.
+    data : Path
 
-    Raises as `DatasetCreator.build`, `Training.load_initial_weights` and `Training.fit`.
+    Raises
+    ------
+    ValueError
+        If the notes are missing, the initial weights are of the other network, or an option belongs to the other.
     """
-    data = hp.data if data is None else data
-    device = Util.choose_device(device)
-    names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
-    network = network or ("notes" if DatasetCreator.has_notes(names, data) else "report")
+    known = initial and ("notes" if isinstance(initial, NoteModel) else "report")
+    network = network or known or ("notes" if DatasetCreator.has_notes(names, data) else "report")
+    called = {"notes": "the note autoencoder", "report": "the report's autoencoder"}
+    if known not in (None, network):
+        raise ValueError(f"{initial.path} holds weights of {called[known]}; give --network {known}, or other weights "
+                         "to --start")
     if network == "notes" and not DatasetCreator.has_notes(names, data):
-        raise ValueError(f"{Path(data) / 'notes'} holds no notes; put the pieces' MIDI files there, or give "
-                         "--network report")
+        raise ValueError(f"{data / 'notes'} holds no notes, which {called['notes']} needs; put the MIDI files of the "
+                         "pieces there, or give --network report" + " and leave --start out" * bool(initial))
     if network == "report" and part:
-        raise ValueError("only an autoencoder of notes has parts to train alone; leave --part out, or give --network "
-                         "notes")
+        raise ValueError(f"--part belongs to {called['notes']}; leave it out, or give --network notes")
+    if network == "notes" and channels:
+        raise ValueError(f"--channels belongs to {called['report']}; leave it out, or give --network report")
+    return network
+
+
+parts_of = {None: ("encoder", "classifier", "decoder"), "encoder": ("encoder", "classifier"),
+            "classifier": ("classifier",), "decoder": ("decoder",)}  # value of --part -> parts that it trains
+
+
+def build_note_network(initial, target, parts):
+    """Return a `NoteAutoencoder` to train.
+
+    Parameters
+    ----------
+    initial : NoteModel or None
+        Initial weights, and with them the form. A missing note classifier is added untrained, and a decoder to train
+        for another target is replaced by an untrained one.
+    target : str
+        Target instrument.
+    parts : tuple of str
+        Parts to train.
+    """
+    if not initial:
+        return NoteAutoencoder()
+    network = initial.network
+    if not network.classifier:
+        network.classifier = NoteClassifier()
+    if "decoder" in parts and target_instrument(initial.pair) not in ("", target):
+        network.decoder = NoteDecoder()  # learns faster than the decoder of another instrument
+    return network
+
+
+def note_trainer(initial, part, training, trained_for, settings, device):
+    """Return the trainer of a note autoencoder.
+
+    Parameters
+    ----------
+    initial : NoteModel or None
+        Initial weights, see `build_note_network`.
+    part : str or None
+        Part to train alone.
+    training : NoteDataset
+        Its targets give the level of the decoder's output.
+    trained_for : dict
+        See `DatasetCreator.trained_for`.
+    settings : dict
+    device : torch.device
+    """
+    parts = parts_of[part]
+    network = build_note_network(initial, target_instrument(trained_for["pair"]), parts)
+    if "decoder" in parts:
+        levels = [peak_frame_level(Util.to_db(target[:].numpy())) for target in training.targets]
+        network.decoder.loudest.fill_(float(np.mean(levels)))
+    return NoteTrainer(network, settings["learning_rate"], device, parts, **TrainingOptions.trainer_settings(settings))
+
+
+def report_trainer(initial, channels, settings, device):
+    """Return the trainer of the report's autoencoder, with the form of the initial weights if there are any.
+
+    Raises ValueError if these have other channels than `channels`.
+    """
+    if initial:
+        TrainingOptions.check_form(initial.path, dict(channels=initial.network.channels),
+                                   dict(channels=channels and tuple(channels)))
+    network = initial.network if initial else Autoencoder(channels=channels)
+    return Training.Trainer(network, torch.nn.functional.l1_loss, settings["learning_rate"], device,
+                            **TrainingOptions.trainer_settings(settings))
+
+
+def default_epochs(network):
+    """Return the default number of epochs of "notes" or "report"."""
+    return hp.note_epochs if network == "notes" else hp.ae_epochs
+
+
+def train(data=None, model="own", network=None, part=None, channels=None, device="auto", overwrite=False,
+          tensorboard=False, on_epoch=None, **settings):
+    """Train data/models/<model>/ae.torch on the pairs in a data folder.
+
+    Parameters
+    ----------
+    data : Path, optional
+        Folder with piano/ and synth/. The default is `hp.data`.
+    model : str
+        Name of the model.
+    network : str, optional
+        "notes" for the note autoencoder, which needs the notes of each piece, data/notes/<piece>.mid. "report" for the
+        report's autoencoder. The default follows from the initial weights, or from whether there are notes.
+    part : str, optional
+        Part of the note autoencoder to train alone: "encoder" (with the note classifier), "classifier" or "decoder". A
+        new target instrument needs a new decoder, a new source instrument a new encoder.
+    channels : (int, int, int), optional
+        Channels of the three layers of the report's autoencoder. The default is that of the initial weights, or
+        `hp.ae_channels`.
+    device : str
+        "auto", "cuda", "mps" or "cpu".
+    overwrite, tensorboard, on_epoch
+        See `Training.fit`.
+    **settings
+        "epochs", "batch_size", "learning_rate" and the shared settings, see `TrainingOptions.complete_settings`. With
+        "start", a path, the training continues from these weights.
+
+    Returns
+    -------
+    dict
+        All settings, as the losses file stores them.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, OSError
+        As `DatasetCreator.build`, `choose_network`, `AEModel.load_model` and `Training.fit`.
+    """
+    data, device = Path(hp.data if data is None else data), Util.choose_device(device)
+    weights = data / "models" / TrainingOptions.check_model_name(model) / "ae.torch"
+    Training.check_unfinished(weights, overwrite)
+    initial = load_model(Autoencoder, settings["start"]) if settings.get("start") else None
+    names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
+    network = choose_network(network, initial, part, channels, names, data)
+    settings = TrainingOptions.complete_settings(settings, epochs=default_epochs(network), batch_size=hp.ae_batch_size,
+                                                 learning_rate=hp.ae_learning_rate)
     kind = NoteDataset if network == "notes" else AEDataset
-    training, validation = make_datasets(names, data, seed, augmented, validation_source, kind)
-    torch.manual_seed(seed)
-    how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16, average=average)
+    training, validation = make_datasets(names, data, settings["seed"], settings["augmented"],
+                                         settings["validation_source"], kind)
+    trained_for = DatasetCreator.trained_for(data)
+    torch.manual_seed(settings["seed"])
     if network == "notes":
-        parts = {None: ("encoder", "classifier", "decoder"), "encoder": ("encoder", "classifier")}.get(part, (part,))
-        trainer = NoteTrainer(NoteAutoencoder(), learning_rate, device, parts, **how)
+        trainer = note_trainer(initial, part, training, trained_for, settings, device)
+        loss_name = f"loss of the {part}" if part else "loss of notes and spectrogram (validation: L1)"
     else:
-        trainer = Training.Trainer(Autoencoder(channels=channels), torch.nn.functional.l1_loss, learning_rate, device,
-                                   **how)
-    if start:
-        Training.load_initial_weights(trainer.network, start)
-    if network == "notes" and "decoder" in parts:
-        target = target_instrument(DatasetCreator.trained_for(data))
-        if start and target_instrument(provenance(load_weights(start))) not in ("", target):
-            trainer.network.decoder.load_state_dict(NoteDecoder().state_dict())  # sooner learnt than relearnt
-        trainer.network.decoder.loudest.fill_(float(np.mean(
-            [peak_frame_level(Util.to_db(target[:].numpy())) for target in training.targets])))
-    settings = dict(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
-        seed=seed, augmented=augmented, validation_source=validation_source, start=start and str(start),
-        network=network, part=part, channels=list(channels), **how, pieces=names,
-        trained_for=DatasetCreator.trained_for(data))
-    loss_name = ("L1 loss" if network == "report" else f"loss of the {part}" if part else
-                 "loss of notes and spectrogram (validation: L1)")
-    Training.fit(trainer, training, validation,
-                 Path(data) / "models" / model / "ae.torch", settings, loss_name, overwrite, tensorboard, on_epoch)
+        trainer, loss_name = report_trainer(initial, channels, settings, device), "L1 loss"
+        channels = list(trainer.network.channels)
+    settings.update(network=network, part=part, channels=channels, pieces=names, trained_for=trained_for)
+    Training.fit(trainer, training, validation, weights, settings, loss_name, overwrite, tensorboard, on_epoch)
+    Progress.print_quality_remark(settings, default_epochs(network))
+    return settings
+
+
+def unet_arguments(settings, data, model, device="auto", report=False):
+    """Return the command-line arguments of UNetMain.py that train the U-Net behind the autoencoder just trained.
+
+    Parameters
+    ----------
+    settings : dict
+        What `train` returned. A shorter training than the default is followed by one that is as much shorter. If a
+        U-Net lies beside the initial weights, training starts from it.
+    data : Path
+    model, device, report
+        See `main`.
+
+    Returns
+    -------
+    list of str
+    """
+    arguments = ["--data", data] if data != hp.data else []
+    arguments += ["--model", model]
+    arguments += ["--device", device] if device != "auto" else []
+    arguments += ["--seed", settings["seed"]] if settings["seed"] != hp.seed else []  # for the same split
+    arguments += ["--validation-source", settings["validation_source"]] if settings["validation_source"] else []
+    arguments += ["--augmented"] if settings["augmented"] and settings["network"] == "report" else []
+    arguments += ["--report"] * report
+    share = settings["epochs"] / default_epochs(settings["network"])
+    if share < 1:
+        unet_epochs = hp.note_unet_epochs if settings["network"] == "notes" and not report else hp.unet_epochs
+        arguments += ["--epochs", max(round(share * unet_epochs), 1)]
+    start = settings["start"] and Path(settings["start"]).with_name("unet.torch")
+    if start and start.exists() and not report:
+        arguments += ["--start", start]
+    unet = data / "models" / model / "unet.torch"  # belongs to an earlier autoencoder
+    arguments += ["--overwrite"] * (unet.exists() or unet.with_suffix(".checkpoint").exists())
+    return [str(argument) for argument in arguments]
 
 
 def main(arguments=None):
-    parser = Training.training_parser("Train the autoencoder.", "ae", hp.ae_epochs, hp.ae_batch_size,
-                                      hp.ae_learning_rate)
-    parser.add_argument("--channels", type=Util.positive_int, nargs=3, default=hp.ae_channels,
-                        help="of the three layers")
+    parser = TrainingOptions.training_parser("Train the autoencoder.", "ae", (hp.ae_epochs, hp.note_epochs),
+                                             hp.ae_batch_size, hp.ae_learning_rate)
+    parser.add_argument("--channels", type=Util.positive_int, nargs=3, metavar="N",
+                        help="channels of the three layers of the report's autoencoder (default: {} {} {}, or those of "
+                        "--start)".format(*hp.ae_channels))
     parser.add_argument("--network", choices=("notes", "report"),
-                        help="an autoencoder of notes, or the report's (default: notes where data/notes has them)")
+                        help="the note autoencoder, or the report's autoencoder (default: that of --start, or notes "
+                        "where data/notes has them)")
     parser.add_argument("--part", choices=("encoder", "classifier", "decoder"),
                         type=lambda part: "classifier" if part == "reviewer" else part,  # its former name
-                        help="train this half of an autoencoder of notes alone")
-    options = vars(Training.parse_training_options(parser, arguments, hp.ae_report))
+                        help="part of the note autoencoder to train alone (encoder: with the note classifier)")
+    options = vars(TrainingOptions.parse_training_options(parser, arguments, hp.ae_report))
     report = options.pop("report")
-    train(**options)
-    data, seed, source = options["data"], options["seed"], options["validation_source"]
-    Training.print_next_command("UNetMain.py", *(["--data", data] if data != hp.data else []), "--model",
-                                options["model"],
-                                *(["--seed", seed] if seed != hp.seed else []),  # else the split is another
-                                *["--augmented"] * options["augmented"], *["--report"] * report,
-                                *(["--validation-source", source] if source else []))
+    settings = train(**options)
+    TrainingOptions.print_next_command("UNetMain.py", *unet_arguments(
+        settings, options["data"], options["model"], options["device"], report))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What separates a recording from a render (report: future work, several pianos).
+"""Effects that make renders resemble recordings: equalisers, rooms, compression, lossy coding and noise.
 
-`augment` works on mel power, so that a crop is augmented in a few milliseconds while the network trains;
-`simulate_recording`, which is closer to what happens, on audio, once.
+`augment` and `random_eq` change spectrograms while a network trains, in a few milliseconds per crop.
+`simulate_recording` and `random_timbre` change audio, once, when the training data is rendered.
 """
 import functools
 import io
@@ -20,25 +20,31 @@ band_positions = np.linspace(0, 1, hp.n_mels)
 
 
 def random_equaliser(rng, positions, points, tilt_db):
-    """Draw the gains of an equaliser in dB at `positions`, from 0 to 1.
+    """Draw the gains of an equaliser.
 
     Parameters
     ----------
     rng : np.random.Generator
-    positions : np.ndarray
+    positions : np.ndarray [shape=(n,)]
+        Positions from 0 to 1 on the frequency axis.
     points : sequence of (int, float)
-        Curves that are summed: the number of their points, evenly spaced, and the standard deviation of these in dB.
+        Piecewise linear curves that are summed: number of evenly spaced points, and their standard deviation in dB.
     tilt_db : float
-        Largest gain at the ends of a straight line that is added.
+        Largest gain at the ends of a straight line, which is added.
+
+    Returns
+    -------
+    np.ndarray [shape=(n,)]
+        Gains in dB.
     """
     curves = [np.interp(positions, np.linspace(0, 1, n), rng.normal(0, db, n)) for n, db in points]
     return sum(curves) + rng.uniform(-tilt_db, tilt_db) * (2 * positions - 1)
 
 
 def random_band_gains(rng):
-    """Gain of each band in dB: an equaliser, and sometimes cut-off ends."""
+    """Draw the gain of each mel band in dB [shape=(n_mels, 1)]: an equaliser, in part with a low-pass or high-pass."""
     gain = random_equaliser(rng, band_positions, **hp.augment_equaliser)
-    if rng.random() < hp.augment_cut_share:  # what a small loudspeaker, a telephone or a low bit rate leaves
+    if rng.random() < hp.augment_cut_share:  # as of a small loudspeaker, a telephone or a low bit rate
         gain -= rng.uniform(*hp.augment_cut_high_db) * np.maximum(
             band_positions - rng.uniform(*hp.augment_cut_high_from), 0)
     if rng.random() < hp.augment_cut_share:
@@ -48,9 +54,9 @@ def random_band_gains(rng):
 
 
 def add_room(power, rng):
-    """Add the diffuse part of a room's response: power that decays exponentially, faster in the upper bands."""
+    """Add the reverberation of a room to mel power [shape=(n_mels, t)]: it decays faster in the upper bands."""
     seconds = rng.uniform(*hp.augment_room_seconds) * np.linspace(
-        1, rng.uniform(*hp.augment_room_upper), hp.n_mels)  # until 60 dB down
+        1, rng.uniform(*hp.augment_room_upper), hp.n_mels)  # reverberation time
     wet = 10 ** (rng.uniform(*hp.augment_room_db) / 10)
     reverberant = np.empty_like(power)
     for band, decay in enumerate(10 ** (-6 / (seconds * frames_per_second))):
@@ -59,7 +65,7 @@ def add_room(power, rng):
 
 
 def compress(power, rng):
-    """Bring loud and soft frames closer together, as a microphone's automatic level or a mastering does."""
+    """Compress the dynamic range of mel power [shape=(n_mels, t)], as automatic gain control or mastering does."""
     level = 10 * np.log10(power.sum(axis=0) + 1e-9)
     smoothing = 1 - 1 / (rng.uniform(*hp.augment_attack) * frames_per_second)
     level = lfilter([1 - smoothing], [1, -smoothing], level, zi=[smoothing * level[0]])[0]
@@ -67,31 +73,31 @@ def compress(power, rng):
 
 
 def lossy_coding(power, rng):
-    """Remove what lies far below the loudest band of its frame, as lossy coders do."""
+    """Attenuate bands far below the loudest band of their frame, as lossy coders do [shape=(n_mels, t)]."""
     return np.where(power < power.max(axis=0) * 10 ** (-rng.uniform(*hp.augment_coding_db) / 10), power * 1e-3, power)
 
 
 def noise_floor(shape, rng):
-    """A noise floor between -80 and -50 dB with a tilt, as uneven as the power of a few STFT bins is."""
+    """Draw the power of a noise floor, `hp.augment_noise_db` with a tilt. Its variance is that of a few STFT bins."""
     floor = rng.uniform(*hp.augment_noise_db) + rng.uniform(*hp.augment_noise_tilt_db) * (2 * band_positions - 1)
     return 10 ** (floor[:, None] / 10) * rng.standard_gamma(3, shape) / 3
 
 
 def augment(power, maxima, rng):
-    """Return mel power as another microphone in another room might have taken it.
+    """Change mel power as another microphone in another room would.
 
     Parameters
     ----------
     power : np.ndarray [shape=(n_mels, t)]
         Mel power of a crop, relative to the maximum of its clip.
     maxima : np.ndarray [shape=(n_mels,)]
-        The largest power of each band in the whole clip, from which the new maximum follows.
+        Largest power of each band in the whole clip.
     rng : np.random.Generator
 
     Returns
     -------
     np.ndarray [shape=(n_mels, t)]
-        Relative to the maximum of the clip after the equaliser.
+        Mel power relative to the maximum of the clip after the equaliser.
     """
     if rng.random() < hp.augment_room_share:
         power = add_room(power, rng)
@@ -107,19 +113,24 @@ def augment(power, maxima, rng):
 
 
 def random_timbre(groups, keys, rng):
-    """Return the sum of groups of keys as a piano sounds whose hammers and strings are others.
+    """Sum the audio of groups of keys, each with a random equaliser, as if the piano had other hammers and strings.
 
-    Each group goes through an equaliser that follows its partials: drawn for the whole piano, with deviations of the
-    group's own, and without effect on how loud it is.
+    The gains are functions of the partial, not of the frequency. Most of each curve is common to all groups. The
+    energy of each group stays the same.
 
     Parameters
     ----------
     groups : np.ndarray [shape=(n, samples)]
-    keys : list of n floats
-        MIDI key in the middle of each group.
+        Audio of each group.
+    keys : list of float
+        Middle of each group, as MIDI keys.
     rng : np.random.Generator
+
+    Returns
+    -------
+    np.ndarray [shape=(samples,), float32]
     """
-    octaves = np.log2(hp.timbre_partials)  # above the fundamental
+    octaves = np.log2(hp.timbre_partials)  # relative to the fundamental
     size = groups.shape[1]
     hertz = np.maximum(np.fft.rfftfreq(size, 1 / hp.sample_rate), 1)
     piano = rng.normal(0, hp.timbre_db, len(octaves)) + rng.uniform(*hp.timbre_tilt_db) * octaves
@@ -136,57 +147,78 @@ def random_timbre(groups, keys, rng):
 
 @functools.cache
 def room_responses(number=None, seed=None):
-    """Simulate rooms: impulse responses of unit energy from a piano to two microphones, summed, the direct sound first.
+    """Simulate impulse responses of rooms, from a piano to the sum of two microphones.
 
-    From a living room to a hall, from close to far, with the image source method and ray tracing of pyroomacoustics
-    (Scheibler et al. 2018, https://arxiv.org/abs/1710.04196). Returns a list of np.ndarray [shape=(n,)] at
-    `hp.sample_rate`, the same for a seed. Raises ValueError if the package, which nothing else needs, is missing.
+    The rooms are between a living room and a hall, the microphones close or far. The simulation is the image source
+    method with ray tracing of pyroomacoustics (Scheibler et al. 2018, https://arxiv.org/abs/1710.04196).
+
+    Parameters
+    ----------
+    number : int, optional
+        By default `hp.n_room_responses`.
+    seed : int, optional
+        Random seed, by default `hp.seed`.
+
+    Returns
+    -------
+    list of np.ndarray [shape=(n,), float32]
+        At `hp.sample_rate`, with unit energy, beginning with the direct sound.
+
+    Raises
+    ------
+    ValueError
+        If pyroomacoustics is not installed.
     """
     number = hp.n_room_responses if number is None else number
     seed = hp.seed if seed is None else seed
     try:
         import pyroomacoustics
     except ImportError:
-        raise ValueError("rooms are simulated by a package that is not installed; pip install pyroomacoustics, or "
-                         "leave --recorded out") from None
+        raise ValueError("pyroomacoustics, which simulates rooms, is not installed; pip install pyroomacoustics, or "
+                         "leave --simulate-recording out") from None
     pyroomacoustics.random.seed(seed)
-    rng, responses = np.random.default_rng(seed), []
-    for _ in range(number):
-        size = rng.uniform(*hp.room_size)
-        seconds = rng.uniform(*hp.room_seconds) + hp.room_seconds_per_metre * np.cbrt(size.prod()) * rng.uniform(
-            *hp.room_absorption_spread)  # until 60 dB down
-        try:
-            absorption, _ = pyroomacoustics.inverse_sabine(seconds, size)
-        except ValueError:  # no walls are that dull
-            absorption = hp.room_default_absorption
-        walls = pyroomacoustics.Material(min(absorption, hp.room_max_absorption))
-        room = pyroomacoustics.ShoeBox(size, fs=hp.sample_rate, materials=walls, max_order=10, ray_tracing=True,
-                                       air_absorption=True)
-        piano = np.append(rng.uniform(0.2, 0.8, 2) * size[:2], rng.uniform(0.7, 1.3))
-        distance = rng.uniform(hp.room_distance[0], hp.room_distance[1] * size.max())
-        direction = rng.uniform(0, 2 * np.pi)
-        microphones = [np.clip((piano[0] + distance * np.cos(direction + side), piano[1] + distance * np.sin(
-            direction + side), rng.uniform(1, min(3.5, size[2] - 0.2))), 0.2, size - 0.2) for side in (-0.1, 0.1)]
-        room.add_source(piano)
-        room.add_microphone(np.transpose(microphones))
-        room.compute_rir()
-        pair = [response[0] for response in room.rir]
-        response = np.zeros(max(map(len, pair)))
-        for single in pair:
-            response[:len(single)] += single
-        first = min(int(np.argmax(np.abs(single) > 0.3 * np.abs(single).max())) for single in pair)
-        response = response[max(first - 5, 0):][:int(hp.response_seconds * hp.sample_rate)]
-        responses.append((response / np.linalg.norm(response)).astype(np.float32))
-    return responses
+    rng = np.random.default_rng(seed)
+    return [room_response(rng, pyroomacoustics) for _ in range(number)]
+
+
+def room_response(rng, pyroomacoustics):
+    """Simulate the impulse response of one random room; see `room_responses`."""
+    size = rng.uniform(*hp.room_size)
+    seconds = rng.uniform(*hp.room_seconds) + hp.room_seconds_per_metre * np.cbrt(size.prod()) * rng.uniform(
+        *hp.room_absorption_spread)  # reverberation time
+    try:
+        absorption, _ = pyroomacoustics.inverse_sabine(seconds, size)
+    except ValueError:  # no walls absorb that much
+        absorption = hp.room_default_absorption
+    walls = pyroomacoustics.Material(min(absorption, hp.room_max_absorption))
+    room = pyroomacoustics.ShoeBox(size, fs=hp.sample_rate, materials=walls, max_order=hp.room_max_order,
+                                   ray_tracing=True, air_absorption=True)
+    piano = np.append(rng.uniform(*hp.room_piano, 2) * size[:2], rng.uniform(*hp.room_piano_height))
+    distance = rng.uniform(hp.room_distance[0], hp.room_distance[1] * size.max())
+    direction = rng.uniform(0, 2 * np.pi)
+    lowest, highest = hp.room_microphone_height
+    microphones = [np.clip((piano[0] + distance * np.cos(direction + side), piano[1] + distance * np.sin(
+        direction + side), rng.uniform(lowest, min(highest, size[2] - hp.room_margin))), hp.room_margin,
+        size - hp.room_margin) for side in hp.room_microphone_angles]
+    room.add_source(piano)
+    room.add_microphone(np.transpose(microphones))
+    room.compute_rir()
+    pair = [response[0] for response in room.rir]
+    response = np.zeros(max(map(len, pair)))
+    for single in pair:
+        response[:len(single)] += single
+    first = min(int(np.argmax(np.abs(single) > hp.room_direct_sound * np.abs(single).max())) for single in pair)
+    response = response[max(first - 5, 0):][:int(hp.response_seconds * hp.sample_rate)]
+    return (response / np.linalg.norm(response)).astype(np.float32)
 
 
 @functools.cache
 def artificial_responses(number=None, seed=None):
-    """Draw artificial reverbs, as studios and electronic pianos add them: impulse responses of unit energy, the direct
-    sound, and after a delay noise that falls exponentially, in the upper bands as fast or faster.
+    """Draw impulse responses of artificial reverberation, as studios and electric pianos add it.
 
-    As a room's upper bands always fall faster, what is learnt from `room_responses` alone takes such a tail for held
-    notes. Returns as `room_responses`.
+    Each has the direct sound and, after a delay, exponentially decaying noise. Upper bands may decay as slowly as
+    lower ones. In `room_responses` they never do, and a network trained on those alone takes such a tail for held
+    notes. Parameters and result are those of `room_responses`.
     """
     number = hp.n_artificial_responses if number is None else number
     seed = hp.seed if seed is None else seed
@@ -195,7 +227,7 @@ def artificial_responses(number=None, seed=None):
         noise = librosa.stft(rng.standard_normal(int(hp.response_seconds * hp.sample_rate)), n_fft=hp.n_fft,
                              hop_length=hp.hop_length)
         places, times = np.linspace(0, 1, len(noise))[:, None], np.arange(noise.shape[1]) / frames_per_second
-        seconds = rng.uniform(*hp.artificial_seconds) * rng.uniform(*hp.artificial_upper) ** places  # until 60 dB down
+        seconds = rng.uniform(*hp.artificial_seconds) * rng.uniform(*hp.artificial_upper) ** places
         tail = librosa.istft(noise * 10 ** (-3 * times / seconds), hop_length=hp.hop_length)
         delay, wet = rng.uniform(*hp.artificial_delay), 10 ** (rng.uniform(*hp.artificial_db) / 20)
         response = np.append(np.zeros(round(delay * hp.sample_rate)), tail * wet / np.linalg.norm(tail))
@@ -205,14 +237,26 @@ def artificial_responses(number=None, seed=None):
 
 
 def simulate_recording(audio, rng, responses):
-    """Return a render [shape=(n,)] as a recording of it might sound: room, equaliser, compression, noise, a narrow
-    band, mp3, each sometimes. As long as it was, not late, largest sample `hp.peak`."""
+    """Simulate a recording of a render: room, equaliser, compression, noise, low-pass and mp3, each at random.
+
+    Parameters
+    ----------
+    audio : np.ndarray [shape=(n,)]
+    rng : np.random.Generator
+    responses : list of np.ndarray
+        Impulse responses, as `room_responses` returns them.
+
+    Returns
+    -------
+    np.ndarray [shape=(n,), float32]
+        Without delay, and with the maximum `hp.peak`, except for mp3's errors.
+    """
     size = audio.size
     if responses and rng.random() < hp.recording_room_share:
         audio = fftconvolve(audio, responses[rng.integers(len(responses))])[:size]
     if rng.random() < hp.recording_equaliser_share:
-        spectrum, hertz = np.fft.rfft(audio), np.fft.rfftfreq(size, 1 / hp.sample_rate)
-        octaves = np.log2(np.maximum(hertz, 30) / 30) / np.log2(hp.sample_rate / 60)  # from 30 Hz, to 1
+        spectrum, hertz, lowest = np.fft.rfft(audio), np.fft.rfftfreq(size, 1 / hp.sample_rate), hp.recording_lowest_hz
+        octaves = np.log2(np.maximum(hertz, lowest) / lowest) / np.log2(hp.sample_rate / 2 / lowest)  # from 0 to 1
         gain = random_equaliser(rng, octaves, **hp.recording_equaliser)
         audio = np.fft.irfft(spectrum * 10 ** (gain / 20), size)
     if rng.random() < hp.recording_compression_share:
@@ -232,7 +276,7 @@ def simulate_recording(audio, rng, responses):
 
 
 def mp3_round_trip(audio, compression):
-    """Return audio [shape=(n,)] written as mp3 and read again; `compression` from 0 to 1, 0.4 being 96 kbit/s."""
+    """Encode audio [shape=(n,)] as mp3 and decode it. A `compression` from 0 to 1 sets the bit rate, 0.4 96 kbit/s."""
     encoded = Util.encode_mp3(audio.astype(np.float32), subtype="MPEG_LAYER_III", compression_level=float(compression),
                               bitrate_mode="CONSTANT")
     decoded = soundfile.read(io.BytesIO(encoded), dtype="float32")[0][:audio.size]
@@ -240,11 +284,22 @@ def mp3_round_trip(audio, compression):
 
 
 def random_eq(pitch, mel, rng):
-    """The two spectrograms, np.ndarray [in [0, 1]], as through an equaliser, the same for both, with another level, and
-    a floor of noise."""
-    points = np.linspace(0, 1, 41)
+    """Apply a random equaliser, level and noise floor to both spectrograms of a recording.
+
+    Parameters
+    ----------
+    pitch, mel : np.ndarray [shape=(n_pitches, steps) and (n_mels, t), in [0, 1]]
+    rng : np.random.Generator
+
+    Returns
+    -------
+    list of np.ndarray
+        The changed `pitch` and `mel`.
+    """
+    points = np.linspace(0, 1, max(number for number, _ in hp.notes_equaliser["points"]))
     gains = random_equaliser(rng, points, **hp.notes_equaliser) + rng.uniform(*hp.notes_level_db)
-    octaves = np.log2(np.maximum(Util.mel_frequencies(hp.n_mels + 2)[1:-1], 27.5) / 27.5)  # above the lowest key
+    lowest = 440 * 2 ** ((hp.lowest_key - 69) / 12)
+    octaves = np.log2(np.maximum(Util.mel_frequencies(hp.n_mels + 2)[1:-1], lowest) / lowest)  # above the lowest key
     positions = np.arange(hp.n_pitches) / 12 / hp.pitch_bands_per_key, octaves
     if rng.random() < hp.notes_noise_share:
         noise = rng.uniform(*hp.notes_noise_db) + rng.uniform(*hp.notes_noise_difference_db, 2)
@@ -252,7 +307,7 @@ def random_eq(pitch, mel, rng):
         noise = -np.inf, -np.inf
     images = []
     for image, position, floor in zip((pitch, mel), positions, noise):
-        gain = np.interp(position / 8.7, points, gains)[:, None]
+        gain = np.interp(position / hp.notes_octaves, points, gains)[:, None]
         decibels = np.where(image > 0, Util.to_db(image) + gain, -hp.top_db)
         decibels = np.maximum(decibels, floor + hp.notes_noise_spread_db * rng.standard_normal(image.shape, np.float32))
         images.append(np.maximum(decibels / hp.top_db + 1, 0).astype(np.float32))

@@ -5,13 +5,13 @@ from torch import nn
 import Hyperparameters as hp
 
 
-# The next three compute what the classes of torch that they derive from do, from the same parameters, several times
-# faster: the first two with the mel bands, all of which the kernel spans, as channels.
+# The next three classes compute the same as their parent classes, with the same parameters, several times faster. The
+# first two use the mel bands as channels, since their kernels span all bands.
 
 class BandConv2d(nn.Conv2d):
-    """A convolution whose kernel spans all mel bands and one frame.
+    """A convolution with a kernel of all mel bands and one frame.
 
-    From [shape=(batch, 1, bands, t)] to (batch, channels, 1, t).
+    Input [shape=(batch, 1, bands, t)], output [shape=(batch, channels, 1, t)].
     """
 
     def forward(self, x):
@@ -20,9 +20,9 @@ class BandConv2d(nn.Conv2d):
 
 
 class BandConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution whose kernel spans all mel bands.
+    """A transposed convolution with a kernel of all mel bands.
 
-    From [shape=(batch, channels, 1, t)] to (batch, 1, bands, t').
+    Input [shape=(batch, channels, 1, t)], output [shape=(batch, 1, bands, t')].
     """
 
     def forward(self, x):
@@ -32,10 +32,10 @@ class BandConvTranspose2d(nn.ConvTranspose2d):
 
 
 class TimeUpsample(nn.ConvTranspose2d):
-    """A transposed convolution of kernel and stride (1, 2), whose outputs do not overlap.
+    """A transposed convolution with kernel and stride (1, 2), which doubles the number of frames.
 
-    From [shape=(batch, channels, 1, t)] to (batch, channels', 1, 2 t): a 1 x 1 convolution to twice the channels, which
-    are then laid out one frame after the other.
+    Input [shape=(batch, channels, 1, t)], output [shape=(batch, channels', 1, 2 t)]. It is computed as a 1 x 1
+    convolution to twice the channels, which are rearranged to frames.
     """
 
     def __init__(self, inputs, outputs):
@@ -48,12 +48,19 @@ class TimeUpsample(nn.ConvTranspose2d):
 
 
 class Autoencoder(nn.Module):
-    """Six convolutional layers, no fully connected one, nothing sampled in the bottleneck (report: autoencoder).
+    """Autoencoder of six convolutional layers, without fully connected layers and without sampling (report).
 
-    The first layer spans all mel bands and one frame; two more halve the time axis each. The decoder mirrors them;
-    its last layer spans all bands and four frames. With the report's channels, 64, 128 and 256, a clip
-    (1, 1, 128, 2583) has the latent (1, 256, 1, 645), and the names and shapes of the parameters are those of its
-    published checkpoints.
+    The first layer of the encoder spans all mel bands and one frame. Two more layers halve the number of frames. The
+    decoder mirrors them, and its last layer spans all bands and four frames. With the report's channels, 64, 128 and
+    256, a clip [shape=(1, 1, 128, 2583)] has a latent representation [shape=(1, 256, 1, 645)]. Names and shapes of the
+    parameters are those of the report's published checkpoints.
+
+    Parameters
+    ----------
+    n_mels : int, optional
+        Mel bands. The default is `hp.n_mels`.
+    channels : (int, int, int), optional
+        Channels of the three layers of the encoder. The default is `hp.ae_channels`.
     """
 
     name = "an autoencoder"
@@ -63,7 +70,7 @@ class Autoencoder(nn.Module):
         n_mels = hp.n_mels if n_mels is None else n_mels
         channels = hp.ae_channels if channels is None else channels
         super().__init__()
-        first, second, third = channels
+        self.channels = first, second, third = tuple(channels)
         self.encoder = nn.Sequential(
             BandConv2d(1, first, (n_mels, 1)), nn.BatchNorm2d(first), nn.Tanh(),
             nn.Conv2d(first, second, (1, 2), stride=(1, 2)), nn.BatchNorm2d(second), nn.Tanh(),
@@ -77,17 +84,17 @@ class Autoencoder(nn.Module):
 
     @classmethod
     def from_state(cls, state):
-        """Return a network, not trained, of the width that a state_dict has.
+        """Return an untrained network with the channels of a state_dict.
 
-        Raises KeyError if it is of another kind.
+        Raises KeyError if the state_dict is not that of such an autoencoder.
         """
         return cls(channels=[len(state[f"encoder.{layer}.weight"]) for layer in (0, 3, 6)])
 
     def forward(self, x):
         """Map spectrograms [shape=(batch, 1, n_mels, t), in [0, 1]] to spectrograms of the same shape and range.
 
-        Any t from 1 up: the decoder returns 4k + 3 frames, so the input is filled up with silence to the next such
-        number, and the output cut back.
+        Any t >= 1 is possible: the decoder returns 4 k + 3 frames, so the input is padded with silence to the next such
+        number, and the output is cut to t frames.
         """
         frames = x.shape[-1]
         x = nn.functional.pad(x, (0, max(-(frames - 3) % 4, 7 - frames)))

@@ -1,35 +1,42 @@
-"""Wav -> log-mel spectrogram: the one front end that training and `Main.pipeline` share, and its inverse.
+"""The front end, from audio to log-mel spectrogram, that training and `Main.pipeline` share, and its inverse.
 
-`build(data)` stores the spectrograms of every pair of wavs in data/piano and data/synth, once, as
-data/generated/<piece>/piano.npy and synth.npy; `python DatasetCreator.py` does it from the command line.
+`build(data)` stores the spectrograms of every pair of wavs in data/piano and data/synth as
+data/generated/<piece>/piano.npy and synth.npy. `python DatasetCreator.py` does it from the command line.
 """
 import argparse
+import contextlib
 import functools
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+import Decoding
 import Hyperparameters as hp
 import Notes
 import Util
 
-audio_endings = (".wav", ".flac", ".ogg", ".mp3")
+audio_endings = Decoding.recording_endings
 
 
 def front_end():
-    """The numbers that a trained network depends on."""
+    """Return the settings of the spectrograms, on which trained weights depend, as a dict."""
     return {name: getattr(hp, name)
             for name in ("sample_rate", "n_fft", "hop_length", "n_mels", "fmin", "fmax", "top_db", "pitch_n_fft",
                          "pitch_hop_length", "pitch_bands_per_key", "n_pitches")}
 
 
 def trained_for(data=None):
-    """The front end, and the instruments in `data`: their presets where MIDI2Audio.py has rendered them.
+    """Return what networks trained on a data folder depend on.
 
-    Of what it has not rendered there is no more to say than "recordings".
+    Returns
+    -------
+    dict
+        "front_end": see `front_end`. "pair": the presets of the sources and of the target, "A, B -> C", with
+        "recordings" for folders that MIDI2Audio.py has not rendered.
     """
     data = hp.data if data is None else data
     notes = [Path(data) / folder / "preset.txt" for folder in [*find_sources(data), "synth"]]
@@ -48,34 +55,43 @@ def mel_filters():
 
 
 def stft(audio, center=True, n_fft=None, hop_length=None):
-    """Short-time Fourier transform, Hann window, as librosa's [shape=(1 + n_fft / 2, t), complex64].
+    """Compute the short-time Fourier transform with a Hann window, bit for bit as librosa does.
 
-    Frame i is centred on sample i * hop_length, so t = 1 + len(audio) // hop_length; with `center=False` it starts
-    there.
+    Parameters
+    ----------
+    audio : np.ndarray [shape=(n,)]
+    center : bool
+        Whether frame i is centred on sample i * hop_length, so that t = 1 + n // hop_length, or starts there.
+    n_fft, hop_length : int, optional
+        By default `hp.n_fft` and `hp.hop_length`.
+
+    Returns
+    -------
+    np.ndarray [shape=(1 + n_fft / 2, t), complex64]
     """
     n_fft, hop_length = n_fft or hp.n_fft, hop_length or hp.hop_length
     audio = np.pad(audio, n_fft // 2) if center else audio
     frames = np.lib.stride_tricks.sliding_window_view(audio, n_fft)[::hop_length]
     window = 0.5 + 0.5 * np.cos(np.linspace(-np.pi, np.pi, n_fft + 1)[:-1])
     spectrum = np.empty((len(frames), 1 + n_fft // 2), np.complex64)
-    for i in range(0, len(frames), 64):  # in double precision, a few at a time: what fits in the cache
+    for i in range(0, len(frames), 64):  # in double precision, as many frames as fit in the processor's cache
         spectrum[i:i + 64] = np.fft.rfft(window * frames[i:i + 64])
     return spectrum.T
 
 
 def mel_power(spectrum):
-    """Mel power [shape=(n_mels, t)] of an STFT [shape=(1 + n_fft / 2, t)]."""
+    """Return the mel power [shape=(n_mels, t)] of an STFT [shape=(1 + n_fft / 2, t)]."""
     return mel_filters() @ (np.abs(spectrum) ** 2)
 
 
 @functools.cache
 def pitch_filters():
-    """Return triangular filters, a third of a semitone apart from just below the lowest key on
-    [shape=(n_pitches, 1 + pitch_n_fft / 2)].
+    """Return the pitch filter bank [shape=(n_pitches, 1 + pitch_n_fft / 2)].
 
-    Each is as wide as its distance to its neighbours, or a bin of the transform where that is more, and sums to one.
+    The filters are triangles, a third of a semitone apart, from just below the lowest key. Each side is as wide as
+    the distance to the neighbouring filter, at least one bin of the transform. Each filter sums to 1.
     """
-    numbers = np.arange(-2, hp.n_pitches + 1) / hp.pitch_bands_per_key + hp.lowest_key  # and both neighbours
+    numbers = np.arange(-2, hp.n_pitches + 1) / hp.pitch_bands_per_key + hp.lowest_key  # with both neighbours
     below, centre, above = (440 * 2 ** ((numbers[i:i + hp.n_pitches, None] - 69) / 12) for i in range(3))
     step = hp.sample_rate / hp.pitch_n_fft
     hertz = np.arange(hp.pitch_n_fft // 2 + 1) * step
@@ -85,18 +101,18 @@ def pitch_filters():
 
 
 def pitch_power(audio, center=True):
-    """Power in bands of a third of a semitone [shape=(n_pitches, 1 + len(audio) // pitch_hop_length)].
+    """Return the power in bands of a third of a semitone [shape=(n_pitches, 1 + len(audio) // pitch_hop_length)].
 
-    From a transform four times as long as that of the mel spectrogram, whose bands lie 25 Hz apart in the bass, where a
-    semitone is 2 to 8. Frame i is centred where frame 2 i of the mel spectrogram is.
+    The transform is four times as long as that of the mel spectrogram, whose bands are 25 Hz apart in the bass, where
+    a semitone is 2 to 8 Hz. Frame i is centred on frame 2 i of the mel spectrogram.
     """
     return pitch_filters() @ (np.abs(stft(audio, center, hp.pitch_n_fft, hp.pitch_hop_length)) ** 2)
 
 
 def log_mel(power, reference):
-    """Mel power as dB relative to the power `reference`, from [-top_db, 0] mapped to [0, 1] (report: data set).
+    """Map mel power to [0, 1], linearly from [-top_db, 0] dB relative to the power `reference` (report: data set).
 
-    The map is fixed, so `mel_from_log` undoes it for all that lies within `top_db` of the reference.
+    The map is fixed. `mel_from_log` inverts it within `top_db` of the reference.
     """
     if reference <= 0:
         return np.zeros_like(power)
@@ -104,41 +120,46 @@ def log_mel(power, reference):
 
 
 def mel_from_log(spectrogram):
-    """Mel power relative to its reference, the inverse of `log_mel`; a band at the floor has no power at all."""
+    """Return mel power relative to its reference, the inverse of `log_mel`. The value 0 gives no power."""
     return np.where(spectrogram > 0, 10 ** (Util.to_db(spectrogram) / 10), 0).astype(np.float32)
 
 
 def spectrogram(audio):
-    """Log-mel spectrogram of a clip, relative to its own maximum [shape=(n_mels, t)].
+    """Return the log-mel spectrogram of a clip relative to its maximum [shape=(n_mels, t)].
 
-    t = len(audio) // hop_length, at least 1. The frame centred on the very end is left out: 30 s are 2,583 frames, as
-    in the report.
+    t = len(audio) // hop_length, at least 1. The frame centred on the end is left out, so that 30 s have 2,583
+    frames, as in the report.
     """
     power = mel_power(stft(Util.normalise(audio)[0]))[:, :max(len(audio) // hp.hop_length, 1)]
     return log_mel(power, power.max())
 
 
 def pitch_spectrogram(audio):
-    """`pitch_power` of a clip as `log_mel`, relative to its own maximum [shape=(n_pitches, ceil(t / 2))], for the t
-    frames of its `spectrogram`."""
+    """Return the pitch spectrogram of a clip relative to its maximum [shape=(n_pitches, ceil(t / 2))].
+
+    t is the number of frames of its `spectrogram`.
+    """
     frames = max(len(audio) // hp.hop_length, 1)
     power = pitch_power(Util.normalise(audio)[0])[:, :-(-frames // 2)]
     return log_mel(power, power.max())
 
 
 def find_sources(data=None):
-    """Names of the folders with pianos below `data`: "piano", and "piano_2" and so on where there are several."""
+    """Return the names of the folders with pianos below `data`: "piano", and "piano_2" and so on if they exist."""
     data = hp.data if data is None else data
     return ["piano", *Util.numbered_folders(data, "piano")]
 
 
 def find_pairs(data=None, source="piano"):
-    """Map piece -> (recording in `source`, recording in synth), matched by name.
+    """Return the pairs as {piece: (recording in `source`, recording in synth)}, matched by name.
 
-    Raises FileNotFoundError if a folder is empty, ValueError naming the recordings without a partner.
+    Raises FileNotFoundError if a folder is empty, and ValueError, naming them, if recordings have no partner.
     """
     data = hp.data if data is None else data
-    piano, synth = (Util.find_pieces(Path(data) / name, audio_endings) for name in (source, "synth"))
+    try:
+        piano, synth = (Util.find_pieces(Path(data) / name, audio_endings) for name in (source, "synth"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}, or render MIDI files with MIDI2Audio.py") from None
     alone = sorted({str(piano.get(name) or synth.get(name)) for name in piano.keys() ^ synth.keys()})
     if alone:
         raise ValueError(f"no partner of the same name in the other folder for {', '.join(alone)}; "
@@ -147,11 +168,28 @@ def find_pairs(data=None, source="piano"):
 
 
 def build(data=None, shard=(0, 1)):
-    """Store the log-mel spectrograms of every pair below `data`; what is there and not older than its wav is kept.
+    """Store the spectrograms of every pair below `data`, and the notes of pairs that have a MIDI file.
 
-    `shard` (i, n) does every n-th pair from the i-th on, so that n machines share the work. Returns the names of all
-    pieces. Spectrograms of another front end or `hp.limit_s` are removed first. Raises as `find_pairs`, and ValueError
-    for a recording that is not audio or silent, or whose length differs from its partner's by more than a frame.
+    A stored file is kept if it is not older than its recording. All are computed again after a change of the front
+    end or of `hp.limit_s`. Every call warns of each pair whose recordings are not aligned.
+
+    Parameters
+    ----------
+    data : Path, optional
+        By default `hp.data`.
+    shard : (int, int)
+        (i, n) does every n-th pair from the i-th on, so that n machines share the work.
+
+    Returns
+    -------
+    list of str
+        The names of all pieces.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `find_pairs`, and ValueError for a recording that is not audio or silent, or if the lengths of a pair
+        differ by more than a frame.
     """
     data = hp.data if data is None else data
     found = {(source, name): recordings for source in find_sources(data)
@@ -159,7 +197,9 @@ def build(data=None, shard=(0, 1)):
     remove_outdated(Path(data) / "generated")
     for source, name in tqdm(sorted(found)[shard[0]::shard[1]], desc="spectrograms", unit="piece"):
         folder, notes = Path(data) / "generated" / name, Path(data) / "notes" / f"{name}.mid"
-        store_pair(found[source, name], [folder / f"{side}.npy" for side in (source, "synth")])
+        outputs = [folder / f"{side}.npy" for side in (source, "synth")]
+        store_pair(found[source, name], outputs)
+        warn_of_lag(found[source, name], outputs)
         if notes.exists():
             store_notes(found[source, name][0], notes, folder / f"{source}.npy", folder / f"{source}_pitch.npy",
                         folder / "notes.npy")
@@ -167,12 +207,12 @@ def build(data=None, shard=(0, 1)):
 
 
 def remove_outdated(folder):
-    """Note in `folder` what its spectrograms depend on, having removed them if that was another.
+    """Remove the spectrograms of a folder if they have other settings than now, and write the present ones.
 
-    Without a note they are kept.
+    The settings are those in front_end.json. If there is no such file, the spectrograms are kept.
     """
     note, text = folder / "front_end.json", json.dumps({**front_end(), "limit_s": hp.limit_s}, indent=1) + "\n"
-    # before the note is read, which another shard writes first
+    # before the note is read, which another shard may write meanwhile
     stored = Util.modification_times(folder.glob("*/*.npy"))
     if note.exists():
         if Util.read_text(note) == text:
@@ -182,7 +222,7 @@ def remove_outdated(folder):
 
 
 def store_pair(recordings, outputs):
-    """Write the spectrograms of a pair of recordings, where one is missing or older than its recording."""
+    """Write the spectrograms of a pair of recordings where they are missing or older than a recording."""
     stale = [not Util.is_up_to_date(output, recording) for output, recording in zip(outputs, recordings)]
     if not any(stale):
         return
@@ -192,26 +232,54 @@ def store_pair(recordings, outputs):
             raise ValueError(f"{recording} is silent; record it again or remove the pair")
     if abs(clips[0].size - clips[1].size) > hp.hop_length:
         raise ValueError(f"{recordings[0]} and {recordings[1]} differ in length by "
-                         f"{abs(clips[0].size - clips[1].size) / hp.sample_rate:.2f} s; they have to be aligned")
+                         f"{abs(clips[0].size - clips[1].size) / hp.sample_rate:.2f} s; align them, and cut both at "
+                         "the same place")
     size = min(clip.size for clip in clips)
-    spectrograms = [spectrogram(clip[:size]) for clip in clips]
-    late = estimate_lag(*spectrograms)
-    if abs(late) > 1:
-        tqdm.write(f"warning: {recordings[1]} comes {late * hp.hop_length / hp.sample_rate:+.3f} s after "
-                   f"{recordings[0]}; shift one of them", file=sys.stderr)
-    for image, output, old in zip(spectrograms, outputs, stale):
+    for clip, output, old in zip(clips, outputs, stale):
         if old:
-            Util.save_array(output, image.astype(np.float16))
+            Util.save_array(output, spectrogram(clip[:size]).astype(np.float16))
+
+
+def warn_of_lag(recordings, outputs):
+    """Warn if the recordings of a pair, whose spectrograms are stored in `outputs`, are not aligned.
+
+    The lag is estimated once, and kept in a file beside the spectrograms.
+    """
+    stored, settings = outputs[0].with_name(f"{outputs[0].stem}_lag.json"), [hp.max_lag_frames, hp.lag_preference]
+    lag = None
+    if Util.is_up_to_date(stored, *outputs):
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # of a damaged file
+            known = json.loads(Util.read_text(stored))
+            lag = int(known["lag"]) if known["settings"] == settings else None
+    if lag is None:
+        lag = estimate_lag(*(Util.load_array(output, np.float16).astype(np.float32) for output in outputs))
+        Util.save_text(stored, json.dumps({"lag": lag, "settings": settings}) + "\n")
+    if abs(lag) > 1:
+        warn(f"{recordings[1]} comes {lag * hp.hop_length / hp.sample_rate:+.3f} s after {recordings[0]}; shift one of "
+             "them")
+
+
+def warn(text):
+    """Print a warning to stderr, in the first process only if torchrun has started several."""
+    if os.environ.get("RANK", "0") == "0":
+        tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
 def read_pitch_spectrogram(recording, frames):
-    """Return the pitch spectrogram of a file, as long as its stored mel spectrogram of so many frames."""
+    """Return the pitch spectrogram of a recording whose stored log-mel spectrogram has so many frames."""
     return pitch_spectrogram(Util.read_audio(recording)[:hp.limit_s * hp.sample_rate])[:, :-(-frames // 2)]
 
 
 def store_notes(recording, midi_path, mel, pitch, notes):
-    """Write the pitch spectrogram of a recording, as long as that in `mel`, and the notes of its MIDI file, where
-    missing or older than these."""
+    """Write the pitch spectrogram of a recording and the notes of its MIDI file, where missing or outdated.
+
+    Parameters
+    ----------
+    recording, midi_path, mel : Path
+        Recording, MIDI file, and stored log-mel spectrogram, whose length the pitch spectrogram gets.
+    pitch, notes : Path
+        Files to write.
+    """
     if not Util.is_up_to_date(pitch, mel):
         frames = Util.load_array(mel, np.float16, mmap_mode="r").shape[1]
         Util.save_array(pitch, read_pitch_spectrogram(recording, frames).astype(np.float16))
@@ -220,7 +288,7 @@ def store_notes(recording, midi_path, mel, pitch, notes):
 
 
 def has_notes(names, data=None):
-    """Whether each of the pieces has its notes, data/notes/<piece>.mid. Raises ValueError if only some of them have."""
+    """Return whether the pieces have their notes, data/notes/<piece>.mid. Raises ValueError if only some have them."""
     data = hp.data if data is None else data
     without = [name for name in names if not (Path(data) / "notes" / f"{name}.mid").exists()]
     if without and len(without) < len(names):
@@ -230,11 +298,22 @@ def has_notes(names, data=None):
 
 
 def estimate_lag(source, target, most=None):
-    """Frames by which the onsets of `target` come after those of `source` [both shape=(n_mels, t)], at most `most`.
+    """Estimate by how many frames a spectrogram comes after another.
 
-    The lag of the highest correlation of the onsets, the rise from frame to frame, band by band: the pitches tell apart
-    what the rhythm alone would not. Music that repeats itself correlates at its period too, so a lag of at most a frame
-    is taken if it is nearly as good.
+    The lag has the highest correlation of the onset strength, summed over the bands, so that pitches count as well as
+    the rhythm. Music that repeats itself also correlates at its period, so a lag of at most one frame is preferred if
+    its correlation is nearly as high (`hp.lag_preference`).
+
+    Parameters
+    ----------
+    source, target : np.ndarray [shape=(n_mels, t)]
+    most : int, optional
+        Largest lag in frames, by default `hp.max_lag_frames`.
+
+    Returns
+    -------
+    int
+        Positive if `target` is late.
     """
     most = hp.max_lag_frames if most is None else most
     frames = source.shape[1]
@@ -249,11 +328,11 @@ def estimate_lag(source, target, most=None):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Store the spectrograms of data/piano and data/synth; AEMain.py does "
-                                     "it too.")
+    parser = argparse.ArgumentParser(description="Store the spectrograms of data/piano and data/synth. AEMain.py "
+                                     "does so, too.")
     parser.add_argument("--data", type=Path, default=hp.data, help="folder with piano/ and synth/ (default: data/)")
     parser.add_argument("--shard", type=Util.parse_shard, default=(0, 1), metavar="I/N",
-                        help="do every N-th pair from the I-th on, from 0")
+                        help="process every N-th pair from the I-th on, counted from 0")
     options = parser.parse_args(arguments)
     build(options.data, options.shard)
 

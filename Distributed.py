@@ -1,4 +1,4 @@
-"""One training on several processes, as torchrun starts them; every function serves one process too."""
+"""Training in several processes that torchrun has started. All functions also work in a single process."""
 import datetime
 import os
 
@@ -8,20 +8,26 @@ from torch import nn
 
 
 def process_rank():
-    """Return (rank, number) of the processes that torchrun started, and join them at the first call; else (0, 1)."""
+    """Return the rank of this process and the number of processes: (0, 1) without torchrun.
+
+    The first call joins the processes.
+    """
     if not dist.is_torchelastic_launched():
         return 0, 1
     if not dist.is_initialized():
         own_gpu = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
         if own_gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        # the others wait while the first alone builds the data set
+        # the timeout is long because the others wait while the first process builds the data set
         dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpu else "gloo", timeout=datetime.timedelta(days=1))
     return dist.get_rank(), dist.get_world_size()
 
 
 def first_process_first(work):
-    """Call `work` in the first process, then in the others, which find done what it left; return its result."""
+    """Call `work` in the first process and then in the others, and return its result.
+
+    The others find the files that the first one has written.
+    """
     rank, number = process_rank()
     if rank == 0:
         result = work()
@@ -31,14 +37,23 @@ def first_process_first(work):
 
 
 def sum_over_processes(tensor):
-    """The sum of a tensor over all processes."""
+    """Return the sum of a tensor over all processes. The tensor is changed."""
     if process_rank()[1] > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
+def sum_gradients(parameters):
+    """Add up the gradients of the parameters over all processes, in place."""
+    gradients = [(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten()
+                 for parameter in parameters]
+    flat = sum_over_processes(torch.cat(gradients))
+    for parameter, part in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
+        parameter.grad = part.view(parameter.shape)
+
+
 class SharedSum(torch.autograd.Function):
-    """`sum_over_processes`, through which gradients flow: what a process adds to the sum acts on the losses of all."""
+    """Sum over processes with a gradient, as the tensor of each process has an effect on the losses of all."""
 
     @staticmethod
     def forward(context, tensor):
@@ -50,8 +65,10 @@ class SharedSum(torch.autograd.Function):
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of all processes' batches, so that how many there are does not matter.
-    (torch's own SyncBatchNorm needs CUDA.)"""
+    """Batch normalisation with the statistics of the batches of all processes.
+
+    The result does not depend on the number of processes. torch's own SyncBatchNorm needs CUDA.
+    """
 
     def forward(self, x):
         if not self.training:
@@ -60,7 +77,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         count = x.new_full((1,), x.numel() / x.shape[1])
         sums = SharedSum.apply(torch.cat([x.sum(axes), (x ** 2).sum(axes), count]))
         mean, square = (sums[:-1] / sums[-1]).chunk(2)
-        variance = (square - mean ** 2).clamp(min=0)  # rounding may leave it below
+        variance = (square - mean ** 2).clamp(min=0)  # rounding may make it negative
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -70,7 +87,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_batch_norm(layer):
-    """Return a `SharedBatchNorm2d` with the parameters and statistics of a BatchNorm2d; any other layer as it is."""
+    """Return a `SharedBatchNorm2d` with the parameters and statistics of a BatchNorm2d. Other layers are returned."""
     if not isinstance(layer, nn.BatchNorm2d):
         return layer
     shared = SharedBatchNorm2d(layer.num_features, layer.eps, layer.momentum)

@@ -1,9 +1,9 @@
-"""The numbers of the report and of the system, and every path, under one name each. Imports nothing of ours."""
+"""All constants and paths of the project. Imports none of our modules."""
 from pathlib import Path
 
 # audio and log-mel spectrogram (report: data set)
 sample_rate = 22050     # Hz
-limit_s = 30            # seconds of each piece that are rendered and trained on
+limit_s = 30            # seconds of each piece that are rendered and used for training
 n_fft = 1024
 hop_length = 256
 clip_frames = limit_s * sample_rate // hop_length
@@ -11,6 +11,18 @@ n_mels = 128
 top_db = 80             # dB below the clip's maximum that count as silence
 fmin = 0.0              # Hz, lower edge of the mel filter bank
 fmax = sample_rate / 2  # Hz, its upper edge
+
+# recordings
+cancelled_db = -20      # level of the mean of the channels below the loudest, at which they cancel each other
+tuning_n_fft = 8192     # spectra whose peaks tell the tuning
+tuning_frames = 3000    # of them at most, spread over the recording
+tuning_hertz = (110, 2100)  # lowest and highest peak
+tuning_floor_db = -30   # softest peak of a frame, below its loudest
+tuning_width = 8        # cents: standard deviation of the smoothing
+tuning_share = 0.45     # of the peaks, by weight, that have to lie near the estimate
+tuning_tolerance = 8    # cents up to which a recording counts as being in A 440
+tune_hertz = (392, 493)   # A that may be asked for
+offset_share = 0.01     # direct current from which on it is taken out, of the RMS level without it
 
 # notes, and the second spectrogram that they are transcribed from: bands of a third of a semitone from a longer
 # transform
@@ -21,93 +33,129 @@ pitch_hop_length = 2 * hop_length
 pitch_bands_per_key = 3
 n_pitches = 312         # bands: up to 11 kHz
 
-# instruments: SoundFont, bank and program, looked for in SoundFonts/ first, then in the system's folders
+# instruments: SoundFont, bank and program; SoundFonts/ comes first in the search, then the system's folders
 piano_preset = ("FluidR3_GM.sf2", 0, 0)     # Yamaha Grand Piano
 synth_preset = ("FluidR3_GM.sf2", 0, 5)     # electric piano of a DX7
-gain = 0.4              # FluidSynth's master gain; the rendered wav is brought to `peak` afterwards
-fluidsynth_room_size, fluidsynth_room_level = 0.7, 0.5  # of its reverb, for presets in a room
+gain = 0.4              # FluidSynth's master gain; rendered wavs are then normalised to `peak`
+fluidsynth_room_size, fluidsynth_room_level = 0.7, 0.5  # FluidSynth's reverberation, for presets with :room
 fluidsynth_polyphony = 512
-release_s = 1.0         # seconds left to the last notes to die away
-peak = 0.99             # largest sample of a wav that we write, of 1
+release_s = 1.0         # seconds after the last note
+peak = 0.99             # maximum of rendered wavs; full scale is 1
 
-bfloat16 = True         # mixed precision, in training and inference, where the processor computes with it
+bfloat16 = True         # mixed precision in training and inference, on processors that support bfloat16
 
 # alignment of recordings and MIDI files
-max_lag_frames = 86     # by which the onsets of a pair may differ for the difference to be found
-lag_preference = 0.9    # a lag of at most a frame is taken if its correlation is this share of the highest
+max_lag_frames = 86     # largest lag between the onsets of a pair that is searched for
+lag_preference = 0.9    # share of the highest correlation from which a lag of at most one frame is preferred
 
 # training data: performance variants of a piece (MIDI2Audio.py --variants)
-variant_tempo = (-0.25, 0.25)           # logarithm of the tempo's factor
+variant_tempo = (-0.25, 0.25)           # logarithm of the tempo factor
 variant_transposition = (-5, 5)         # semitones
 variant_velocity_bend = (-0.5, 0.5)     # logarithm of the exponent of the velocities
 variant_velocity_mean = (0.3, 0.8)      # of 127
 variant_velocity_jitter = (0, 0.02, 0.05, 0.09)     # standard deviation, of 127
 variant_onset_jitter = (0, 0.005, 0.012, 0.02)      # standard deviation, seconds
-variant_length = (-0.3, 0.15)           # logarithm of the notes' lengths
-variant_length_share = 0.5              # of the variants that have other lengths
-variant_no_pedal, variant_late_pedal, variant_new_pedal = 0.15, 0.4, 0.6    # cumulative shares
+variant_length = (-0.3, 0.15)           # logarithm of the factor of note lengths
+variant_length_share = 0.5              # share of the variants with other note lengths
+variant_no_pedal, variant_late_pedal, variant_new_pedal = 0.15, 0.4, 0.6    # cumulative shares of the variants
 variant_pedal_lag = (-0.05, 0.15)       # seconds
-variant_pedal_period = (0.4, 2.5)       # seconds between changes of a pedal that is added
-variant_pedal_lift = (0.04, 0.15)       # seconds that it is up
+variant_pedal_period = (0.4, 2.5)       # seconds between changes of an added pedal
+variant_pedal_lift = (0.04, 0.15)       # seconds that an added pedal is up
 variant_min_velocity = 6
 variant_min_length = 0.03               # seconds
+double_strike_s = 0.005                 # a key struck twice within it gives one note
+variant_lead_s = 0.1                    # seconds before the first onset
+variant_pedal_delay = 0.03              # seconds from an onset until a pedal that is added goes up
+
+# training data: exercises
+exercise_start_s, exercise_end_s = 0.1, 0.5     # seconds before the first onset, and after the last at least
+exercise_pause, exercise_pause_spread = (0.1, 0.6), 0.6     # mean seconds between onsets; spread of the logarithm
+exercise_jump_share = 0.2               # of the onsets after which the hands move to other keys
+exercise_chord_sizes = (1, 1, 1, 2, 3, 4)
+exercise_key_spread = 9                 # standard deviation around the middle of the hands, semitones
+exercise_velocity = (8, 127)
+exercise_length = (-3, 2.4)             # logarithm of seconds
+exercise_spread_s = 0.02                # over which the notes of a chord begin
+exercise_pedal_share = 0.3              # of the exercises that have a pedal
+exercise_pedal_change_share = 0.3       # of the onsets at which it changes
+exercise_pedal_s = 0.05                 # seconds that the pedal is up before and after an onset
 
 # training data: randomised piano timbres (--random-timbre)
-random_timbre_share = 0.75  # of the variants
-random_timbre_keys = 6      # neighbours that share an equaliser
-max_resize = 6              # semitones by which the samples are stretched
-timbre_partials = (0.25, 0.7, 1, 2, 3, 4, 6, 9, 16, 32, 90)     # points of the equaliser, of the fundamental
-timbre_db, timbre_group_db = 6, 2.5     # standard deviations of the points: of the piano, of a group of keys around it
+random_timbre_share = 0.75  # share of the variants
+random_timbre_keys = 6      # neighbouring keys that share an equaliser
+max_resize = 6              # largest shift of samples to other keys, semitones
+timbre_partials = (0.25, 0.7, 1, 2, 3, 4, 6, 9, 16, 32, 90)     # points of the equaliser, times the fundamental
+timbre_db, timbre_group_db = 6, 2.5     # standard deviations of the points: per piano, and per group of keys
 timbre_tilt_db = (-2, 2)    # per octave
 
 # training data: simulated recordings of the variants (--simulate-recording)
-simulated_recording_share = 0.7     # of the variants
+simulated_recording_share = 0.7     # share of the variants
 n_room_responses = 60
 n_artificial_responses = 30
 room_size = ((3.5, 3, 2.4), (30, 20, 12))           # metres
-room_seconds, room_seconds_per_metre = (0.15, 0.35), 0.14   # reverberation time; the second of the volume's cube root,
-room_absorption_spread = (0.3, 1)                   # times this
+room_seconds, room_seconds_per_metre = (0.15, 0.35), 0.14   # reverberation time, and its growth with volume ** (1 / 3)
+room_absorption_spread = (0.3, 1)                   # factor of that growth
 room_max_absorption, room_default_absorption = 0.95, 0.4
-room_distance = (0.6, 0.35)         # of the microphones: metres at least, share of the longest side at most
+room_distance = (0.6, 0.35)         # of the microphones: minimum in metres, maximum as a share of the longest side
+room_max_order = 10                 # reflections of the image source method; later ones come from ray tracing
+room_piano, room_piano_height = (0.2, 0.8), (0.7, 1.3)      # share of the room's sides; metres
+room_microphone_height, room_margin = (1, 3.5), 0.2         # metres; distance from walls and ceiling at least
+room_microphone_angles = (-0.1, 0.1)                        # radians, seen from the piano
+room_direct_sound = 0.3             # share of the maximum at which the direct sound begins
 response_seconds = 2.5
 artificial_seconds = (0.4, 3)
-artificial_upper = (0.3, 1.2)       # reverberation time of the uppermost band, of that of the lowest
+artificial_upper = (0.3, 1.2)       # reverberation time of the highest band, times that of the lowest
 artificial_delay = (0, 0.05)        # seconds
-artificial_db = (-18, 0)            # level of the tail
+artificial_db = (-18, 0)            # level of the reverberation
 recording_room_share = 0.65
+recording_lowest_hz = 30            # from which on the equaliser changes
 recording_equaliser_share, recording_equaliser = 0.3, dict(points=((9, 3),), tilt_db=8)
 recording_compression_share, recording_compression, recording_attack = 0.25, (0.1, 0.4), (0.02, 0.3)
 recording_noise_share, recording_noise_db, recording_noise_slopes = 0.4, (-65, -25), (0, 0.5, 1)  # white, pink, brown
 recording_low_pass_share, recording_low_pass_hz = 0.15, (3500, 7000)
-recording_mp3_share, recording_mp3_compression = 0.4, (0.3, 0.6)    # above 0.75, 32 kbit/s, it comes back 50 ms late
+recording_mp3_share, recording_mp3_compression = 0.4, (0.3, 0.6)    # above 0.75 (32 kbit/s) mp3 adds 50 ms of delay
 
 # augmentation of crops (--augmented)
-augmented_share = 0.6   # of the crops
+augmented_share = 0.6   # share of the crops
 augment_equaliser = dict(points=((7, 5),), tilt_db=15)  # ((points, standard deviation in dB), ...), tilt at the ends
-augment_cut_share = 0.3                                     # of crops that lack the upper bands, or the lower
-augment_cut_high_db, augment_cut_high_from = (100, 1000), (0.5, 1)      # over the whole range of bands; where it begins
+augment_cut_share = 0.3                                     # share of crops without the highest or the lowest bands
+augment_cut_high_db, augment_cut_high_from = (100, 1000), (0.5, 1)      # slope over all bands; first band, of all
 augment_cut_low_db, augment_cut_low_to = (100, 600), (0, 0.15)
 augment_room_share, augment_room_seconds, augment_room_upper, augment_room_db = 0.4, (0.2, 2.0), (0.2, 1), (-25, -5)
 augment_compression_share, augment_compression, augment_attack = 0.3, (0.1, 0.5), (0.05, 0.5)
 augment_coding_share, augment_coding_db = 0.2, (40, 65)
 augment_noise_share, augment_noise_db, augment_noise_tilt_db = 0.5, (-80, -50), (-15, 5)
-notes_equaliser = dict(points=((8, 2), (41, 1.5)), tilt_db=5)   # broad curves and, as partials differ, narrow ones
+notes_equaliser = dict(points=((8, 2), (41, 1.5)), tilt_db=5)   # a broad curve, and a narrow one for single partials
+notes_octaves = 8.7     # that the equaliser covers, from the lowest key on
 notes_level_db = (-10, 3)
 notes_noise_share, notes_noise_db, notes_noise_difference_db, notes_noise_spread_db = 0.5, (-80, -48), (-8, 8), 5
 
-# training, both networks
-validation_share = 0.2  # of the pieces
-max_validation_pieces = 16  # of these, at most, for the validation loss of an epoch
-seed = 0
-crop_frames = 255       # random time crops; 0 trains on whole clips, as the report does
-schedule = "linear"     # learning rate: warm-up, then down to zero; "constant" is the report's
-warmup_steps = 100
-gradient_norm = 1.0     # gradients are clipped to this norm; 0 leaves them as they are
-checkpoint_minutes = 3
-log_epochs = 20         # a picture of one piece every so many epochs
+# notes and the recording: is it a piano?
+explained_partials = 16         # of a note, that count as explained by it
+explained_from_hz = 26          # lower frequencies do not count
+explained_width = 0.03          # half a band around a partial, of its frequency
+explained_before, explained_after = 0.1, 1.0    # seconds before its onset and after its offset
+explained_max_chunks = 10       # that are measured, spread over the recording
+explained_min_share = 0.8       # of the energy; below it, the output is only as loud as what the notes explain
+doubt_min_s = 2                 # seconds from which on a recording without a tuning is doubted
+few_notes_per_s = 0.25          # below it, the warning says that there are few
 
-# autoencoder (report: 600 epochs, L1 loss, Adam; what else differs from the report lies in ae_report)
+# training, both networks
+validation_share = 0.2  # share of the pieces
+max_validation_pieces = 16  # largest number of these pieces that the validation loss uses
+seed = 0
+crop_frames = 255       # length of random crops; 0 for whole clips, as in the report
+schedule = "linear"     # learning rate: warm-up, then a fall to zero; "constant" in the report
+warmup_steps = 100
+gradient_norm = 1.0     # maximum norm of the gradients; 0 for no limit
+checkpoint_minutes = 3
+few_pieces = 20         # a training on fewer pieces says that it is only to see it run
+pace_steps = 5          # number of steps that are timed for the estimated duration of a training
+log_epochs = 20         # epochs between pictures of one piece
+
+# the report's autoencoder (report: 600 epochs, L1 loss, Adam; ae_report has the other settings of the report)
 ae_epochs = 600
+note_epochs = 20        # epochs of the note autoencoder; 10 to 20 are enough on 302 pieces
 ae_batch_size = 16
 ae_learning_rate = 2e-3
 ae_channels = (256, 512, 512)
@@ -117,49 +165,50 @@ ae_report = dict(network="report", channels=(64, 128, 256), batch_size=1, crop_f
 # note autoencoder: layers
 encoder_form = dict(first=48, channels=32, blocks=3, narrow=8, width=256, layers=6)     # see NoteEncoder
 encoder_partials = (0.5, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # in the pitch spectrogram, with the bands on both sides
-encoder_mel_partials = (1, 2, 3, 4, 6)                      # in the mel spectrogram, which knows better when
+encoder_mel_partials = (1, 2, 3, 4, 6)                      # in the mel spectrogram, which has the finer time scale
 classifier_form = dict(width=64, narrow=32, dropout=0.3, limit=5)
 decoder_silence = -300.0    # dB of a frame without notes
-decoder_min_release = 0.5   # dB per frame that a note falls at least once key and pedal are up, so that it does end
-decoder_inaudible = 160.0   # dB that a note has fallen when it is left out
-decoder_frames = 256        # that the decoder works on at once
-classifier_batch_size = 1024    # notes that the classifier looks at at once
+decoder_min_release = 0.5   # smallest decay after key and pedal are up, dB per frame
+decoder_inaudible = 160.0   # decay in dB after which a note is left out
+decoder_frames = 256        # frames per call of the decoder
+classifier_batch_size = 1024    # notes per call of the classifier
 
 # note autoencoder: labels and loss
-onset_width = 2.5           # frames over which the label of an onset falls to nothing, on both sides
-frame_loss_weight = 0.3     # beside the onsets' 1
+onset_width = 2.5           # frames over which the label of an onset falls to zero, on both sides
+frame_loss_weight = 0.3     # relative to a weight of 1 for onsets
 velocity_loss_weight = 4
-absolute_velocity_weight = 0.25     # beside 1 for velocities relative to the mean of the crop
-offset_loss_frames = 10     # frames that count 1 in the loss of the offsets
-max_offset_shift = 60       # frames by which the classifier learns to correct an offset, at most
-decoder_loss_from = 0.25    # of the target's range, from which on it counts for the level that fits
-decoder_clipped_slope = 0.01    # slope of the decoder's loss where its output is too soft to be heard
-level_loss_weight = 0.02    # weight of how far the level of a whole crop is off, in the decoder's loss
-decoder_rate_factor = 600   # times the learning rate: the decoder's weights are decibels
-release_rate_factor = 30    # the same for those in decibels per frame
-decoder_betas = (0.0, 0.9)  # Adam's
-decoder_crops = 4           # of each batch, that the decoder learns from
+absolute_velocity_weight = 0.25     # relative to a weight of 1 for velocities relative to the mean of the crop
+offset_loss_frames = 10     # unit of the offset loss
+max_offset_shift = 60       # largest correction of an offset that the classifier learns, frames
+decoder_loss_from = 0.25    # smallest level in the target, of 1, that counts for the level that fits best
+decoder_clipped_slope = 0.01    # slope of the decoder's loss where its output lies below the range
+level_loss_weight = 0.02    # weight of the level error of a crop in the decoder's loss
+decoder_rate_factor = 600   # factor of the learning rate for weights in decibels
+release_rate_factor = 30    # factor of the learning rate for weights in decibels per frame
+decoder_betas = (0.0, 0.9)  # of Adam
+decoder_crops = 4           # crops per batch from which the decoder learns, beside the encoder
 
 # note autoencoder: decoding of frame-wise predictions
-candidate_threshold = 0.04  # onset probability from which on the classifier looks at a note
-classifier_threshold = 0.45 # its probability from which on the note is kept
-onset_threshold = 0.2       # onset probability without a classifier
-frame_threshold = 0.3       # mean probability that the key sounds after an onset
-offset_threshold = 0.45     # probability below which a note seems to have ended
-min_note_frames = 2.5       # frames that it lasts at least, whatever the classifier says
-offset_bias = 1.5           # frames by which offsets are put too late all the same
-velocity_per_db = 0.05      # by which a velocity's logarithm grows with each dB that a note begins louder
-velocity_level_share = 0.5  # of velocities that is measured so; the rest is the encoder's
+candidate_threshold = 0.04  # smallest onset probability of a candidate
+classifier_threshold = 0.45 # smallest probability of a note after the classifier
+onset_threshold = 0.2       # smallest onset probability without a classifier
+frame_threshold = 0.3       # smallest mean probability that the key sounds after an onset
+offset_threshold = 0.45     # probability that the key sounds, below which a note ends
+min_note_frames = 2.5       # smallest length of a note
+offset_bias = 1.5           # mean error of the offsets, which is subtracted, frames
+velocity_per_db = 0.05      # growth of the logarithmic velocity per dB of a note's level at its onset
+velocity_level_share = 0.5  # share of this level in the velocity; the rest is the encoder's
 velocity_spread = 1.15      # of the velocities' logarithms around their mean, which are drawn to it
 
 # U-Net (report: 50 epochs, Adam; what differs lies in unet_report)
 unet_epochs = 50
+note_unet_epochs = 10   # epochs behind the note autoencoder
 unet_batch_size = 8
 unet_learning_rate = 1e-3
 unet_depth = 4
 unet_wf = 5             # 2**wf channels in the first layer
-unet_in_channels = 2    # autoencoder's output and recording, or the first alone
-unet_residual = False   # the last layer sees the input too
+unet_in_channels = 2    # autoencoder's output and recording; 1 for the first alone
+unet_residual = False   # connect the input to the last layer
 unet_batch_norm = True
 unet_loss = "l1"
 unet_report = dict(wf=6, in_channels=1, residual=False, batch_norm=False, loss="mse",
@@ -167,7 +216,7 @@ unet_report = dict(wf=6, in_channels=1, residual=False, batch_norm=False, loss="
 
 # mel spectrogram -> audio
 inversion = "kl"        # "report": librosa's NNLS and Griffin-Lim from random phase
-silence_threshold = 0.02    # of a network's output, up to which it counts as silence: 1.6 of 80 dB
+silence_threshold = 0.02    # largest output of a network that counts as silence: 1.6 of 80 dB
 kl_iterations = 40
 kl_floor = 1e-4         # added to the starting spectrum, relative to each frame's maximum
 griffin_lim_iterations = 32
@@ -175,6 +224,8 @@ griffin_lim_momentum = 0.99
 report_iterations = 32  # of the report's Griffin-Lim
 chunk_frames = 2592     # most frames of a recording that are worked on at once: 30 s and a little, a multiple of 8
 context_frames = 256    # more frames on both sides, so that a chunk comes out as it would within the whole
+decode_frames = 8 * chunk_frames    # frames of a recording whose notes are decoded at once
+decode_ahead = chunk_frames         # more frames after them, in which their notes may end
 fade_frames = 16        # over which one chunk fades into the next
 stereo_frames = 43      # over which the level of a channel is measured, band by band
 stereo_limit = 16       # times the power of the mean, at most
@@ -187,7 +238,7 @@ min_scored_s = 0.02         # shortest note of the note metrics
 distance_n_fft = (512, 1024, 2048)  # of the normalised spectral distance
 max_lag_s = 5               # by which a recording may begin earlier or later than its MIDI file
 
-# paths, wherever the scripts are started from
+# paths, which do not depend on the working directory
 root = Path(__file__).resolve().parent
 data = root / "data"
 models = data / "models"

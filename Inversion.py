@@ -1,4 +1,4 @@
-"""Mel spectrogram -> audio: multiplicative KL updates, Griffin-Lim, the report's inversion, stereo."""
+"""From mel spectrogram to audio: multiplicative KL updates, Griffin-Lim, the report's inversion, stereo."""
 import numpy as np
 import torch
 
@@ -7,19 +7,18 @@ import Hyperparameters as hp
 
 
 def power_from_mel(mel, start, device="cpu"):
-    """Power spectrum whose mel power is `mel`: KL-divergence multiplicative updates (Lee and Seung 2001,
-    "Algorithms for non-negative matrix factorization", with the filter bank as the fixed factor).
+    """Estimate a power spectrum from mel power by multiplicative updates for the KL divergence.
 
-    Least squares cares for the loudest bands alone; this divergence also for the soft ones, which the ear hears.
+    The updates are those of Lee and Seung (2001), "Algorithms for non-negative matrix factorization", with the mel
+    filter bank as the fixed factor. Least squares fits only the loudest bands; this divergence fits soft bands too.
 
     Parameters
     ----------
     mel : np.ndarray [shape=(n_mels, t)]
     start : np.ndarray [shape=(1 + n_fft / 2, t)]
-        A power spectrum to start from. Each frame's level is of no matter; within a band its shape remains, so the
-        spectrum of the recording itself, which has its pitches, is a good one.
+        Power spectrum to start from. Its shape within each band remains, so the spectrum of the recording, which has
+        the right pitches, is a good choice. Its level does not matter.
     device : torch.device or str
-        Where it is computed.
 
     Returns
     -------
@@ -35,19 +34,20 @@ def power_from_mel(mel, start, device="cpu"):
 
 
 def griffin_lim(magnitude, phase, iterations=None, device="cpu"):
-    """Audio whose STFT has the given magnitude: Griffin and Lim (1984) with the momentum of Perraudin, Balazs and
-    Soendergaard (2013, "A fast Griffin-Lim algorithm"), started from the phase of an STFT.
+    """Estimate audio from the magnitude of its STFT with the fast Griffin-Lim algorithm, from a given phase.
+
+    The algorithm is that of Griffin and Lim (1984) with the momentum of Perraudin, Balazs and Soendergaard (2013), "A
+    fast Griffin-Lim algorithm".
 
     Parameters
     ----------
     magnitude : np.ndarray [shape=(1 + n_fft / 2, t) or (1 + channels, 1 + n_fft / 2, t)]
-        Of several, the first is that of the mean of all others, which are kept to it.
+        With several channels, the first is the mean of the others, and the result keeps it so.
     phase : np.ndarray [shape as magnitude, complex]
-        Only its angle counts.
+        STFT whose angles are used.
     iterations : int, optional
         By default `hp.griffin_lim_iterations`.
     device : torch.device or str
-        Where it is computed.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def griffin_lim(magnitude, phase, iterations=None, device="cpu"):
     iterations = hp.griffin_lim_iterations if iterations is None else iterations
     window = torch.hann_window(hp.n_fft).to(device)
     frame = dict(n_fft=hp.n_fft, hop_length=hp.hop_length, window=window)
-    phase = np.where(np.abs(phase) > 1e-30, phase, 1)  # smaller ones have none that torch could tell
+    phase = np.where(np.abs(phase) > 1e-30, phase, 1)  # torch cannot compute the angle of smaller values
     magnitude, estimate = (torch.from_numpy(array).to(device) for array in (magnitude, phase))
     size, previous = (magnitude.shape[-1] - 1) * hp.hop_length, 0
     for _ in range(iterations):
@@ -73,25 +73,25 @@ def griffin_lim(magnitude, phase, iterations=None, device="cpu"):
 
 
 def inversion_device(device):
-    """The device itself, but for Apple's MPS, which lacks complex numbers in some versions of torch, the processor."""
+    """Return the device, or the processor for Apple's MPS, which lacks complex numbers in some versions of torch."""
     return "cpu" if torch.device(device).type == "mps" else device
 
 
 def invert(mel, guide, inversion=None, device="cpu"):
-    """Mel power -> audio.
+    """Estimate audio from mel power.
 
     Parameters
     ----------
     mel : np.ndarray [shape=(n_mels, t)]
         At least two frames.
     guide : np.ndarray [shape=(1 + n_fft / 2, t), complex]
-        STFT of the recording that `mel` was made from. It shares onsets and pitches with the sound to be found:
-        its power spectrum and its phase are where the search starts.
+        STFT of the recording. It has the onsets and pitches of the wanted sound, so its power spectrum and its phase
+        are the starting point.
     inversion : str
-        "kl": `power_from_mel`, then `griffin_lim`, both from `guide`. "report": librosa's non-negative least squares
-        and its Griffin-Lim with 32 iterations from random phase, without a guide, as in the report.
+        "kl" (default): `power_from_mel` and `griffin_lim`, both starting from `guide`. "report": librosa's
+        non-negative least squares and its Griffin-Lim from random phase, as in the report, without `guide`.
     device : torch.device or str
-        Where "kl" is computed, see `inversion_device`; "report" is computed on the processor.
+        Device for "kl", see `inversion_device`. "report" runs on the processor.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def invert(mel, guide, inversion=None, device="cpu"):
     """
     inversion = hp.inversion if inversion is None else inversion
     if inversion == "report":
-        import librosa  # slow to import, and needed for nothing else here
+        import librosa  # slow to import, and not needed elsewhere here
 
         magnitude = librosa.feature.inverse.mel_to_stft(mel, sr=hp.sample_rate, n_fft=hp.n_fft, fmin=hp.fmin,
                                                         fmax=hp.fmax)
@@ -118,10 +118,19 @@ def invert(mel, guide, inversion=None, device="cpu"):
 
 
 def band_levels(own, mean):
-    """Return by how much a channel is louder than the mean of all, in power, band by band [shape=(n_mels, t)].
+    """Return the ratio of a channel's power to that of the mean of all channels in each band.
 
-    `own`, `mean` [shape=(1 + n_fft / 2, t), complex]: their STFTs. Smoothed over `hp.stereo_frames`, and at most
-    `hp.stereo_limit`, which keeps what is in opposite phase on both sides, and so hardly in the mean, from blowing up.
+    The powers are smoothed over `hp.stereo_frames`. The ratio is at most `hp.stereo_limit`, since the mean of
+    channels in opposite phase is nearly silent.
+
+    Parameters
+    ----------
+    own, mean : np.ndarray [shape=(1 + n_fft / 2, t), complex]
+        STFTs of the channel and of the mean.
+
+    Returns
+    -------
+    np.ndarray [shape=(n_mels, t), float32]
     """
     kernel = np.hanning(hp.stereo_frames + 2)[1:-1]
 
@@ -134,10 +143,24 @@ def band_levels(own, mean):
 
 
 def invert_stereo(mel, mean, channels, device="cpu"):
-    """As `Inversion.invert`, each channel guided by itself [shape=(channels, (t - 1) * hop_length)].
+    """Estimate the audio of several channels from mel power, each with its own guide; see `invert`.
 
-    `mean` and each of `channels` [shape=(1 + n_fft / 2, t), complex]: STFTs of their mean, and of the channels. In
-    every band a channel is as much louder than `mel` as it was, and the mean of all comes out as it would alone.
+    The level of each channel relative to the mean is that of the recording in every band. The mean of the result is
+    what `invert` gives for the mean alone.
+
+    Parameters
+    ----------
+    mel : np.ndarray [shape=(n_mels, t)]
+        Of the mean of the channels.
+    mean : np.ndarray [shape=(1 + n_fft / 2, t), complex]
+        STFT of the mean.
+    channels : list of np.ndarray [shape=(1 + n_fft / 2, t), complex]
+        STFTs of the channels.
+    device : torch.device or str
+
+    Returns
+    -------
+    np.ndarray [shape=(channels, (t - 1) * hop_length), float32]
     """
     guides = np.stack([mean, *channels])
     mels = [mel, *(mel * band_levels(channel, mean) for channel in channels)]

@@ -1,16 +1,11 @@
-"""MIDI files -> aligned piano and e-piano wavs (report: data set), with the FluidSynth command line.
+"""Render MIDI files to aligned wavs of piano and electric piano with FluidSynth (report: data set).
 
-`python MIDI2Audio.py` renders data/MIDI into data/piano and data/synth, and data/MIDI_test into data/test.
+`python MIDI2Audio.py` renders data/MIDI to data/piano and data/synth, and data/MIDI_test to data/test.
 """
 import argparse
 import contextlib
 import os
 import random
-import re
-import shutil
-import signal
-import struct
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -18,177 +13,100 @@ from pathlib import Path
 
 import mido
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
 import Augmentation
 import Hyperparameters as hp
+import MIDIReader
 import Notes
 import Performances
 import Util
+from FluidSynth import find_fluidsynth, preset_messages, render, retune, wheel_cents
+from GeneratedFiles import GeneratedFiles, join_names, settings_digest
+from Presets import find_soundfont, list_presets, parse_preset, preset_text
 
-pitch_wheel_cents = 200  # the range of the pitch wheel that General MIDI starts with
-
-
-def find_soundfont(name):
-    """Return the path of a SoundFont: `name` itself, or a file of that name in SoundFonts/ or a system folder.
-
-    Raises FileNotFoundError if it is nowhere, ValueError if it is shorter than it says, as after half a download.
-    """
-    for path in (Path(name), hp.soundfonts / name, *(folder / name for folder in hp.system_soundfonts)):
-        if path.is_file():
-            with open(path, "rb") as file:
-                header, size = file.read(8), path.stat().st_size
-            if header[:4] == b"RIFF" and size < 8 + int.from_bytes(header[4:], "little"):
-                raise ValueError(f"{path} is cut short, {size} of {8 + int.from_bytes(header[4:], 'little')} bytes; "
-                                 "download it again")
-            return path
-    package = hp.soundfont_packages.get(Path(name).name)
-    raise FileNotFoundError(f"SoundFont {name} is neither in {hp.soundfonts.name}/ nor in the system's folders; put it "
-                            f"into SoundFonts/ or install {'it' if package else 'one, for instance'}: apt-get install "
-                            f"{package or 'fluid-soundfont-gm'}")
-
-
-def find_fluidsynth():
-    """Return the path of FluidSynth. Raises FileNotFoundError if it is not on PATH."""
-    found = shutil.which("fluidsynth")
-    if not found:
-        raise FileNotFoundError("fluidsynth is not on PATH; install FluidSynth 2: apt-get install fluidsynth, "
-                                "or brew install fluid-synth")
-    return found
-
-
-def list_presets(soundfont):
-    """Return the presets of a SoundFont as {(bank, program): name}, in order (SoundFont 2.04, section 7.2).
-
-    Raises FileNotFoundError as `find_soundfont`, and ValueError if it is no SoundFont.
-    """
-    path = find_soundfont(soundfont)
-
-    def chunks(file, end):
-        while file.tell() + 8 <= end:
-            name, size = struct.unpack("<4sI", file.read(8))
-            start = file.tell()
-            yield name, start + size
-            file.seek(start + size + size % 2)
-
-    with open(path, "rb") as file, contextlib.suppress(struct.error):  # as of a list that is cut off
-        header = file.read(12)
-        if header[:4] != b"RIFF" or header[8:] != b"sfbk":
-            raise ValueError(f"{path} is not a SoundFont; replace it")
-        for name, end in chunks(file, path.stat().st_size):
-            if name == b"LIST" and file.read(4) == b"pdta":
-                for name, end in chunks(file, end):
-                    if name == b"phdr":
-                        presets = list(struct.iter_unpack("<20sHH14x", file.read(end - file.tell())))
-                        return dict(sorted(((bank, program), text.split(b"\0")[0].decode("latin-1").strip())
-                                           for text, program, bank in presets[:-1]))  # the last ends the list
-    raise ValueError(f"{path} holds no presets; replace it")
-
-
-def parse_preset(text):
-    """Turn "FILE.sf2:BANK:PROGRAM", or "FILE.sf2:NAME" with the preset's name, into (file, bank, program).
-
-    ":room" at the end makes it (file, bank, program, True). Raises ValueError if it is anything else, and
-    FileNotFoundError if there is no such SoundFont to look the name up in.
-    """
-    if text.endswith(":room"):
-        return *parse_preset(text.removesuffix(":room")), True
-    file, *numbers = text.rsplit(":", 2)
-    if len(numbers) == 2 and file and all(number.isdecimal() for number in numbers):
-        bank, program = map(int, numbers)
-        if bank <= 16383 and program <= 127:
-            return file, bank, program
-    elif text.count(":"):
-        file, name = text.rsplit(":", 1)
-        for (bank, program), found in list_presets(file).items():
-            if name and found.lower() == name.lower():
-                return file, bank, program
-        raise ValueError(f"{file} has no preset called '{name}'; python MIDI2Audio.py --list {file} shows what it has")
-    raise ValueError(f"'{text}' is no preset; write FILE.sf2:BANK:PROGRAM, for instance FluidR3_GM.sf2:0:5, or "
-                     "FILE.sf2:NAME")
-
-
-def preset_text(preset):
-    """The inverse of `parse_preset`."""
-    return ":".join(map(str, preset[:3])) + (":room" if any(preset[3:]) else "")
+last_piano_program = 7  # of General MIDI
+render_settings = ("gain", "fluidsynth_", "limit_s", "release_s", "peak", "sample_rate")
+recording_settings = ("simulated_recording_share", "recording_", "room_", "artificial_", "response_",
+                      "n_room_responses", "n_artificial_responses", "seed")
+timbre_settings = ("random_timbre_", "timbre_", "max_resize")
 
 
 def trim(midi_path, limit_s=None, bank=0, program=0, detune=0):
-    """Reduce a MIDI file to what one instrument plays in its first `limit_s` seconds.
+    """Reduce a MIDI file to what one instrument plays in its first seconds.
 
-    Every channel gets the given preset, `detune` cents from its pitch (at most 200); the file's own program changes,
-    its percussion channel and its system messages are left out. The result has one track and one tick a sample at
-    `hp.sample_rate`.
+    Every channel gets the given preset. Program changes, percussion and system messages of the file are left out.
+
+    Parameters
+    ----------
+    midi_path : str or Path
+    limit_s : float, optional
+        Seconds to keep, by default `hp.limit_s`.
+    bank, program : int
+    detune : float
+        Cents to add to the pitch, from -200 to 200. Pitch bends of the file are added to it.
 
     Returns
     -------
-    (mido.MidiFile, float)
-        The file, and its length in seconds: at most `limit_s`, with `hp.release_s` after the last event.
+    mido.MidiFile
+        One track with one tick per sample of `hp.sample_rate`.
+    float
+        Length in seconds: up to `hp.release_s` after the last event, at most `limit_s`.
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file.
     ValueError
-        If the file is not MIDI, is damaged, or has no notes.
+        If it is not a MIDI file, is damaged, or has no notes.
     """
     limit_s = hp.limit_s if limit_s is None else limit_s
     events = Notes.read_played_messages(midi_path)
-    # a note may be held beyond the limit
+    # the last note may be longer than the limit
     length = min(max((time for time, _ in events), default=0) + hp.release_s, limit_s)
     events = [(time, message) for time, message in events if time < limit_s]
     if not any(message.type == "note_on" and message.velocity for _, message in events):
-        raise ValueError(f"{midi_path} has no notes in its first {limit_s:g} s (percussion apart); remove it")
-
-    track = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=Notes.microseconds_per_beat)])
+        raise ValueError(f"{midi_path} has no notes in its first {limit_s:g} s (percussion excluded); remove it")
     channels = sorted({message.channel for _, message in events})
-    for channel in channels:
-        track.append(mido.Message("control_change", channel=channel, control=0, value=bank >> 7))
-        track.append(mido.Message("control_change", channel=channel, control=32, value=bank & 127))
-        track.append(mido.Message("program_change", channel=channel, program=program))
-        if detune:
-            track.append(mido.Message("pitchwheel", channel=channel, pitch=round(detune / pitch_wheel_cents * 8191)))
-    ticks = 0
-    for time, message in events:
-        track.append(message.copy(time=round(time * hp.sample_rate) - ticks))
-        ticks += track[-1].time
-    # FluidSynth renders on until every voice has ended, which a held note of an organ never does
-    rest = round(length * hp.sample_rate) - ticks
-    for i, channel in enumerate(channels):
-        track.append(mido.Message("control_change", channel=channel, control=Notes.all_sound_off,
-                                  time=0 if i else rest))
-    track.append(mido.MetaMessage("end_of_track"))
-    return mido.MidiFile(ticks_per_beat=hp.sample_rate // 2, tracks=[track]), length
+    if detune:
+        events = retune(events, detune)
+    # FluidSynth renders until every voice has ended, which a held note of an organ never does
+    ends = [mido.Message("control_change", channel=channel, control=Notes.all_sound_off) for channel in channels]
+    starts = [message for channel in channels for message in preset_messages(channel, bank, program, detune)]
+    ranked = [*((0, 0, message) for message in starts), *((time, 1, message) for time, message in events),
+              *((length, 2, message) for message in ends)]
+    return Notes.single_track(ranked), length
 
 
 def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=0, room=False, limit_s=None,
                              detune=0, timbre_rng=None):
-    """Render the first seconds of a MIDI file on one preset of a SoundFont.
+    """Render the first seconds of a MIDI file on one preset of a SoundFont to a wav.
 
     Parameters
     ----------
     midi_path, output_path : str or Path
-        The MIDI file, and the wav to write: 16 bits, mono, `hp.sample_rate`, largest sample `hp.peak`.
+        The MIDI file, and the wav to write: mono, 16 bits, `hp.sample_rate`, with the maximum `hp.peak`.
     soundfont : str or Path
-        A file, or the name of one in SoundFonts/ or the system's folders.
+        A file, or the name of one in SoundFonts/ or in the system's folders.
     bank, program : int
-        The preset, counted from 0; it plays on every channel whatever the file asks for.
+        The preset, counted from 0. All channels play it.
     room : bool
-        With FluidSynth's reverb, as in a room, or dry.
-    limit_s : float
-        Seconds to render; a shorter piece ends `hp.release_s` after its last event.
+        Whether FluidSynth adds reverberation.
+    limit_s : float, optional
+        Seconds to render, by default `hp.limit_s`. A shorter piece ends `hp.release_s` after its last event.
     detune : float
-        Cents by which the instrument is tuned off.
-    timbre_rng : random.Random or None
-        If given, draws from it a piano that there is not: see `Performances.render_random_timbre`.
+        Cents to add to the pitch.
+    timbre_rng : random.Random, optional
+        Draws a random piano timbre from it: see `Performances.render_random_timbre`.
 
     Raises
     ------
     FileNotFoundError
         If the MIDI file, the SoundFont or FluidSynth is missing.
     ValueError
-        If the MIDI file is damaged or has no notes, or the SoundFont lacks the preset.
+        If the MIDI file is damaged or has no notes, or if the SoundFont lacks the preset.
     OSError
-        If the wav, or FluidSynth's in the system's temporary folder, cannot be written.
+        If the wav, or a temporary file of FluidSynth, cannot be written.
     """
     preset = find_soundfont(soundfont), bank, program, room
     midi, length = trim(midi_path, limit_s, bank, program, detune)
@@ -207,42 +125,8 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
     Util.write_audio(output_path, audio * (hp.peak / loudest))
 
 
-def render(midi, samples, preset, rate=None):
-    """Return what FluidSynth makes of a MIDI file at `rate` Hz [shape=(samples,)], both channels' mean.
-
-    `preset` is (path of the SoundFont, bank, program, room or not). Raises as `synthesise_midi_to_audio`, and
-    RuntimeError, with what FluidSynth says, if it fails.
-    """
-    rate = rate or hp.sample_rate
-    fluidsynth, (soundfont, bank, program, room) = find_fluidsynth(), preset
-    with tempfile.TemporaryDirectory() as folder:
-        trimmed, rendered = Path(folder) / "trimmed.mid", Path(folder) / "rendered.wav"
-        with Util.atomic_write(trimmed) as temporary:
-            midi.save(temporary)
-        # the rate is given: FluidSynth's own 44,100 Hz read as 22,050 would be an octave low at half speed
-        log = subprocess.run(
-            [fluidsynth, "-ni", "-r", str(rate), "-g", str(hp.gain), "-R", str(int(room)), "-C", "0",
-             "-o", f"synth.reverb.room-size={hp.fluidsynth_room_size}",
-             "-o", f"synth.reverb.level={hp.fluidsynth_room_level}", "-o", "synth.dynamic-sample-loading=1",
-             "-o", "synth.midi-bank-select=mma", "-o", f"synth.polyphony={hp.fluidsynth_polyphony}",
-             "-T", "wav", "-O", "float", "-F", rendered, soundfont, trimmed],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-        if "Failed to load SoundFont" in log.stdout or "not a SoundFont" in log.stdout:
-            raise ValueError(f"{soundfont} is not a SoundFont that FluidSynth reads; replace it")
-        if "Instrument not found" in log.stdout:
-            raise ValueError(f"{soundfont} has no preset at bank {bank}, program {program}; choose another")
-        # after which FluidSynth ends as if all were well
-        full = re.search(r"write error: (?:System error : )?([^.\n]*)", log.stdout)
-        if full or log.returncode == -signal.SIGXFSZ:
-            raise Util.write_error(rendered, full[1] if full else "the file is too large")
-        if log.returncode or not rendered.exists():
-            raise RuntimeError(" ".join(log.stdout.split()[-40:]))
-        audio = soundfile.read(rendered, dtype="float32", always_2d=True)[0].mean(axis=1)[:samples]
-    return np.pad(audio, (0, samples - audio.size))
-
-
 def check_preset(preset):
-    """Raise as `synthesise_midi_to_audio` if a preset cannot be rendered, by trying a note."""
+    """Render one note on a preset. Raises as `synthesise_midi_to_audio` if that is impossible."""
     with tempfile.TemporaryDirectory() as folder:
         track = mido.MidiTrack([mido.Message("note_on", note=60), mido.Message("note_off", note=60, time=480)])
         midi_path = Path(folder) / "note.mid"
@@ -251,96 +135,168 @@ def check_preset(preset):
 
 
 def is_solo_piano(midi_path):
-    """True if a MIDI file has no percussion and asks for nothing but General MIDI's pianos, programs 0 to 7.
+    """Return whether a MIDI file has no percussion and no instruments except the pianos of General MIDI.
 
-    Raises ValueError as `trim` for a damaged file.
+    Raises as `trim` for a damaged file.
     """
     trim(midi_path)
-    messages = [message for _, message in Notes.read_messages(midi_path)]
+    messages = [message for _, message in MIDIReader.read_messages(midi_path)]
     return not any(message.type == "note_on" and message.channel == Notes.percussion_channel
-                   or message.type == "program_change" and message.program > 7
+                   or message.type == "program_change" and message.program > last_piano_program
                    and message.channel != Notes.percussion_channel
                    for message in messages)
 
 
-def save_rendered_midi(midi_folder, audio_folder, output_folder, shard=(0, 1)):
-    """Write the part of every MIDI file that has been rendered to `audio_folder`/<piece>.wav to
-    `output_folder`/<piece>.mid, whence training has its notes."""
-    for name, path in sorted(Util.find_pieces(midi_folder, Notes.midi_endings).items())[shard[0]::shard[1]]:
-        output = Path(output_folder) / f"{name}.mid"
-        if Path(audio_folder, f"{name}.wav").exists() and not Util.is_up_to_date(output, path):
-            with contextlib.suppress(ValueError), Util.atomic_write(output) as temporary:  # the file has changed since
+def save_rendered_midi(midi_folder, audio_folder, output_folder, shard=(0, 1), overwrite=False):
+    """Write the rendered part of each MIDI file, from which training reads the notes.
+
+    A piece gets `output_folder`/<piece>.mid if `audio_folder`/<piece>.wav exists. MIDI files of the user in
+    `output_folder` are kept; generated ones whose piece is gone are removed.
+    """
+    pieces, folder = Util.find_pieces(midi_folder, Notes.midi_endings), Path(output_folder)
+    generated, settings = GeneratedFiles(folder), settings_digest("limit_s", "release_s", "sample_rate")
+    generated.adopt(path for path in folder.glob("*.mid") if Notes.is_single_track(path))
+    generated.remove_orphans(lambda name: Path(name).stem in pieces)
+    for name, path in sorted(pieces.items())[shard[0]::shard[1]]:
+        output = folder / f"{name}.mid"
+        if not Path(audio_folder, f"{name}.wav").exists() or output.exists() and not generated.is_ours(output):
+            continue
+        if overwrite or not generated.is_current(output, settings, path):
+            with contextlib.suppress(ValueError), Util.atomic_write(output) as temporary:  # damaged since the render
                 trim(path)[0].save(temporary)
+            generated.add(output, settings)
+
+
+class FolderRenderer:
+    """Renders the MIDI files of a folder on one preset; `synthesise_folder` explains the parameters."""
+
+    def __init__(self, output_folder, preset, detune=0, variant_presets=(), simulate_recording=False,
+                 random_timbre=False):
+        self.folder, self.preset, self.detune = Path(output_folder), preset, detune
+        self.variant_presets, self.simulate_recording = variant_presets, simulate_recording
+        self.random_timbre, self.generated = random_timbre, GeneratedFiles(output_folder)
+        self.responses = ([*Augmentation.room_responses(), *Augmentation.artificial_responses()]
+                          if simulate_recording else [])
+
+    def description(self):
+        """Return the text of preset.txt: the presets, and what is done to the variants."""
+        presets = ", ".join(dict.fromkeys(map(preset_text, (self.preset, *self.variant_presets))))
+        return (presets + (f", off by up to {self.detune:g} cents" if self.detune else "")
+                + ", recorded" * self.simulate_recording + ", voiced" * self.random_timbre)
+
+    def settings(self, name):
+        """Return the digest of the settings that the wav of a piece depends on."""
+        variant = "~" in name
+        return settings_digest(*render_settings, *recording_settings * (variant and self.simulate_recording),
+                               *timbre_settings * (variant and self.random_timbre))
+
+    def claim(self, names, overwrite):
+        """Prepare the folder for renders of these pieces. Raises ValueError if it holds others: see
+        `synthesise_folder`."""
+        note, text = self.folder / "preset.txt", self.description()
+        # before the note is read, which another shard may write meanwhile
+        stored = Util.modification_times(path for path in self.folder.glob("*")
+                                         if path.suffix.lower() in Util.recording_endings and path.name[0] != ".")
+        if stored and not note.exists():
+            raise ValueError(f"{self.folder} holds recordings that were not rendered here; move them, or choose "
+                             "another --data")
+        former = " ".join(Util.read_text(note).split()) if stored else text
+        if former != text and not overwrite:
+            raise ValueError(f"{self.folder} holds renders of {former}, not of {text}; add --overwrite to replace them")
+        if stored:
+            self.generated.adopt(path for path in stored if path.stem in names and path.suffix == ".wav")
+        if former != text:
+            check_preset(self.preset)  # before anything is removed
+            # at once, so that an interruption leaves no mixture; what another shard has rendered since stays
+            Util.remove_unchanged({path: time for path, time in stored.items() if self.generated.is_ours(path)})
+        Util.save_text(note, text + "\n")
+        self.generated.remove_orphans(lambda name: Path(name).stem in names)
+        self.report(names)
+
+    def report(self, names):
+        """Print which recordings have no MIDI file, and how many renders have other settings than now."""
+        found = {path.stem: path for path in self.folder.glob("*.wav") if path.name[0] != "."}
+        if found.keys() - set(names):
+            tqdm.write(f"warning: {self.folder} holds recordings without a MIDI file, which are trained on too: "
+                       f"{join_names(found.keys() - set(names))}; remove them if they are old renders", file=sys.stderr)
+        outdated = [name for name in found if not self.generated.has_settings(found[name], self.settings(name))]
+        if outdated:
+            tqdm.write(f"{self.folder}: {len(outdated)} wavs were rendered with other settings in Hyperparameters.py "
+                       f"and are rendered again: {join_names(outdated)}", file=sys.stderr)
+
+    def render(self, name, midi_path, overwrite):
+        """Render a piece, unless its wav is current. Raises ValueError if it cannot be rendered."""
+        output, settings = self.folder / f"{name}.wav", self.settings(name)
+        if not overwrite and self.generated.is_current(output, settings, midi_path):
+            return
+        self.generated.check_ours(output)
+        rng = random.Random(f"{self.folder.name} {name}")
+        variant, cents = "~" in name, rng.uniform(-self.detune, self.detune)
+        chosen = rng.choice(self.variant_presets) if variant and self.variant_presets else self.preset
+        timbre_rng = rng if variant and self.random_timbre and rng.random() < hp.random_timbre_share else None
+        with Util.atomic_write(output) as temporary:
+            synthesise_midi_to_audio(midi_path, temporary, *chosen, timbre_rng=timbre_rng,
+                                     detune=cents if variant or not self.variant_presets else 0)
+            if variant and self.simulate_recording and rng.random() < hp.simulated_recording_share:
+                Util.write_audio(temporary, Augmentation.simulate_recording(
+                    Util.read_audio(temporary), np.random.default_rng(rng.getrandbits(64)), self.responses))
+        self.generated.add(output, settings)
 
 
 def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detune=0, shard=(0, 1), solo_piano=False,
                       variant_presets=(), simulate_recording=False, random_timbre=False):
-    """Render every MIDI file below `midi_folder` on one preset, in parallel, to `output_folder`/<piece>.wav.
+    """Render every MIDI file below a folder on one preset, in parallel, to `output_folder`/<piece>.wav.
 
-    Each piece is tuned off by up to `detune` cents, by another, but always the same, amount in each folder. `shard` (i,
-    n) does every n-th piece from the i-th on. `solo_piano` skips, with a warning, what asks for other instruments. What
-    is there already is kept unless its MIDI file is newer or `overwrite` is set. A MIDI file that cannot be rendered
-    does not stop the others. Takes (`Performances.write_variants`) are rendered on one of `variant_presets` each, if
-    there are any, and if they are to be `simulate_recording`, `hp.simulated_recording_share` of them go through
-    `Augmentation.simulate_recording`; if `random_timbre`, `hp.random_timbre_share` are of pianos that there are not,
-    see `Performances.render_random_timbre`.
+    A wav that exists is kept if it is newer than its MIDI file and was rendered with the present settings. A MIDI
+    file that cannot be rendered does not stop the others. Renders whose MIDI file is gone are removed; recordings
+    that were not rendered here stay.
+
+    Parameters
+    ----------
+    midi_folder, output_folder : str or Path
+    preset : tuple
+        As `Presets.parse_preset` returns it.
+    overwrite : bool
+        Render again what is there, also if it was rendered on another preset.
+    detune : float
+        Largest detuning in cents. Each piece has its own, which does not change from call to call.
+    shard : (int, int)
+        (i, n) renders every n-th piece from the i-th on.
+    solo_piano : bool
+        Skip, with a warning, pieces that ask for other instruments.
+    variant_presets : sequence of tuple
+        Presets for performance variants (`Performances.write_variants`), one at random for each.
+    simulate_recording, random_timbre : bool
+        Whether the shares `hp.simulated_recording_share` and `hp.random_timbre_share` of the variants get a
+        simulated recording (`Augmentation.simulate_recording`) and a random timbre
+        (`Performances.render_random_timbre`).
 
     Raises
     ------
     FileNotFoundError
         If there are no MIDI files, or the SoundFont or FluidSynth is missing.
     ValueError
-        If `output_folder` holds renders of another preset, or recordings that were not rendered, or, once the others
-        are done, naming the MIDI files that could not be rendered.
+        If `output_folder` holds renders of another preset, or recordings that were not rendered here, or, at the
+        end, naming the MIDI files that could not be rendered.
     """
     find_fluidsynth(), find_soundfont(preset[0])
-    output_folder = Path(output_folder)
     midi_files = Util.find_pieces(midi_folder, Notes.midi_endings)
     names = sorted(midi_files)[shard[0]::shard[1]]
-    note = output_folder / "preset.txt"
-    text = (", ".join(dict.fromkeys(map(preset_text, (preset, *variant_presets))))
-            + (f", off by up to {detune:g} cents" if detune else "")
-            + ", recorded" * simulate_recording + ", voiced" * random_timbre
-            + "\n")
-    rooms = [*Augmentation.room_responses(), *Augmentation.artificial_responses()] if simulate_recording else []
-    # before the note is looked for, which another shard writes first
-    others = Util.modification_times(output_folder.glob("*.wav"))
-    if others and not note.exists():
-        raise ValueError(f"{output_folder} holds recordings that were not rendered here; move them, or choose another "
-                         "--data")
-    former = " ".join(Util.read_text(note).split()) if others else ""
-    if others and former == text.strip():
-        others = {}
-    if others and not overwrite:
-        raise ValueError(f"{output_folder} holds renders of {former}, not of {text.strip()}; "
-                         "add --overwrite to replace them")
-    if others:
-        check_preset(preset)  # before anything is lost
-    # so that an interruption leaves no mixture; what another shard has rendered since stays
-    Util.remove_unchanged(others)
-    Util.save_text(note, text)
+    renderer = FolderRenderer(output_folder, preset, detune, variant_presets, simulate_recording, random_timbre)
+    renderer.claim(midi_files, overwrite)
 
     def render_one(name):
-        output = output_folder / f"{name}.wav"
         try:
             if solo_piano and not is_solo_piano(midi_files.get(name.partition("~")[0], midi_files[name])):
                 tqdm.write(f"warning: {midi_files[name]} is not for piano alone; left out", file=sys.stderr)
-            elif overwrite or not Util.is_up_to_date(output, midi_files[name]):
-                rng = random.Random(f"{output_folder.name} {name}")
-                variant, cents = "~" in name, rng.uniform(-detune, detune)
-                chosen = rng.choice(variant_presets) if variant and variant_presets else preset
-                timbre_rng = rng if variant and random_timbre and rng.random() < hp.random_timbre_share else None
-                synthesise_midi_to_audio(midi_files[name], output, *chosen, timbre_rng=timbre_rng,
-                                         detune=cents if variant or not variant_presets else 0)
-                if variant and simulate_recording and rng.random() < hp.simulated_recording_share:
-                    Util.write_audio(output, Augmentation.simulate_recording(
-                        Util.read_audio(output), np.random.default_rng(rng.getrandbits(64)), rooms))
+            else:
+                renderer.render(name, midi_files[name], overwrite)
         except ValueError as error:
             return str(error)
 
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        errors = [error for error in tqdm(pool.map(render_one, names), total=len(names), desc=str(output_folder.name),
+        errors = [error for error in tqdm(pool.map(render_one, names), total=len(names), desc=renderer.folder.name,
                                           unit="piece") if error]
     finally:
         pool.shutdown(cancel_futures=True)
@@ -350,87 +306,122 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
 
 def synthesise_all(mode, data=None, presets=None, detune=0, variants=0, simulate_recording=False, random_timbre=False,
                    **how):
-    """Render data/MIDI on one side of the pair: `mode` "piano" into data/piano, "synth" into data/synth.
+    """Render data/MIDI on one side of the pair, "piano" or "synth".
 
-    `presets` are (SoundFont, bank, program), by default `hp.piano_preset` or `hp.synth_preset`. Several pianos for one
-    synth go into data/piano, data/piano_2, data/piano_3 and so on, all but the first tuned off by up to `detune` cents.
-    What an earlier call has left in more of these folders stays, with a warning. With `variants` of every piece there
-    is one folder: the pieces are rendered on the first piano, the takes on one of all of them each, on the piano's side
-    as if `simulate_recording` or `random_timbre`, see `synthesise_folder`, or not. The notes of what is rendered are
-    kept in data/notes. The rest, and what is raised, is as for `synthesise_folder`; ValueError for another `mode`.
+    Several pianos go to data/piano, data/piano_2 and so on. With performance variants there is one folder: pieces are
+    rendered on the first piano, each variant on one of all of them. The notes of the renders go to data/notes.
+
+    Parameters
+    ----------
+    mode : str
+        "piano" renders to data/piano, "synth" to data/synth.
+    data : Path, optional
+        By default `hp.data`.
+    presets : list of tuple, optional
+        By default `hp.piano_preset` or `hp.synth_preset`.
+    detune : float
+        Largest detuning in cents, of all pianos except the first, or of all variants.
+    variants : int
+        Number of performance variants per piece, which are written to data/MIDI first.
+    simulate_recording, random_timbre : bool
+        As for `synthesise_folder`, on the side of the piano only.
+    **how
+        Other parameters of `synthesise_folder`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `synthesise_folder`, and ValueError for another `mode`.
     """
-    data = hp.data if data is None else data
+    data = Path(hp.data if data is None else data)
     defaults = {"piano": hp.piano_preset, "synth": hp.synth_preset}
     if mode not in defaults:
         raise ValueError(f"mode is 'piano' or 'synth', not '{mode}'")
     presets = presets or [defaults[mode]]
+    Performances.remove_orphan_variants(data / "MIDI")
     if variants:
-        Performances.write_variants(Path(data) / "MIDI", variants)
+        Performances.write_variants(data / "MIDI", variants)
         how.update(variant_presets=presets, simulate_recording=simulate_recording and mode == "piano",
                    random_timbre=random_timbre and mode == "piano")
         presets = presets[:1]
     folders = [mode, *(f"{mode}_{number}" for number in range(2, len(presets) + 1))]
-    left = [str(Path(data) / name) for name in Util.numbered_folders(data, "piano") if mode == "piano"
-            and name not in folders]
-    if left:
-        tqdm.write(f"warning: there are pianos of an earlier render in {', '.join(left)}; "
-                   "remove them or they are trained on too", file=sys.stderr)
+    if mode == "piano":
+        check_other_pianos(data, folders)
     try:
         for folder, preset in zip(folders, presets):
-            synthesise_folder(Path(data) / "MIDI", Path(data) / folder, preset,
+            synthesise_folder(data / "MIDI", data / folder, preset,
                               detune=detune if variants or folder != mode else 0, **how)
-    finally:  # also where some could not be rendered
+    finally:  # also if some pieces could not be rendered
         if mode == "piano":
-            save_rendered_midi(Path(data) / "MIDI", Path(data) / mode, Path(data) / "notes", how.get("shard", (0, 1)))
+            save_rendered_midi(data / "MIDI", data / mode, data / "notes", how.get("shard", (0, 1)),
+                               how.get("overwrite", False))
+
+
+def check_other_pianos(data, folders):
+    """Warn of pianos that an earlier call has rendered, and remove their renders of pieces that are gone."""
+    left = [data / name for name in Util.numbered_folders(data, "piano") if name not in folders]
+    if left:
+        tqdm.write(f"warning: there are pianos of an earlier render in {', '.join(map(str, left))}; "
+                   "remove them or they are trained on too", file=sys.stderr)
+        pieces = Util.find_pieces(data / "MIDI", Notes.midi_endings)
+        for folder in left:
+            GeneratedFiles(folder).remove_orphans(lambda name: Path(name).stem in pieces)
 
 
 def parse_cents(text):
-    """Read from the command line by how much to tune off."""
+    """Read a detuning in cents from the command line."""
     number = float(text)
-    if not 0 <= number <= pitch_wheel_cents:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {pitch_wheel_cents} cents")
+    if not 0 <= number <= wheel_cents:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {wheel_cents} cents")
     return number
 
 
 def create_test_set(data=None, piano=None, synth=None, overwrite=False):
-    """Render data/MIDI_test on both instruments into data/test/piano and data/test/synth."""
+    """Render data/MIDI_test on both instruments to data/test/piano and data/test/synth."""
     data = hp.data if data is None else data
     for mode, preset in (("piano", piano or hp.piano_preset), ("synth", synth or hp.synth_preset)):
         synthesise_folder(Path(data) / "MIDI_test", Path(data) / "test" / mode, preset, overwrite)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Render MIDI files on the piano and on the electric piano.")
+    parser = argparse.ArgumentParser(description="Render MIDI files on the source and target instruments.")
     parser.add_argument("--data", type=Path, default=hp.data,
-                        help="folder that holds MIDI/ and MIDI_test/ (default: data/)")
+                        help="folder with MIDI/ and MIDI_test/ (default: data/)")
     parser.add_argument("--source", nargs="+", default=[preset_text(hp.piano_preset)],
                         metavar="FILE.sf2:BANK:PROGRAM[:room]",
-                        help="the instrument to listen to, or several, dry or in a room (default: %(default)s)")
+                        help="source instrument, or several, with :room for reverberation (default: %(default)s)")
     parser.add_argument("--target", default=preset_text(hp.synth_preset), metavar="FILE.sf2:BANK:PROGRAM",
-                        help="the instrument to play (default: %(default)s)")
+                        help="target instrument (default: %(default)s)")
     parser.add_argument("--detune", type=parse_cents, default=0,
-                        help="tune all sources but the first off by up to so many cents")
+                        metavar="CENTS", help="largest random detuning of all sources except the first (default: 0)")
     parser.add_argument("--variants", type=Util.non_negative_int, default=0, metavar="N",
-                        help="add N performance variants of every piece, with random timing and dynamics, and an "
-                        "exercise, each on one of the sources")
-    parser.add_argument("--simulate-recording", action="store_true", help="simulate rooms and microphones for variants")
+                        help="number of performance variants per piece, with random timing and dynamics; adds "
+                        "one exercise per piece; each is rendered on one of the sources (default: 0)")
+    parser.add_argument("--simulate-recording", action="store_true",
+                        help="simulate rooms and microphones for most variants")
     parser.add_argument("--random-timbre", action="store_true",
-                        help="render most variants with randomised piano timbres, made of the sources")
+                        help="render most variants with randomised piano timbres")
     for former, present in (("--takes", "variants"), ("--recorded", "simulate_recording"),
                             ("--voiced", "random_timbre")):
         how = dict(type=Util.non_negative_int) if former == "--takes" else dict(action="store_true")
         parser.add_argument(former, dest=present, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **how)
-    parser.add_argument("--list", metavar="FILE.sf2", help="list the presets of a SoundFont, and do nothing else")
+    parser.add_argument("--list", metavar="FILE.sf2", help="list the presets of a SoundFont and exit")
     parser.add_argument("--shard", type=Util.parse_shard, default=(0, 1), metavar="I/N",
-                        help="do every N-th piece from the I-th on, from 0")
+                        help="render every N-th piece from the I-th on, counted from 0")
     parser.add_argument("--solo-piano", action="store_true",
-                        help="skip, with a warning, files that ask for other instruments")
-    parser.add_argument("--overwrite", action="store_true", help="render again what is there")
+                        help="skip MIDI files that ask for other instruments, with a warning")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="render existing files again, also those of other instruments")
     options = parser.parse_args(arguments)
     if options.list:
         for (bank, program), name in list_presets(options.list).items():
             print(f"{options.list}:{bank}:{program}  {name}")
         return
+    render_data(options)
+
+
+def render_data(options):
+    """Render what the command line asks for. Raises ValueError with all errors at the end."""
     sources, target = [parse_preset(text) for text in options.source], parse_preset(options.target)
     how = dict(overwrite=options.overwrite, shard=options.shard, solo_piano=options.solo_piano)
     variants = dict(variants=options.variants, simulate_recording=options.simulate_recording,

@@ -9,19 +9,29 @@ from Notes import estimate_offsets, next_onsets, notes_to_frames, onset_candidat
 
 
 class NoteTrainer(Training.Trainer, NoteModel):
-    """The parts of a `NoteAutoencoder`, each taught apart by the true notes: see `Training.Trainer`.
+    """Trainer of the parts of a `NoteAutoencoder`. Each part learns from the true notes, without the other parts.
 
-    The encoder by cross entropy on onsets and sounding keys, and the L1 distance of the velocities' logarithms at the
-    onsets; the note classifier by cross entropy on the notes that the encoder hears and the L1 distance of their ends,
-    which do not teach the encoder; the decoder by the L1 distance from the target's spectrogram. `parts` are those to
-    train.
+    - Encoder: cross entropy of onsets and sounding keys, and L1 error of the logarithmic velocities at the onsets.
+    - Note classifier: cross entropy of the onset candidates, and L1 error of the offsets. Its gradients do not reach
+      the encoder.
+    - Decoder: L1 distance between its spectrogram of the true notes and the target's spectrogram.
+
+    Parameters
+    ----------
+    network : NoteAutoencoder
+    learning_rate : float
+    device : torch.device
+    parts : tuple of str
+        Parts to train: "encoder", "classifier", "decoder".
+    **settings
+        See `Training.Trainer`.
     """
 
-    def __init__(self, network, learning_rate, device, parts=("encoder", "classifier", "decoder"), **how):
-        super().__init__(network, None, learning_rate, device, **how)
+    def __init__(self, network, learning_rate, device, parts=("encoder", "classifier", "decoder"), **settings):
+        super().__init__(network, None, learning_rate, device, **settings)
         self.parts = parts
-        # No momentum and a short memory for the decoder's: a key that is rarely played is moved when it is played only,
-        # and no further than others.
+        # The decoder has no momentum and a short memory, so that a rarely played key changes only when it is played,
+        # and by steps of the same size as other keys.
         rare = dict(scale=hp.decoder_rate_factor, betas=hp.decoder_betas)
         groups = [{"params": list(getattr(network, part).parameters())} for part in parts if part != "decoder"]
         if "decoder" in parts:
@@ -30,6 +40,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
         self.optimiser = torch.optim.Adam(groups, learning_rate)
 
     def batch_loss(self, batch):
+        """Return the loss of the trained parts for a batch of a `NoteDataset`, and its number of crops."""
         batch = {name: value.to(self.device) for name, value in batch.items()}
         loss, size = 0, len(batch["target"])
         train_encoder = "encoder" in self.parts
@@ -44,19 +55,28 @@ class NoteTrainer(Training.Trainer, NoteModel):
                 predictions = logits.detach().sigmoid()
                 loss = loss + self.classifier_loss(predictions, batch["labels"]) + self.offset_loss(predictions, batch)
         if "decoder" in self.parts:
-            played = hp.decoder_crops if train_encoder else size  # a few are enough beside the encoder's
+            played = hp.decoder_crops if train_encoder else size  # the decoder needs fewer crops than the encoder
             distances = [self.decoder_loss(*crop) for crop in zip(
                 batch["notes"][:played], batch["first"].tolist(), batch["target"])]
             loss = loss + sum(distances) / len(distances)
         return loss, size
 
     def encoder_loss(self, logits, labels):
-        """Loss of the encoder."""
+        """Return the loss of the encoder.
+
+        Parameters
+        ----------
+        logits : torch.Tensor [shape=(batch, 3, t, n_keys)]
+            Onset, sounding and velocity, see `NoteEncoder`.
+        labels : torch.Tensor [shape=(batch, 3, t, n_keys), in [0, 1]]
+            See `Notes.note_labels`.
+        """
         entropy = torch.nn.functional.binary_cross_entropy_with_logits(
             logits[:, :2], labels[:, :2], reduction="none").sum(-1).mean((0, 2))
-        onsets = labels[:, 0]  # loudness goes with the velocity's logarithm
+        onsets = labels[:, 0]
+        # logarithmic, as is loudness
         error = torch.nn.functional.logsigmoid(logits[:, 2]) - labels[:, 2].clamp(min=1 / 127).log()
-        # How hard a whole crop is played is guessed at from its sound alone; which note is harder than which, heard.
+        # The spectrogram shows which note is louder than another, and hardly how loud the whole crop was played.
         sums = onsets.sum((1, 2), keepdim=True).clamp(min=1)
         relative = error - (error * onsets).sum((1, 2), keepdim=True) / sums
         errors = relative.abs() + hp.absolute_velocity_weight * error.abs()
@@ -64,10 +84,16 @@ class NoteTrainer(Training.Trainer, NoteModel):
         return entropy[0] + hp.frame_loss_weight * entropy[1] + hp.velocity_loss_weight * velocity
 
     def classifier_loss(self, predictions, labels):
-        """Loss of the note classifier's first opinion: of the notes that seem to begin, where the labels have an onset,
-        they were played.
+        """Return the loss of the first decision of the note classifier: whether onset candidates were played.
 
-        With them go, of each clip's first frame, the lowest key and the highest, so that there are always some.
+        They were played where the labels have an onset. The lowest and the highest key in the first frame of each clip
+        are added to the candidates, so that there are always some.
+
+        Parameters
+        ----------
+        predictions : torch.Tensor [shape=(batch, 3, t, n_keys), in [0, 1]]
+            Output of the encoder.
+        labels : torch.Tensor [shape=(batch, 3, t, n_keys), in [0, 1]]
         """
         found = [onset_candidates(clip, hp.candidate_threshold) for clip in predictions.cpu().numpy()]
         clip, frame, key = (torch.from_numpy(np.concatenate(part)).to(self.device) for part in zip(*(
@@ -78,11 +104,17 @@ class NoteTrainer(Training.Trainer, NoteModel):
             self.network.classifier(predictions, clip, frame, key), played)
 
     def offset_loss(self, predictions, batch):
-        """Loss of the note classifier's second opinion: how far the ends of the true notes are from where they seem to
-        be, if that is well within the crop, in units of ten frames.
+        """Return the loss of the second decision of the note classifier: when the true notes end.
 
-        With them goes, of each clip's first frame, the lowest key and the highest, at no distance: see
-        `classifier_loss`.
+        The loss is the error of the offset shift, in units of `hp.offset_loss_frames`. It covers the notes whose
+        estimated offset is well within the crop, and the two keys that `classifier_loss` adds, with a shift of zero.
+
+        Parameters
+        ----------
+        predictions : torch.Tensor [shape=(batch, 3, t, n_keys), in [0, 1]]
+            Output of the encoder.
+        batch : dict
+            "notes" and "first" of `NoteDataset`.
         """
         found, (length, margin) = [], (predictions.shape[2], max(self.network.classifier.offset_steps))
         for i, (clip, notes, first) in enumerate(zip(predictions.cpu().numpy(), batch["notes"].cpu().numpy(),
@@ -107,30 +139,45 @@ class NoteTrainer(Training.Trainer, NoteModel):
         return (later - true).abs().mean() / hp.offset_loss_frames
 
     def decoder_loss(self, notes, first, target):
-        """L1 distance of what the decoder makes of true notes from the target, of `hp.top_db`, at the level that
-        fits, and a little of how far it is off: levels would drift, and leave behind what is seldom heard."""
+        """Return the loss of the decoder for a crop.
+
+        The loss is the L1 distance between the spectrogram of the true notes and the target, at the level that fits
+        best. A small part of the level error is added, since otherwise the levels drift away from those of rare keys.
+
+        Parameters
+        ----------
+        notes : torch.Tensor [shape=(n, 4)]
+        first : int
+            First frame of the crop.
+        target : torch.Tensor [shape=(n_mels, t), in [0, 1]]
+        """
         output = self.mel_decibels_tensor(notes, first, target.shape[1]) / hp.top_db + 1
         loud, off = target > hp.decoder_loss_from, 0
         if loud.any():
             differences = (target - output)[loud]
             output, off = output + differences.detach().median(), differences.mean().abs()
-        within = output.clamp(0, 1)  # what is too soft to hear still has a slope
+        within = output.clamp(0, 1)  # levels below the range still get a gradient
         distance = (within + hp.decoder_clipped_slope * (output - within) - target).abs().mean()
         return distance + hp.level_loss_weight * off
 
     @torch.inference_mode()
     def validate(self, dataset):
-        """Return the mean over all frames of whole clips of the L1 loss of the spectrogram, as of the report's form,
-        or, if not all parts are trained, of their loss."""
+        """Return the mean validation loss over all frames of whole clips.
+
+        It is the L1 loss of the spectrogram, as with the report's autoencoder, if all parts are trained. Otherwise it
+        is the loss of the trained parts.
+        """
         self.network.eval()
         losses, frames = zip(*((self.clip_loss(clip), clip["target"].shape[1]) for clip in dataset))
         return float(np.average(losses, weights=frames))
 
     def clip_loss(self, clip):
+        """Return the validation loss of a clip: see `validate`."""
         if len(self.parts) < 3:
             return self.batch_loss(torch.utils.data.default_collate([clip]))[0].item()
         _, output, target = self.example(clip)
         return np.abs(output - target.numpy()).mean()
 
     def example(self, clip):
+        """Return input, output and target of a clip of the data set [each shape=(n_mels, t)]."""
         return clip["mel"], self.generate(clip["pitch"].numpy(), clip["mel"].numpy()), clip["target"]

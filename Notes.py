@@ -1,88 +1,58 @@
-"""Notes: MIDI files in and out, labels of a spectrogram's frames, and notes from frame-wise predictions."""
+"""Notes: from and to MIDI files, as labels of spectrogram frames, and decoded from frame-wise predictions.
+
+Notes are an array [shape=(n, 4)]: onset and offset in seconds, MIDI key, velocity from 1 to 127.
+"""
 import numpy as np
 
 import Hyperparameters as hp
+import MIDIReader
 import Util
 
 midi_endings = (".mid", ".midi")
 percussion_channel = 9
-bank_select = (0, 32)    # controllers that, like program changes, would override the chosen preset
-sustain = 64             # controller
+bank_select = (0, 32)    # controllers; together with program changes they choose an instrument
+sustain = 64             # controller of the sustain pedal
 all_sound_off = 120      # controllers
 reset_controllers = 121
-sustain_threshold = 64   # value from which on the sustain pedal is down
-microseconds_per_beat = 500_000  # tempo of the files that are written
+registered_parameter = (100, 101)   # controllers that choose a parameter; 0 and 0 choose the range of the pitch wheel
+data_entry = 6                      # controller that sets the chosen parameter
+sustain_threshold = 64   # smallest value at which the sustain pedal counts as down
+microseconds_per_beat = 500_000  # tempo of the files that we write
 save_ticks_per_beat = 960
 
 
-def read_messages(path):
-    """Read the channel messages of a MIDI file.
-
-    Parameters
-    ----------
-    path : str or Path
-
-    Returns
-    -------
-    list of (float, mido.Message)
-        Time in seconds and message, in the order of time, of all channels.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not MIDI, damaged, or of type 2.
-    """
-    import mido
-
-    try:
-        source = mido.MidiFile(path, clip=True)
-        if source.ticks_per_beat < 1:
-            raise ValueError("its time division is not in ticks a beat")
-        messages, now = [], 0.0
-        for message in source if source.type < 2 else ():
-            now += message.time
-            if hasattr(message, "channel"):
-                messages.append((now, message))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; give the path of a MIDI file") from None
-    except (EOFError, OSError, ValueError, LookupError, TypeError, OverflowError, mido.KeySignatureError) as error:
-        raise ValueError(f"{path} is not a MIDI file, or is damaged ({error or 'it ends too early'}); "
-                         "replace or remove it") from None
-    if source.type == 2:
-        raise ValueError(f"{path} is a MIDI file of type 2 (independent sequences); export it as type 0 or 1")
-    return messages
-
-
 def read_played_messages(path):
-    """As `read_messages`, without percussion and without what chooses another instrument."""
-    return [(time, message) for time, message in read_messages(path)
+    """Read the channel messages of a MIDI file, without percussion and without messages that choose an instrument.
+
+    Returns and raises as `MIDIReader.read_messages`.
+    """
+    return [(time, message) for time, message in MIDIReader.read_messages(path)
             if message.channel != percussion_channel and message.type != "program_change"
             and not (message.type == "control_change" and message.control in bank_select)]
 
 
 def read_notes(path, limit_s=None):
-    """Read what a MIDI file plays on all channels but percussion.
+    """Read the notes of a MIDI file, on all channels except percussion.
+
+    A note ends when key and sustain pedal are up, or when its key is struck again.
 
     Parameters
     ----------
     path : str or Path
     limit_s : float, optional
-        By default `hp.limit_s`. Notes that begin later are left out, and others end there.
+        Seconds to read, by default `hp.limit_s`. Later notes are left out, longer notes end there.
 
     Returns
     -------
     np.ndarray [shape=(n, 4), float32]
-        Onset and end in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets. A note ends with the
-        pedal, and when its key is struck again.
+        Onset and offset in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not MIDI, or damaged.
+        If it is not a MIDI file, or damaged: see `MIDIReader.read_messages`.
     """
     limit_s = hp.limit_s if limit_s is None else limit_s
     sounding, held, notes, pedal = {}, {}, [], set()  # sounding: (channel, key) -> onset, velocity
@@ -113,18 +83,18 @@ def read_notes(path, limit_s=None):
 
 
 def save_notes(path, notes):
-    """Write notes [shape=(n, 4)], as `read_notes` returns them, as a MIDI file of one piano track.
+    """Write notes [shape=(n, 4)], as `read_notes` returns them, to a MIDI file of one piano track.
 
-    A note ends when it no longer sounds, so that no pedal is needed. A tick is half a millisecond and a little.
+    Offsets include the sustain pedal, so the file has no pedal messages. A tick is 0.52 ms.
     """
     import mido
 
     events, ticks_per_second = [], save_ticks_per_beat * 1_000_000 // microseconds_per_beat
-    for onset, end, key, velocity in np.asarray(notes, np.float64):
+    for onset, offset, key, velocity in np.asarray(notes, np.float64):
         note = dict(note=int(key))
         start = round(onset * ticks_per_second)
         events.append((start, 1, mido.Message("note_on", velocity=int(min(max(round(velocity), 1), 127)), **note)))
-        events.append((max(round(end * ticks_per_second), start + 1), 0, mido.Message("note_off", **note)))
+        events.append((max(round(offset * ticks_per_second), start + 1), 0, mido.Message("note_off", **note)))
     track, now = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=microseconds_per_beat)]), 0
     for time, _, message in sorted(events, key=lambda event: event[:2]):
         track.append(message.copy(time=time - now))
@@ -134,7 +104,18 @@ def save_notes(path, notes):
 
 
 def single_track(events):
-    """Return a MIDI file of (seconds, rank, message), in the order of time and rank, of one tick a sample."""
+    """Make a MIDI file of one track from events.
+
+    Parameters
+    ----------
+    events : list of (float, int, mido.Message)
+        Time in seconds, rank among events of the same time, message.
+
+    Returns
+    -------
+    mido.MidiFile
+        With one tick per sample of `hp.sample_rate`.
+    """
     import mido
 
     track, ticks = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=microseconds_per_beat)]), 0
@@ -144,50 +125,81 @@ def single_track(events):
     return mido.MidiFile(ticks_per_beat=hp.sample_rate // 2, tracks=[track])
 
 
+def is_single_track(path):
+    """Return whether a MIDI file has the division of `single_track`, which other programs do not write."""
+    with open(path, "rb") as file:
+        return file.read(14)[12:] == (hp.sample_rate // 2).to_bytes(2, "big")
+
+
 def read_keys_and_pedal(midi_path):
-    """Return what hands and foot do in a MIDI file that `read_played_messages` takes: notes (onset, end, key,
-    velocity), their ends those of the keys, none longer than to the next onset of its key, and (time, value) of the
-    sustain pedal."""
-    struck, notes, pedal, now = {}, [], [], 0.0
+    """Read the movements of keys and sustain pedal from a MIDI file.
+
+    Returns
+    -------
+    notes : list of (float, float, int, int)
+        Onset in seconds, time when the key is up or struck again, MIDI key, velocity. Channels are merged. A key
+        that is struck twice within `hp.double_strike_s` gives one note.
+    pedal : list of (float, int)
+        Time in seconds and value of the sustain pedal.
+    """
+    struck, notes, pedal, now = {}, [], [], 0.0     # struck: key -> onset, velocity, whether it was down before
     for now, message in read_played_messages(midi_path):
         if message.type in ("note_on", "note_off"):
-            if message.note in struck:
-                onset, velocity = struck.pop(message.note)
-                if now - onset >= 0.005:
+            strikes, held = message.type == "note_on" and message.velocity, message.note in struck
+            if held:
+                onset, velocity, again = struck.pop(message.note)
+                if now - onset >= hp.double_strike_s or not (strikes or again):
                     notes.append((onset, now, message.note, velocity))
-            if message.type == "note_on" and message.velocity:
-                struck[message.note] = now, message.velocity
+            if strikes:
+                struck[message.note] = now, message.velocity, held
         elif message.type == "control_change" and message.control == sustain:
             pedal.append((now, message.value))
-    notes += [(onset, now, key, velocity) for key, (onset, velocity) in struck.items()]
+    notes += [(onset, now, key, velocity) for key, (onset, velocity, _) in struck.items()]
     return sorted(notes), pedal
 
 
 def notes_to_frames(notes, first):
-    """Return onsets and ends in frames from `first` on, keys from 0, and velocities of notes [shape=(n, 4)], without
-    those of keys that no piano has."""
+    """Convert notes [shape=(n, 4)] to frames and piano keys. Notes outside the piano's range are left out.
+
+    Returns
+    -------
+    onset, offset : np.ndarray [shape=(m,)]
+        In frames, counted from frame `first`.
+    key : np.ndarray [shape=(m,), int]
+        Counted from 0.
+    velocity : np.ndarray [shape=(m,)]
+    """
     notes = notes[(notes[:, 2] >= hp.lowest_key) & (notes[:, 2] < hp.lowest_key + hp.n_keys)]
     onset, end = notes[:, :2].T.astype(float) * (hp.sample_rate / hp.hop_length) - first
     return onset, end, notes[:, 2].astype(int) - hp.lowest_key, notes[:, 3]
 
 
 def note_labels(notes, first, frames):
-    """What a `NoteEncoder` is to say [shape=(3, frames, n_keys), float32] of notes [shape=(n, 4)] from a frame on.
+    """Make the labels that a `NoteEncoder` is trained on.
 
-    Onset: 1 where a note begins, falling to 0 within `hp.onset_width` on both sides, so that an onset between two
-    frames is between their values (Kong et al. 2021); sounding: 1 until its end; velocity, of 127, where the onset is
-    not 0.
+    Parameters
+    ----------
+    notes : np.ndarray [shape=(n, 4)]
+    first, frames : int
+        First frame, and number of frames.
+
+    Returns
+    -------
+    np.ndarray [shape=(3, frames, n_keys), float32, in [0, 1]]
+        Onset: 1 where a note begins, with a linear slope to 0 over `hp.onset_width` frames on both sides, so that
+        the labels of neighbouring frames encode an onset between them (Kong et al. 2021). Frame: 1 while a note
+        sounds. Velocity / 127: given where the onset label is not 0.
     """
     onset, end, key, velocity = notes_to_frames(notes, first)
     labels = np.zeros((3, frames, hp.n_keys), np.float32)
-    changes = np.zeros((frames + 1, hp.n_keys), int)  # how many notes begin less how many end
+    changes = np.zeros((frames + 1, hp.n_keys), int)  # number of onsets minus number of offsets
     for times, change in ((onset, 1), (np.maximum(end, onset + 2), -1)):
         np.add.at(changes, (np.clip(np.ceil(times).astype(int), 0, frames), key), change)
     labels[1] = changes[:-1].cumsum(axis=0) > 0
     near = np.ceil(onset - hp.onset_width)[:, None] + np.arange(int(2 * hp.onset_width) + 1)
     likely = 1 - np.abs(near - onset[:, None]) / hp.onset_width
     note, place = np.nonzero((likely > 0) & (near >= 0) & (near < frames))
-    order = np.argsort(likely[note, place], kind="stable")  # of two notes of one key the nearer is written last
+    order = np.argsort(likely[note, place], kind="stable")  # the nearer of two notes of one key is written last
     note, place = note[order], place[order]
     where = near[note, place].astype(int), key[note]
     labels[0][where], labels[2][where] = likely[note, place], velocity[note] / 127
@@ -195,8 +207,16 @@ def note_labels(notes, first, frames):
 
 
 def onset_candidates(predictions, onset_threshold, frame_threshold=None):
-    """Return frames and keys, from 0, in which notes seem to begin [shape=(n,) each], key by key: where the onset is at
-    its highest within two frames and above its threshold, if the key then sounds."""
+    """Find the frames and keys where notes may begin.
+
+    These are local maxima of the onset probability within two frames, above `onset_threshold`, if the mean
+    probability that the key sounds in the next three frames is at least `frame_threshold`.
+
+    Returns
+    -------
+    frame, key : np.ndarray [shape=(n,), int]
+        Counted from 0, sorted by key, then by frame.
+    """
     onset, sounding, _ = predictions
     frame_threshold = hp.frame_threshold if frame_threshold is None else frame_threshold
     padded = np.pad(onset, ((2, 2), (0, 0)))
@@ -209,34 +229,48 @@ def onset_candidates(predictions, onset_threshold, frame_threshold=None):
 
 
 def next_onsets(key, begin, last):
-    """Return when the key of each note is struck next [shape=(n,)], `last` if it is not; of notes key by key, in the
-    order of their beginnings."""
+    """Return the next onset of each note's key [shape=(n,)], or `last` if there is none.
+
+    `key` and `begin` [shape=(n,)] are sorted by key, then by onset.
+    """
     return np.where(np.append(key[1:] == key[:-1], False), np.roll(begin, -1), last)
 
 
 def estimate_offsets(sounding, frame, key, next_onset, offset_threshold=None):
-    """Return the frames in which notes seem to end [shape=(n,)]: their key no longer sounds [shape=(t, n_keys)], or is
-    struck again."""
+    """Estimate the offset of each note [shape=(n,), frames].
+
+    It is the first frame in which the probability that the key sounds, `sounding` [shape=(t, n_keys)], is below
+    `offset_threshold`, or the next onset of the key if that is earlier.
+    """
     offset_threshold = hp.offset_threshold if offset_threshold is None else offset_threshold
     frames = np.arange(len(sounding) + 1, dtype=np.int32)[:, None]
     silent = np.pad(sounding < offset_threshold, ((0, 1), (0, 0)), constant_values=True)
-    quiet = np.minimum.accumulate(np.where(silent, frames, len(sounding))[::-1])[::-1]  # the next frame without sound
+    quiet = np.minimum.accumulate(np.where(silent, frames, len(sounding))[::-1])[::-1]  # next frame without sound
     return np.minimum(quiet[np.minimum(frame + 2, len(sounding)), key], next_onset).astype(np.float32)
 
 
 def decode_notes(predictions, classifier=None, onset_threshold=None, frame_threshold=None,
                  offset_threshold=None):
-    """Read the notes off what `NoteModel.predict_frames` returns.
+    """Decode notes from frame-wise predictions.
 
-    They begin at `onset_candidates`, between frames as a triangle through the neighbours has it (Kong et al. 2021,
-    "High-resolution piano transcription with pedals by regressing onset and offset times"), and last while their key
-    sounds, or until it is struck again. A `classifier`, a NoteModel, has its say in both: of what is even above
-    `hp.candidate_threshold` it keeps what it gives `hp.classifier_threshold`, and it corrects the ends.
+    Notes begin at `onset_candidates`. The onset lies between frames, where the triangle through the neighbouring
+    predictions has its peak (Kong et al. 2021, "High-resolution piano transcription with pedals by regressing onset
+    and offset times"). Notes end as `estimate_offsets` finds.
+
+    Parameters
+    ----------
+    predictions : np.ndarray [shape=(3, t, n_keys), in [0, 1]]
+        Onset, frame and velocity, as `NoteModel.predict_frames` returns them.
+    classifier : NoteModel, optional
+        Its note classifier keeps the candidates above `hp.classifier_threshold`, and corrects the offsets. The
+        candidates are then those above `hp.candidate_threshold`.
+    onset_threshold, frame_threshold, offset_threshold : float, optional
+        By default those of `Hyperparameters`.
 
     Returns
     -------
     np.ndarray [shape=(n, 4), float32]
-        Onset and end in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
+        Onset and offset in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
     """
     onset, sounding, velocity = predictions
     onset_threshold = hp.onset_threshold if onset_threshold is None else onset_threshold
@@ -261,19 +295,19 @@ def decode_notes(predictions, classifier=None, onset_threshold=None, frame_thres
 
 
 def refine_velocities(notes, pitch):
-    """Return notes with their velocities told apart by how loud their partials begin.
+    """Refine the velocities of transcribed notes with the measured levels of their onsets.
 
-    The encoder says how hard a recording is played, with an error that differs from note to note; how much louder one
-    note is than another can be measured. What is left of the encoder's velocities without the measured levels is taken
-    for a smooth curve over the keys, that of piano and microphones; curve and levels make half of the new velocities.
-    These are spread a little, as what is learnt with errors is drawn to the middle.
+    The encoder's velocity errors differ from note to note, while differences of level between notes can be measured.
+    The difference between the encoder's velocities and the measured levels is fitted with a smooth curve over the
+    keys, which stands for piano and microphones. Curve plus level replaces the share `hp.velocity_level_share` of
+    each velocity. Finally the spread is increased by `hp.velocity_spread`, since regression draws values to the mean.
 
     Parameters
     ----------
     notes : np.ndarray [shape=(n, 4)]
         As `decode_notes` returns them.
     pitch : np.ndarray [shape=(n_pitches, steps), in [0, 1]]
-        Pitch spectrogram of the whole recording that they were heard in.
+        Pitch spectrogram of the whole recording.
 
     Returns
     -------

@@ -6,7 +6,7 @@ import Hyperparameters as hp
 
 
 class ConvBlock(nn.Module):
-    """Two 3 x 3 convolutions, each followed by batch normalisation, if so `batch_norm`, and ReLU; the size stays."""
+    """Two 3 x 3 convolutions that keep the size, each with ReLU, and batch normalisation if `batch_norm` is set."""
 
     def __init__(self, inputs, outputs, batch_norm=False):
         super().__init__()
@@ -22,10 +22,10 @@ class ConvBlock(nn.Module):
 
 
 class Upsample2d(nn.ConvTranspose2d):
-    """A transposed convolution of kernel and stride 2, whose outputs do not overlap: the size doubles on both axes.
+    """A transposed convolution with kernel and stride 2, which doubles the size of both axes.
 
-    Computed as a 1 x 1 convolution to four times the channels, which are then laid out beside each other: the same sums
-    as torch's from the same parameters, the gradient in half the time.
+    Its outputs do not overlap. It is therefore computed as a 1 x 1 convolution to four times the channels, which are
+    rearranged to pixels. Output and parameters are those of torch's layer, and the gradient takes half the time.
     """
 
     def __init__(self, inputs, outputs):
@@ -38,7 +38,7 @@ class Upsample2d(nn.ConvTranspose2d):
 
 
 class UpBlock(nn.Module):
-    """Double the size of the image, put the skip connection beside it, and convolve."""
+    """Double the size of the image, concatenate the skip connection, and convolve."""
 
     def __init__(self, inputs, outputs, batch_norm=False):
         super().__init__()
@@ -50,20 +50,29 @@ class UpBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """`depth` levels with 2**wf, 2**(wf + 1), ... channels and skip connections, then a 1 x 1 layer (report: U-Net).
+    """U-Net with skip connections and a final 1 x 1 convolution (report: U-Net).
 
-    The report's published network has depth 4, wf 6 and one channel in, and neither of the other two; the names and
-    shapes of the parameters are those of its checkpoints.
+    The report's published network has depth 4, wf 6 and one input channel, without `residual` and `batch_norm`. Names
+    and shapes of the parameters are those of its checkpoints.
 
     Parameters
     ----------
-    depth, wf : int
+    depth : int, optional
+        Number of levels. The default is `hp.unet_depth`.
+    wf : int, optional
+        The levels have 2**wf, 2**(wf + 1) and so on channels. The default is `hp.unet_wf`.
     in_channels : int
-        2 shows it the recording's spectrogram beside the autoencoder's output.
+        1 for the autoencoder's output alone, 2 for the spectrogram of the recording too.
     residual : bool
-        The last layer sees the input too, and starts from it: what is learnt is a correction.
+        Connect the input to the last layer, with initial weights that pass it on. The network then learns a
+        correction.
     batch_norm : bool
         Batch normalisation after every 3 x 3 convolution (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167).
+
+    Attributes
+    ----------
+    form : dict
+        All parameters by name.
     """
 
     name = "a U-Net"
@@ -72,6 +81,7 @@ class UNet(nn.Module):
         depth = hp.unet_depth if depth is None else depth
         wf = hp.unet_wf if wf is None else wf
         super().__init__()
+        self.form = dict(depth=depth, wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm)
         self.in_channels, self.residual = in_channels, residual
         channels = [2 ** (wf + level) for level in range(depth)]
         self.down_path = nn.ModuleList(ConvBlock(*ends, batch_norm)
@@ -86,9 +96,9 @@ class UNet(nn.Module):
 
     @classmethod
     def from_state(cls, state):
-        """Return a network, not trained, of the form that a state_dict has.
+        """Return an untrained network with the form of a state_dict.
 
-        Raises KeyError, ValueError or IndexError if it is of another kind.
+        Raises KeyError, ValueError or IndexError if the state_dict is not that of a U-Net.
         """
         depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("down_path."))
         first, in_channels, *_ = state["down_path.0.block.0.weight"].shape
@@ -98,8 +108,8 @@ class UNet(nn.Module):
     def forward(self, x):
         """Map spectrograms [shape=(batch, in_channels, n_mels, t), in [0, 1]] to cleaner ones (batch, 1, n_mels, t).
 
-        Any t from 1 up: the image is halved `depth` - 1 times, so the input is filled up with silence to a multiple
-        of 2**(depth - 1) frames, and the output cut back.
+        Any t >= 1 is possible: the input is padded with silence to a multiple of 2**(depth - 1) frames, and the output
+        is cut to t frames.
         """
         frames = x.shape[-1]
         x = source = nn.functional.pad(x, (0, -frames % 2 ** len(self.up_path)))

@@ -1,6 +1,6 @@
 """Train the U-Net behind the autoencoder that AEMain.py has trained.
 
-`python UNetMain.py` trains data/models/own/unet.torch, with the report's 50 epochs.
+`python UNetMain.py` trains data/models/own/unet.torch.
 """
 import argparse
 import functools
@@ -11,7 +11,9 @@ import torch
 import DatasetCreator
 import Distributed
 import Hyperparameters as hp
+import Progress
 import Training
+import TrainingOptions
 import Util
 from AEDataset import make_datasets
 from AEModel import NoteModel, digest, load_model
@@ -21,10 +23,18 @@ from UNetDataset import UNetDataset, write_outputs
 
 
 class UNetTrainer(Training.Trainer):
-    """A U-Net trained behind a finished autoencoder, which runs on each batch; see `Training.Trainer`."""
+    """Trainer of a U-Net behind a finished autoencoder, which runs on each batch.
 
-    def __init__(self, unet, autoencoder, loss, learning_rate, device, **how):
-        super().__init__(unet, loss, learning_rate, device, **how)
+    Parameters
+    ----------
+    unet : UNet
+    autoencoder : AEModel
+    loss, learning_rate, device, **settings
+        See `Training.Trainer`.
+    """
+
+    def __init__(self, unet, autoencoder, loss, learning_rate, device, **settings):
+        super().__init__(unet, loss, learning_rate, device, **settings)
         self.autoencoder = autoencoder
         self.autoencoder.bfloat16 = self.bfloat16
 
@@ -33,79 +43,172 @@ class UNetTrainer(Training.Trainer):
             return torch.cat([self.autoencoder.run(source), source], 1)[:, :self.network.in_channels]
 
 
-def train(data=None, model="own", epochs=hp.unet_epochs, batch_size=hp.unet_batch_size,
-          learning_rate=hp.unet_learning_rate, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
-          augmented=False, validation_source=None, start=None, wf=hp.unet_wf, in_channels=hp.unet_in_channels,
-          residual=hp.unet_residual, batch_norm=hp.unet_batch_norm, loss=hp.unet_loss, held_out=False,
-          gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16, average=0, device="auto", overwrite=False,
-          tensorboard=False, on_epoch=None):
-    """Train data/models/<model>/unet.torch, from the weights in `start` if there are any; `UNet` says what its form is.
+def load_autoencoder(path, data, device):
+    """Load the autoencoder behind which the U-Net is trained.
 
-    One channel in and nothing augmented is the report's form, on the stored outputs of the autoencoder
-    data/models/<model>/ae.torch; so it is behind an autoencoder of notes, which are heard in whole clips. Else the
-    autoencoder runs on each batch. With `held_out` the pieces, those for validation too, are those that a training of
-    the autoencoder with this seed has not seen: of the others it hears the notes too well, so that there is less to
-    mend than in a recording (Wolpert 1992, "Stacked generalization"). `gradient_norm`, `bfloat16` and `average`: see
-    `Training.Trainer`.
-
-    Raises as `Training.load_initial_weights` and `Training.fit`, FileNotFoundError if the autoencoder's weights are
-    missing, and ValueError if they are for another pair of instruments than those below `data`.
+    Raises as `AEModel.load_model`, and ValueError if it was trained for other instruments than those in `data`.
     """
-    data = hp.data if data is None else data
-    device, folder = Util.choose_device(device), Path(data) / "models" / model
-    ae, trained_for = folder / "ae.torch", DatasetCreator.trained_for(data)
-    names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
-    if held_out:
-        names = Util.split(names, seed)[1]
-    autoencoder = load_model(Autoencoder, ae, device)
-    if autoencoder.pair not in (None, trained_for["pair"]):
-        raise ValueError(f"{ae} was trained for {autoencoder.pair}, and {data} holds {trained_for['pair']}; "
-                         "train it anew with AEMain.py --overwrite, or choose another --model")
-    losses = {"mse": torch.nn.functional.mse_loss, "l1": torch.nn.functional.l1_loss}
-    torch.manual_seed(seed)
-    unet = UNet(wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm)
+    autoencoder, pair = load_model(Autoencoder, path, device), DatasetCreator.trained_for(data)["pair"]
+    if autoencoder.pair not in (None, pair):
+        raise ValueError(f"{path} was trained for {autoencoder.pair}, and {data} holds {pair}; train it again with "
+                         "AEMain.py --overwrite, or choose another --model")
+    return autoencoder
+
+
+def build_unet(start=None, **form):
+    """Return the U-Net to train.
+
+    Parameters
+    ----------
+    start : str or Path, optional
+        Initial weights. The form of the network follows from them.
+    **form
+        wf, in_channels, residual and batch_norm of `UNet`. None is the form of the initial weights, or the default in
+        `Hyperparameters`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `AEModel.load_model`, and ValueError if the form is not that of the initial weights.
+    """
     if start:
-        Training.load_initial_weights(unet, start)
-    how = dict(gradient_norm=gradient_norm, bfloat16=bfloat16, average=average)
-    if isinstance(autoencoder, NoteModel) or in_channels == 1 and not augmented:
+        network = load_model(UNet, start).network
+        TrainingOptions.check_form(start, network.form, form)
+        return network
+    defaults = dict(wf=hp.unet_wf, in_channels=hp.unet_in_channels, residual=hp.unet_residual,
+                    batch_norm=hp.unet_batch_norm)
+    return UNet(**{name: default if form[name] is None else form[name] for name, default in defaults.items()})
+
+
+def make_trainer(unet, autoencoder, ae, names, data, settings, device):
+    """Return the trainer of a U-Net, its training set and its validation set.
+
+    The U-Net learns from stored outputs of the autoencoder if that is a note autoencoder, which transcribes whole
+    clips, or if the U-Net has one input channel and nothing is augmented, as in the report. Otherwise the autoencoder
+    runs on each batch.
+
+    Parameters
+    ----------
+    unet : UNet
+    autoencoder : AEModel
+    ae : Path
+        Weights of the autoencoder.
+    names : list of str
+        Pieces.
+    data : Path
+    settings : dict
+        See `train`.
+    device : torch.device
+    """
+    loss = {"mse": torch.nn.functional.mse_loss, "l1": torch.nn.functional.l1_loss}[settings["loss"]]
+    how = settings["learning_rate"], device
+    seed, validation_source = settings["seed"], settings["validation_source"]
+    notes = isinstance(autoencoder, NoteModel)
+    if notes or unet.in_channels == 1 and not settings["augmented"]:
         sources = DatasetCreator.find_sources(data)
-        Distributed.first_process_first(lambda: write_outputs(ae, names, data, device, sources, bfloat16))
-        kind = functools.partial(UNetDataset, in_channels=in_channels, own_level=isinstance(autoencoder, NoteModel))
-        training, validation = make_datasets(names, data, seed, False, validation_source, kind)
-        trainer = Training.Trainer(unet, losses[loss], learning_rate, device, **how)
-    else:
-        training, validation = make_datasets(names, data, seed, augmented, validation_source)
-        trainer = UNetTrainer(unet, autoencoder, losses[loss], learning_rate, device, **how)
-    settings = dict(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, crop_frames=crop_frames, schedule=schedule,
-        seed=seed, augmented=augmented, validation_source=validation_source, start=start and str(start), wf=wf,
-        in_channels=in_channels, residual=residual, batch_norm=batch_norm, loss=loss, held_out=held_out, **how,
-        pieces=names,
-        trained_for=trained_for, autoencoder=digest(autoencoder.network.state_dict()))
-    Training.fit(trainer, training, validation, folder / "unet.torch", settings, f"{loss.upper()} loss", overwrite,
+        Distributed.first_process_first(
+            lambda: write_outputs(ae, names, data, device, sources, settings["bfloat16"], ae.parent.name))
+        kind = functools.partial(UNetDataset, in_channels=unet.in_channels, own_level=notes, model=ae.parent.name)
+        sets = make_datasets(names, data, seed, False, validation_source, kind)
+        return Training.Trainer(unet, loss, *how, **TrainingOptions.trainer_settings(settings)), *sets
+    sets = make_datasets(names, data, seed, settings["augmented"], validation_source)
+    return UNetTrainer(unet, autoencoder, loss, *how, **TrainingOptions.trainer_settings(settings)), *sets
+
+
+def train(data=None, model="own", wf=None, in_channels=None, residual=None, batch_norm=None, device="auto",
+          overwrite=False, tensorboard=False, on_epoch=None, **settings):
+    """Train data/models/<model>/unet.torch behind the autoencoder data/models/<model>/ae.torch.
+
+    Parameters
+    ----------
+    data : Path, optional
+        Folder with piano/ and synth/. The default is `hp.data`.
+    model : str
+        Name of the model.
+    wf, in_channels, residual, batch_norm : optional
+        Form of the network, see `build_unet`.
+    device : str
+        "auto", "cuda", "mps" or "cpu".
+    overwrite, tensorboard, on_epoch
+        See `Training.fit`.
+    **settings
+        "epochs", "batch_size", "learning_rate", "loss" ("l1" or "mse"), "held_out" and the shared settings, see
+        `TrainingOptions.complete_settings`. With "start", a path, the training continues from these weights. With
+        "held_out" it uses the pieces that a training of the autoencoder with the same seed has not seen: on the others
+        the autoencoder transcribes better than on a recording (Wolpert 1992, "Stacked generalization").
+
+    Returns
+    -------
+    dict
+        All settings, as the losses file stores them.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the autoencoder's weights are missing.
+    ValueError, OSError
+        As `load_autoencoder`, `build_unet`, `DatasetCreator.build` and `Training.fit`, and ValueError if crops are to
+        be augmented behind a note autoencoder.
+    """
+    data, device = Path(hp.data if data is None else data), Util.choose_device(device)
+    folder = data / "models" / TrainingOptions.check_model_name(model)
+    ae, weights = folder / "ae.torch", folder / "unet.torch"
+    Training.check_unfinished(weights, overwrite)
+    names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
+    autoencoder = load_autoencoder(ae, data, device)
+    notes = isinstance(autoencoder, NoteModel)
+    epochs = hp.note_unet_epochs if notes else hp.unet_epochs
+    settings = TrainingOptions.complete_settings(
+        settings, epochs=epochs, batch_size=hp.unet_batch_size, learning_rate=hp.unet_learning_rate, loss=hp.unet_loss,
+        held_out=False)
+    if notes and settings["augmented"]:
+        raise ValueError(f"{ae} is a note autoencoder, whose outputs are stored and not augmented; leave --augmented "
+                         "out")
+    torch.manual_seed(settings["seed"])
+    unet = build_unet(settings["start"], wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm)
+    if settings["held_out"]:
+        names = Util.split(names, settings["seed"])[1]
+    trainer, training, validation = make_trainer(unet, autoencoder, ae, names, data, settings, device)
+    settings.update(unet.form, pieces=names, trained_for=DatasetCreator.trained_for(data),
+                    autoencoder=digest(autoencoder.network.state_dict()))
+    Training.fit(trainer, training, validation, weights, settings, f"{settings['loss'].upper()} loss", overwrite,
                  tensorboard, on_epoch)
+    Progress.print_quality_remark(settings, epochs)
+    return settings
+
+
+def main_arguments(data, model, device="auto"):
+    """Return the command-line arguments of Main.py that convert a recording with the networks just trained."""
+    own = data / "models" / model
+    pair = ["--model", model] if data == hp.data else ["--ae", own / "ae.torch", "--unet", own / "unet.torch"]
+    return ["RECORDING", *map(str, pair), *(["--device", device] if device != "auto" else [])]
 
 
 def main(arguments=None):
-    parser = Training.training_parser("Train the U-Net.", "unet", hp.unet_epochs, hp.unet_batch_size,
-                                      hp.unet_learning_rate)
-    parser.add_argument("--wf", type=Util.positive_int, default=hp.unet_wf, help="2**wf channels in the first layer")
-    parser.add_argument("--in-channels", type=int, choices=(1, 2), default=hp.unet_in_channels,
-                        help="2 shows it the recording beside the autoencoder's output")
-    parser.add_argument("--residual", action=argparse.BooleanOptionalAction, default=hp.unet_residual,
-                        help="whether the last layer sees the input too")
-    parser.add_argument("--batch-norm", action=argparse.BooleanOptionalAction, default=hp.unet_batch_norm,
-                        help="with batch normalisation or without")
-    parser.add_argument("--loss", choices=("mse", "l1"), default=hp.unet_loss, help="of the spectrograms")
+    parser = TrainingOptions.training_parser("Train the U-Net.", "unet", (hp.unet_epochs, hp.note_unet_epochs),
+                                             hp.unet_batch_size, hp.unet_learning_rate)
+    parser.add_argument("--wf", type=Util.positive_int,
+                        help=f"2**WF channels in the first layer (default: {hp.unet_wf}, or that of --start)")
+    parser.add_argument("--in-channels", type=int, choices=(1, 2),
+                        help="input channels: 1 for the autoencoder's output, 2 for the recording too (default: "
+                        f"{hp.unet_in_channels}, or that of --start)")
+    parser.add_argument("--residual", action=argparse.BooleanOptionalAction,
+                        help="connect the input to the last layer (default: "
+                        f"{'yes' if hp.unet_residual else 'no'}, or that of --start)")
+    parser.add_argument("--batch-norm", action=argparse.BooleanOptionalAction,
+                        help="use batch normalisation (default: "
+                        f"{'yes' if hp.unet_batch_norm else 'no'}, or that of --start)")
+    parser.add_argument("--loss", choices=("mse", "l1"), default=hp.unet_loss, help="loss of the spectrograms")
     parser.add_argument("--held-out", action="store_true",
-                        help="train on the pieces that the autoencoder was not trained on, with the same --seed")
-    options = Training.parse_training_options(parser, arguments, hp.unet_report)
-    del options.report
-    train(**vars(options))
-    own = options.data / "models" / options.model
-    pair = ["--model", options.model] if options.data == hp.data else ["--ae", own / "ae.torch", "--unet",
-                                                                       own / "unet.torch"]
-    Training.print_next_command("Main.py", "RECORDING", *pair)
+                        help="train on the pieces that the autoencoder has not seen, which needs the same --seed")
+    options = vars(TrainingOptions.parse_training_options(parser, arguments,
+                                                          dict(hp.unet_report, epochs=hp.unet_epochs)))
+    del options["report"]
+    train(**options)
+    if (options["data"], options["model"]) == (hp.data, "own") and Distributed.process_rank()[0] == 0:
+        print("Main.py now prefers these weights to the shipped ones; --model shipped selects the shipped ones")
+    TrainingOptions.print_next_command("Main.py", *main_arguments(options["data"], options["model"],
+                                                                  options["device"]))
 
 
 if __name__ == "__main__":

@@ -1,26 +1,25 @@
-"""Small helpers that several scripts share: range mapping, files, audio in and out, plots, the page, command lines."""
+"""Helpers that several scripts share: range mapping, finding and writing files, audio in and out, command lines."""
 import argparse
 import contextlib
 import ctypes
 import io
 import os
 import random
-import shlex
 import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from tqdm import tqdm
 
+import Decoding
 import Hyperparameters as hp
 
 # how each kind of file that we write is encoded; of mp3 and ogg the quality, from 0, the best, to 1
 audio_formats = {".wav": dict(subtype="PCM_16"), ".flac": dict(subtype="PCM_16"),
                  ".ogg": dict(format="OGG", subtype="VORBIS", compression_level=0.2),
                  ".mp3": dict(format="MP3", bitrate_mode="VARIABLE", compression_level=0.0)}
-# what counts as a recording in a folder; of those that libsndfile does not read is said how to convert them
-recording_endings = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".m4a", ".aac", ".mp4", ".wma")
 
 
 def to_unit(db, top_db=None):
@@ -81,56 +80,9 @@ def find_pieces(folder, suffix):
             raise ValueError(f"{found[name]} and {path} would both be the piece '{name}'; rename one of them")
         found[name] = path
     if not found:
-        raise FileNotFoundError(f"{folder} holds no {' or '.join(suffix)} files; put some there (see data/README.md)")
+        kinds = " or ".join(suffix[:4]) + (" (or other)" if len(suffix) > 4 else "")
+        raise FileNotFoundError(f"{folder} holds no {kinds} files; put some there (see data/README.md)")
     return found
-
-
-def find_recordings(given):
-    """Return (recording, name of its output without an ending) of every file that is given, and of every recording
-    below the folders that are: one below a folder keeps its place there.
-
-    Our own outputs are left out. Raises FileNotFoundError if a folder holds no recordings.
-    """
-    found = []
-    for path in given:
-        if not path.is_dir():
-            found.append((path, Path(f"{path.stem}_epiano")))
-            continue
-        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in recording_endings
-                  and file.is_file()
-                  and not file.stem.endswith(("_epiano", "_epiano_played"))
-                  and not any(part.startswith(".") for part in file.relative_to(path).parts)]
-        if not inside:
-            raise FileNotFoundError(f"{path} holds no recordings ({' '.join(recording_endings)}); "
-                                    "give a folder that does")
-        found += [(file, file.relative_to(path).with_name(f"{file.stem}_epiano")) for file in inside]
-    return found
-
-
-def output_paths(recordings, output):
-    """Return where to write the sound of each recording, (path, name) as `find_recordings` returns them: `output`, a
-    file if there is one recording, or a folder.
-
-    Raises ValueError if two recordings would be written to one file, or one over a recording, or a kind of file is
-    asked for that is not written.
-    """
-    ending = output.suffix.lower() if output else ""
-    if ending in recording_endings and not output.is_dir():
-        if ending not in audio_formats:
-            raise ValueError(f"{output}: {ending} is not written; choose {', '.join(audio_formats)}")
-        if len(recordings) > 1:
-            raise ValueError(f"{output} is one file for {len(recordings)} recordings; give a folder")
-        paths = [output]
-    else:
-        paths = [(output or Path()) / f"{name}.wav" for _, name in recordings]
-    recordings = [recording for recording, _ in recordings]
-    for i, path in enumerate(paths):
-        if path in paths[:i]:
-            raise ValueError(f"{recordings[paths.index(path)]} and {recordings[i]} would both be written to {path}; "
-                             "convert them apart")
-        if path.resolve() in [recording.resolve() for recording in recordings]:
-            raise ValueError(f"{path} would be written over a recording; choose another name with -o")
-    return paths
 
 
 def numbered_folders(folder, name):
@@ -237,13 +189,15 @@ def read_audio(path, stereo=False):
     Parameters
     ----------
     path : str or Path
-        Any file that libsndfile reads (wav, flac, ogg, mp3), any rate, width and number of channels.
+        Any audio or video file that libsndfile or FFmpeg reads, any rate, width and number of channels. Of a file that
+        is cut off, what is there.
 
     Returns
     -------
     np.ndarray [shape=(n,)], float32
         The mean of the channels; n = duration * hp.sample_rate, rounded, at least 1. With `stereo` and two channels
-        these, [shape=(n, 2)].
+        these, [shape=(n, 2)]. If the channels cancel each other, the loudest alone, with a warning. Without direct
+        current where there is much of it.
 
     Raises
     ------
@@ -258,42 +212,61 @@ def read_audio(path, stereo=False):
         raise FileNotFoundError(f"{path}: no such file; give the path of a recording")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is an empty file; record or export it again")
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate = file.samplerate
-            # block by block: all channels of a long recording need not fit in memory at once
-            stereo = stereo and file.channels > 1
-            if stereo and file.channels > 2:
-                raise ValueError(f"{path} has {file.channels} channels; mix it to two, or leave --stereo out")
-            blocks = [block if stereo else block.mean(axis=1)
-                      for block in file.blocks(1 << 18, dtype="float32", always_2d=True)]
-    except soundfile.LibsndfileError:
-        command = shlex.join(["ffmpeg", "-i", path.name, path.stem + ".flac"])
-        raise ValueError(f"{path} is not audio that libsndfile reads; convert it to wav, flac, ogg or mp3, for "
-                         f"instance with {command}") from None
-    audio = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    audio = None
+    for open_audio in (Decoding.open_with_libsndfile, Decoding.open_with_ffmpeg):
+        try:
+            audio = read_with(open_audio, path, stereo)
+        except Decoding.DecodingError:
+            continue
+        except ImportError:
+            raise ValueError(f"{path} needs FFmpeg; install the package av (pip install av), or convert the file, for "
+                             f"instance with {Decoding.conversion_hint(path)}") from None
+        if audio.size:
+            break
+    if audio is None:
+        raise ValueError(f"{path} is not audio that libsndfile or FFmpeg reads; export it again, as wav or flac")
     if not audio.size:
         raise ValueError(f"{path} has no samples; record or export it again")
-    if not 1000 <= rate <= 1_000_000:  # a few seconds would become hours, or nothing
-        raise ValueError(f"{path} claims a rate of {rate} Hz; export it again")
-    audio = resample(audio, rate) if np.isfinite(audio).all() else audio
     if not np.isfinite(audio).all():
         raise ValueError(f"{path} holds samples that are not finite; export it again")
     return audio
 
 
-def resample(audio, rate):
-    """Bring audio [shape=(n,) or (n, channels), float32] from `positive_float` Hz to `hp.sample_rate`, as librosa does.
+def read_with(open_audio, path, stereo=False):
+    """Read a recording as `read_audio` by one of the decoders in `Decoding`; without samples the result is empty."""
+    def blocks():
+        with open_audio(path) as (_, _, blocks):
+            yield from blocks
 
-    It becomes n * hp.sample_rate / rate samples long, rounded, at least 1.
-    """
-    length = max(round(len(audio) * hp.sample_rate / rate), 1)
-    if rate != hp.sample_rate:
-        import soxr  # what librosa calls, which is slow to import
+    with open_audio(path) as (rate, channels, _):
+        if not 1000 <= rate <= 1_000_000:  # a few seconds would become hours, or nothing
+            raise ValueError(f"{path} claims a rate of {rate} Hz; export it again")
+        if stereo and channels > 2:
+            raise ValueError(f"{path} has {channels} channels; mix it to two, or leave --stereo out")
+    return mix_channels(blocks, stereo and channels > 1, path, rate)
 
-        audio = soxr.resample(audio, rate, hp.sample_rate, quality="HQ")[:length]
-        audio = np.pad(audio, [(0, length - len(audio))] + [(0, 0)] * (audio.ndim - 1))
+
+def mix_channels(blocks, stereo, name, rate=None):
+    """As `Decoding.mix_channels`, the sound alone, with a warning that names the recording if its channels cancel."""
+    audio, only = Decoding.mix_channels(blocks, stereo, rate)
+    if only is not None:
+        warn(f"the channels of {name} cancel each other; only channel {only + 1} is used")
     return audio
+
+
+def resample(audio, rate, to_rate=None):
+    """Bring audio [shape=(n,) or (n, channels), float32] from `rate` Hz to `to_rate`, by default `hp.sample_rate`, as
+    librosa does.
+
+    It becomes n * to_rate / rate samples long, rounded, at least 1.
+    """
+    to_rate = hp.sample_rate if to_rate is None else to_rate
+    if rate == to_rate:
+        return audio
+    import soxr  # what librosa calls, which is slow to import
+
+    resampled = soxr.resample(audio, rate, to_rate, quality="HQ")
+    return Decoding.fix_length(resampled, max(round(len(audio) * to_rate / rate), 1))
 
 
 def normalise(audio):
@@ -301,20 +274,27 @@ def normalise(audio):
 
     Powers of samples at 1e30 or 1e-30 are beyond single precision. All others keep their bits but for the exponent.
     """
-    _, exponent = np.frexp(max(audio.max(initial=0), -audio.min(initial=0)))
-    return np.ldexp(audio, -exponent), int(exponent)
+    exponent = level_exponent(audio)
+    return np.ldexp(audio, -exponent), exponent
 
 
-def write_audio(path, audio):
+def level_exponent(audio):
+    """Return the exponent of 2 by which to divide audio to bring its largest sample from 1/2 to 1."""
+    return int(np.frexp(max(audio.max(initial=0), -audio.min(initial=0)))[1])
+
+
+def write_audio(path, audio, comment=None):
     """Write `audio` [shape=(n,) or (n, 2), in [-1, 1]] at `hp.sample_rate`: wav and flac with 16 bits, ogg or mp3, by
-    the ending of `path`."""
+    the ending of `path`, with a `comment` in the metadata."""
     with atomic_write(path) as temporary:
-        encode_audio(temporary, audio, **audio_formats.get(Path(path).suffix.lower(), audio_formats[".wav"]))
+        encode_audio(temporary, audio, comment, **audio_formats.get(Path(path).suffix.lower(), audio_formats[".wav"]))
 
 
-def encode_audio(file, audio, **how):
+def encode_audio(file, audio, comment=None, **how):
     """Write `audio` as `write_audio` to a path or a binary file, in a format of libsndfile's."""
     with soundfile.SoundFile(file, "w", hp.sample_rate, 1 if audio.ndim == 1 else audio.shape[1], **how) as opened:
+        if comment:
+            opened.comment = comment
         for start in range(0, len(audio), 1 << 16):  # of more at once the encoder of ogg runs out of stack
             opened.write(audio[start:start + (1 << 16)])
 
@@ -409,9 +389,32 @@ def first_line(error):
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def check_model_name(name):
+    """Return the name of a model. Raises ValueError if it is none, as a path that leads out of the models' folder."""
+    if name in ("", ".", "..") or any(character in name for character in "/\\:"):
+        raise ValueError(f"'{name}' is no name of a model; give a name without / \\ and :, which is a folder in "
+                         "data/models")
+    return name
+
+
+def warn(sentence):
+    """Print a warning on stderr, clear of progress bars."""
+    tqdm.write(f"warning: {sentence}", file=sys.stderr)
+
+
 def run(main):
-    """Call `main()`; what the user can mend ends in one sentence on stderr and status 1, Ctrl-C in status 130, and a
-    reader of the output that goes away (`| head`) quietly in 141, as of the signal SIGPIPE."""
+    """Call `main()` as the program of the command line.
+
+    An error that the user can mend ends in one sentence on stderr and status 1, Ctrl-C in status 130. If the reader of
+    the output goes away (`| head`), the status is 141, as of the signal SIGPIPE. Characters that the terminal lacks are
+    written as escapes.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `Main.py` sets it while it imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not in a notebook
+            stream.reconfigure(errors="backslashreplace")
+    name = Path(sys.argv[0]).name
     try:
         main()
         sys.stdout.flush()
@@ -419,13 +422,13 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
         sys.exit(141)
     except (ValueError, OSError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+        sys.exit(f"{name}: {error}")
     except (MemoryError, RuntimeError) as error:
         # torch's errors for a device without memory, or that fails; named, as not all scripts import torch
         if not {"MemoryError", "OutOfMemoryError", "AcceleratorError"} & {kind.__name__ for kind in type(error).mro()}:
             raise
-        sys.exit(f"{Path(sys.argv[0]).name}: the device failed ({first_line(error)}); choose another --device, or, in "
-                 "training, a smaller --batch-size")
+        sys.exit(f"{name}: the device failed ({first_line(error)}); choose another --device, or, in training, a "
+                 "smaller --batch-size")
     except KeyboardInterrupt as interrupt:
-        print(f"{Path(sys.argv[0]).name}: {interrupt or 'stopped'}", file=sys.stderr)
+        print(f"{name}: {str(interrupt) or 'stopped'}", file=sys.stderr)
         sys.exit(130)

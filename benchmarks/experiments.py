@@ -83,7 +83,7 @@ def run(name, autoencoder, unet, data, validation_source):
     (float, float, float)
         Minutes, and errors on the first piano and on the validation piano in dB.
     """
-    folders = {name: f"experiments/{i}" for i, name in enumerate(experiments, 1)}
+    folders = {name: f"experiment_{i}" for i, name in enumerate(experiments, 1)}
     first = next(other for other, (settings, _) in experiments.items() if settings == autoencoder)
     models = Path(data) / "models"
     ae, weights = models / folders[first] / "ae.torch", models / folders[name] / "unet.torch"

@@ -135,11 +135,11 @@ def measure(name, form, clips, options):
             dataset = functools.partial(UNetDataset, in_channels=2)
         else:
             model = UNetTrainer(unet, autoencoder, l1, learning_rate, cpu)
-        sources.insert(0, "ae_output/{}.npy")
+        sources.insert(0, "ae_output/own/{}.npy")
     else:
         unet = UNet(wf=options.wf or hp.unet_report["wf"])
         model = Training.Trainer(unet, torch.nn.functional.mse_loss, learning_rate, cpu)
-        dataset, sources = UNetDataset, ["ae_output/{}.npy"]
+        dataset, sources = UNetDataset, ["ae_output/own/{}.npy"]
     training, validation = (dataset(part, options.data) for part in split_for_training(names, hp.seed))
     if form == "ours":
         Util.reuse_memory()

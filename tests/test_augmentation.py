@@ -1,4 +1,4 @@
-"""What the augmentation may do to a spectrogram, and what not."""
+"""Augmentation of spectrograms: ranges, determinism, and what stays as it is."""
 import numpy as np
 import pytest
 import torch
@@ -18,7 +18,7 @@ def power():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_augmented_power_is_finite_positive_and_by_its_seed(power, seed):
+def test_augmented_power_is_finite_and_positive_and_depends_on_its_seed(power, seed):
     first, again, other = (Augmentation.augment(power, power.max(axis=1), np.random.default_rng(s))
                            for s in (seed, seed, seed + 100))
     assert first.shape == power.shape and np.isfinite(first).all() and (first >= 0).all()
@@ -35,7 +35,7 @@ def test_without_room_compression_and_noise_the_maximum_is_one(power, monkeypatc
         assert augmented.max() == pytest.approx(1, rel=1e-5)
 
 
-def test_a_room_only_adds_and_only_afterwards(power):
+def test_reverberation_adds_power_after_the_sound_only(power):
     click = np.zeros_like(power)
     click[:, 20] = 1
     reverberant = Augmentation.add_room(click, np.random.default_rng(0))
@@ -44,20 +44,20 @@ def test_a_room_only_adds_and_only_afterwards(power):
     assert (np.diff(tail, axis=1) < 0).all()
 
 
-def test_noise_lies_between_its_limits():
+def test_noise_is_within_its_limits():
     for seed in range(20):
         level = 10 * np.log10(Augmentation.noise_floor((hp.n_mels, 2000), np.random.default_rng(seed)).mean(axis=1))
         assert -97 < level.min() and level.max() < -33
 
 
-def test_compression_brings_loud_and_soft_together(power):
+def test_compression_reduces_the_dynamic_range(power):
     steps = np.repeat(power[:, 100:101], 600, axis=1)
     steps[:, 300:] *= 1e-4
     compressed = Augmentation.compress(steps, np.random.default_rng(0))
     assert compressed[:, 599].sum() / compressed[:, 299].sum() > 2 * steps[:, 599].sum() / steps[:, 299].sum()
 
 
-def test_the_target_and_whole_clips_stay_clean(three_seconds):
+def test_targets_and_whole_clips_are_not_augmented(three_seconds):
     names = DatasetCreator.build(three_seconds)
     clean, augmented = AEDataset(names, three_seconds), AEDataset(names, three_seconds, augmented=True)
     for key in [(0, 0, 100, 1), (1, 150, 64, 2), (2, 200, 100, 3)]:

@@ -1,4 +1,4 @@
-"""Wav -> log-mel spectrogram -> pairs of tensors: the front end that every weight file depends on."""
+"""From wav to log-mel spectrogram to pairs of tensors: the front end that all weights depend on."""
 import os
 import random
 import re
@@ -24,7 +24,7 @@ def noise(samples, seed=0):
 
 
 def music(samples=2 * hp.sample_rate):
-    """Three decaying partials over soft noise: loud and soft bands, loud and soft frames."""
+    """Three decaying partials with soft noise, for loud and soft bands and frames."""
     time = np.arange(samples) / hp.sample_rate
     tones = sum(np.sin(2 * np.pi * pitch * time) * np.exp(-pitch / 150 * time) for pitch in (220, 440, 3520))
     return (tones + 1e-5 * noise(samples)).astype(np.float32)
@@ -34,7 +34,7 @@ def music(samples=2 * hp.sample_rate):
 
 @pytest.mark.parametrize("audio", (music(), noise(22050), np.r_[noise(5000), np.zeros(30000, np.float32)]))
 def test_the_front_end_is_librosas_mel_spectrogram_in_db_mapped_to_0_1(audio):
-    audio[-2000:] = 0  # librosa has one frame more, on the very end: it must not hold the maximum
+    audio[-2000:] = 0  # librosa has one more frame at the end, which must not have the maximum
     mel = librosa.feature.melspectrogram(y=audio, sr=22050, n_fft=1024, hop_length=256, n_mels=128)
     expected = librosa.power_to_db(mel, ref=np.max, top_db=80) / 80 + 1
     spectrogram = DatasetCreator.spectrogram(audio)
@@ -43,8 +43,8 @@ def test_the_front_end_is_librosas_mel_spectrogram_in_db_mapped_to_0_1(audio):
 
 
 @pytest.mark.parametrize("center", (True, False))
-def test_transform_and_filter_bank_are_librosas(center):
-    """To the last bit: the shipped weights were trained on these."""
+def test_transform_and_filter_bank_are_librosas_bit_for_bit(center):
+    """The shipped weights were trained on these."""
     audio = music()
     expected = librosa.stft(audio, n_fft=hp.n_fft, hop_length=hp.hop_length, center=center)
     found = DatasetCreator.stft(audio, center)
@@ -54,7 +54,7 @@ def test_transform_and_filter_bank_are_librosas(center):
 
 
 def test_a_sine_has_the_pinned_spectrogram():
-    """Numbers, whatever librosa does: the weights depend on them."""
+    """The weights depend on these numbers, whatever librosa computes."""
     time = np.arange(22050) / 22050
     bands = [0, 5, 10, 14, 15, 16, 17, 18, 19, 25, 40, 60]
     pinned = [0.0, 0.0589, 0.257, 0.7356, 0.9384, 1.0, 0.9532, 0.741, 0.5306, 0.1211, 0.0, 0.0]
@@ -64,14 +64,14 @@ def test_a_sine_has_the_pinned_spectrogram():
 
 @pytest.mark.parametrize("samples, frames", (
     (30 * 22050, 2583), (1, 1), (100, 1), (255, 1), (256, 1), (511, 1), (512, 2), (1023, 3), (1024, 4), (22050, 86)))
-def test_frames_are_samples_by_hop_length_and_at_least_one(samples, frames):
+def test_the_number_of_frames_is_samples_by_hop_length_and_at_least_one(samples, frames):
     spectrogram = DatasetCreator.spectrogram(noise(samples))
     assert spectrogram.shape == (128, frames)
     assert spectrogram.min() >= 0 and spectrogram.max() == 1
 
 
 @pytest.mark.parametrize("gain", (2.0 ** -10, 0.5, 2.0, 1024.0))
-def test_the_gain_of_a_recording_does_not_matter(gain):
+def test_the_gain_of_a_recording_has_no_effect(gain):
     np.testing.assert_array_equal(DatasetCreator.spectrogram(np.float32(gain) * music()),
                                   DatasetCreator.spectrogram(music()))
 
@@ -84,7 +84,7 @@ def test_silence_is_zero():
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("reference", (1e-8, 1.0, 5e4))
-def test_the_log_mel_map_is_undone_within_top_db_of_the_reference(seed, reference):
+def test_the_log_mel_map_is_inverted_within_top_db_of_the_reference(seed, reference):
     db = np.random.default_rng(seed).uniform(-hp.top_db + 0.01, 0, (128, 40))
     power = (reference * 10 ** (db / 10)).astype(np.float32)
     unit = DatasetCreator.log_mel(power, reference)
@@ -106,7 +106,7 @@ def test_the_floor_has_no_power():
 
 @pytest.fixture
 def wavs(tmp_path):
-    """Function that writes half a second to files of these names below a folder of `tmp_path`, and returns tmp_path."""
+    """Function that writes half a second of noise to files in a folder of `tmp_path`, and returns `tmp_path`."""
 
     def write(folder, *names, samples=11025):
         for seed, name in enumerate(names):
@@ -129,7 +129,7 @@ def test_recordings_are_paired_by_name(wavs):
 
 
 @pytest.mark.parametrize("alone", ("piano", "synth"))
-def test_a_recording_without_a_partner_is_an_error_that_names_it(wavs, alone):
+def test_a_recording_without_a_partner_is_refused_by_name(wavs, alone):
     wavs("piano", "a.wav")
     wavs("synth", "a.wav")
     data = wavs(alone, "lonely.wav")
@@ -139,7 +139,7 @@ def test_a_recording_without_a_partner_is_an_error_that_names_it(wavs, alone):
     assert not (data / "generated").exists()
 
 
-def test_recordings_of_different_length_are_refused_naming_both(wavs):
+def test_recordings_of_different_length_are_refused_with_both_names(wavs):
     wavs("piano", "a.wav")
     data = wavs("synth", "a.wav", samples=11025 + hp.hop_length + 1)
     with pytest.raises(ValueError, match="piano/a.wav and .*synth/a.wav differ in length"):
@@ -147,7 +147,7 @@ def test_recordings_of_different_length_are_refused_naming_both(wavs):
 
 
 @pytest.mark.parametrize("more", (1, hp.hop_length))
-def test_a_difference_of_a_frame_is_cut(wavs, more):
+def test_a_difference_of_one_frame_is_cut(wavs, more):
     wavs("piano", "a.wav")
     data = wavs("synth", "a.wav", samples=11025 + more)
     DatasetCreator.build(data)
@@ -199,7 +199,7 @@ def test_spectrograms_of_another_front_end_are_built_again(wavs, monkeypatch, na
     assert [np.load(path).shape for path in stored] == [(128, 258)] * 2
 
 
-def test_spectrograms_without_a_note_of_their_front_end_are_kept(wavs):
+def test_spectrograms_without_a_record_of_their_front_end_are_kept(wavs):
     wavs("piano", "a.wav")
     data = wavs("synth", "a.wav")
     DatasetCreator.build(data)
@@ -227,7 +227,7 @@ def test_an_item_is_the_stored_pair(three_seconds):
 
 
 @pytest.mark.parametrize("start, frames", ((0, 64), (100, 64), (194, 64), (0, 258), (0, 300), (250, 64)))
-def test_a_crop_is_that_part_of_both_filled_up_with_silence(three_seconds, start, frames):
+def test_a_crop_is_part_of_both_and_padded_with_silence(three_seconds, start, frames):
     dataset = AEDataset(DatasetCreator.build(three_seconds), three_seconds)
     for whole, crop in zip(dataset[1], dataset[1, start, frames, 0]):
         assert crop.shape == (1, 128, frames)
@@ -235,10 +235,10 @@ def test_a_crop_is_that_part_of_both_filled_up_with_silence(three_seconds, start
         assert torch.equal(crop[..., :here], whole[..., start:start + here]) and not crop[..., here:].any()
 
 
-def test_the_unet_reads_the_autoencoders_output_in_place_of_the_piano(data):
+def test_the_input_of_the_unet_is_the_output_of_the_autoencoder(data):
     name = DatasetCreator.build(data)[0]
     output = np.random.default_rng(0).random((128, 258)).astype(np.float16)
-    Util.save_array(data / "ae_output" / f"{name}.npy", output)
+    Util.save_array(data / "ae_output" / "own" / f"{name}.npy", output)
     source, target = UNetDataset([name], data)[0]
     np.testing.assert_array_equal(source[0].numpy(), output.astype(np.float32))
     assert torch.equal(target, AEDataset([name], data)[0][1])
@@ -246,7 +246,7 @@ def test_the_unet_reads_the_autoencoders_output_in_place_of_the_piano(data):
 
 def test_a_pair_of_different_shape_is_refused_by_name(data):
     name = DatasetCreator.build(data)[0]
-    Util.save_array(data / "ae_output" / f"{name}.npy", np.zeros((128, 257), np.float16))
+    Util.save_array(data / "ae_output" / "own" / f"{name}.npy", np.zeros((128, 257), np.float16))
     with pytest.raises(ValueError, match=f"'{name}' differ in shape"):
         UNetDataset([name], data)
 
@@ -268,7 +268,7 @@ def test_another_seed_gives_another_split():
     assert Util.split(names, seed=0) != Util.split(names, seed=1)
 
 
-def test_a_single_piece_serves_as_both():
+def test_a_single_piece_is_used_for_both():
     assert Util.split(["only"]) == (["only"], ["only"])
 
 
@@ -301,7 +301,7 @@ def test_the_validation_piano_is_not_trained_on(data):
 
 
 @pytest.mark.parametrize("pianos, source", ((["piano"], "piano"), (["piano", "piano_2"], "piano_3")))
-def test_a_validation_piano_that_is_none_or_the_only_one_is_refused_naming_those_there_are(data, pianos, source):
+def test_a_validation_piano_that_is_missing_or_the_only_one_is_refused_with_the_names_of_all(data, pianos, source):
     for name in pianos[1:]:
         shutil.copytree(data / "synth", data / name)
     with pytest.raises(ValueError, match=f"at least two pianos, not '{source}'; {data} holds {', '.join(pianos)}$"):
@@ -309,7 +309,7 @@ def test_a_validation_piano_that_is_none_or_the_only_one_is_refused_naming_those
 
 
 @pytest.mark.parametrize("frames", (-30, -2, 0, 1, 7, 86))
-def test_the_offset_of_a_pair_is_found(three_seconds, frames):
+def test_the_lag_of_a_pair_is_found(three_seconds, frames):
     name = DatasetCreator.build(three_seconds)[1]
     piano, synth = (np.load(three_seconds / "generated" / name / f"{mode}.npy").astype(np.float32)
                     for mode in ("piano", "synth"))
@@ -318,7 +318,7 @@ def test_the_offset_of_a_pair_is_found(three_seconds, frames):
     assert DatasetCreator.estimate_lag(synth, late) == frames
 
 
-def test_a_pair_that_is_not_aligned_is_warned_of(data, capsys):
+def test_a_pair_that_is_not_aligned_causes_a_warning(data, capsys):
     path = data / "synth" / "bach_prelude_c.wav"
     audio = Util.read_audio(path)
     Util.write_audio(path, np.concatenate([np.zeros(6615), audio[:-6615]]))
@@ -327,7 +327,7 @@ def test_a_pair_that_is_not_aligned_is_warned_of(data, capsys):
     assert re.search(rf"{path} comes \+0\.(29|30|31)\d s after {data / 'piano' / path.name}", warning), warning
 
 
-def test_a_data_set_is_not_read_into_memory(tmp_path):
+def test_a_data_set_is_not_loaded_into_memory(tmp_path):
     for mode in "piano", "synth":
         path = tmp_path / "generated" / "long" / f"{mode}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -340,18 +340,18 @@ def test_a_data_set_is_not_read_into_memory(tmp_path):
     assert peak < 1e6 < path.stat().st_size / 100
 
 
-def test_more_clips_than_files_may_be_open(tmp_path, few_files):
+def test_a_data_set_may_have_more_clips_than_open_files(tmp_path, few_files):
     """`ulimit -n` is 256 on macOS."""
     names = [f"{i:03}" for i in range(300)]
     image, pitch, notes = tmp_path / "image.npy", tmp_path / "pitch.npy", tmp_path / "notes.npy"
     Util.save_array(image, np.ones((hp.n_mels, 9), np.float16))
     Util.save_array(pitch, np.ones((hp.n_pitches, 5), np.float16))
     Util.save_array(notes, np.array([[0, 1, 60, 90]], np.float32))
-    (tmp_path / "ae_output").mkdir()
+    (tmp_path / "ae_output" / "own").mkdir(parents=True)
     for name in names:
         folder = tmp_path / "generated" / name
         folder.mkdir(parents=True)
-        for path in folder / "piano.npy", folder / "synth.npy", tmp_path / "ae_output" / f"{name}.npy":
+        for path in folder / "piano.npy", folder / "synth.npy", tmp_path / "ae_output" / "own" / f"{name}.npy":
             os.link(image, path)
         os.link(pitch, folder / "piano_pitch.npy"), os.link(notes, folder / "notes.npy")
     with few_files(256):
@@ -362,7 +362,7 @@ def test_more_clips_than_files_may_be_open(tmp_path, few_files):
             assert [target.shape for target in dataset.targets] == 300 * [(hp.n_mels, 9)]
 
 
-@pytest.mark.parametrize("name", ("generated/bach_prelude_c/synth.npy", "ae_output/bach_prelude_c.npy"))
+@pytest.mark.parametrize("name", ("generated/bach_prelude_c/synth.npy", "ae_output/own/bach_prelude_c.npy"))
 @pytest.mark.parametrize("damage", (lambda good: b"", lambda good: b"la la la", lambda good: good[:len(good) // 2],
                                     lambda good: good[:30] + b"?" * 40 + good[70:]))
 def test_a_damaged_spectrogram_is_named(data, name, damage):
@@ -372,7 +372,7 @@ def test_a_damaged_spectrogram_is_named(data, name, damage):
         UNetDataset(["bach_prelude_c"], data)
 
 
-def test_a_shard_leaves_the_spectrograms_that_another_has_built_since(wavs, monkeypatch):
+def test_a_shard_keeps_the_spectrograms_of_another_shard(wavs, monkeypatch):
     wavs("piano", "a.wav", "b.wav")
     data = wavs("synth", "a.wav", "b.wav")
     DatasetCreator.build(data)
@@ -383,7 +383,7 @@ def test_a_shard_leaves_the_spectrograms_that_another_has_built_since(wavs, monk
     def build_first(path, read=Util.read_text):
         text = read(path)
         monkeypatch.setattr(Util, "read_text", read)
-        DatasetCreator.build(data, (0, 2))  # the other shard, once this one has seen that the front end is another
+        DatasetCreator.build(data, (0, 2))  # the other shard, after this one has read the old front end
         return text
 
     monkeypatch.setattr(Util, "read_text", build_first)
@@ -391,7 +391,7 @@ def test_a_shard_leaves_the_spectrograms_that_another_has_built_since(wavs, monk
     assert {path.parent.name for path in data.rglob("*.npy")} == {"a"}
 
 
-def test_a_recording_at_any_level_has_the_same_spectrograms():
+def test_the_level_of_a_recording_does_not_change_its_spectrograms():
     audio = music()
     for exponent in -80, 100:
         extreme = np.ldexp(audio, exponent)
@@ -399,7 +399,7 @@ def test_a_recording_at_any_level_has_the_same_spectrograms():
         assert np.array_equal(DatasetCreator.pitch_spectrogram(extreme), DatasetCreator.pitch_spectrogram(audio))
 
 
-def test_music_that_repeats_itself_is_not_taken_for_misaligned(root, instruments, tmp_path, capsys):
+def test_music_that_repeats_itself_causes_no_warning(root, instruments, tmp_path, capsys):
     for folder, preset in ("piano", instruments[0]), ("synth", ("FluidR3_GM.sf2", 0, 11)):
         MIDI2Audio.synthesise_midi_to_audio(root / "data" / "MIDI_test" / "bach_prelude_c.mid",
                                             tmp_path / folder / "bach.wav", *preset)

@@ -10,12 +10,20 @@ import pytest
 # Lowest first. A new script belongs to the floor of the first pattern that fits, unless its name is in a list.
 floors = (
     ("Hyperparameters",),
-    ("Util", "Distributed", "Autoencoder", "NoteAutoencoder", "UNet"),
-    ("Augmentation", "Notes", "Plots", "Page", "DatasetCreator", "Performances", "MIDI2Audio", "Inversion"),
-    ("AEDataset", "AEModel", "UNetDataset", "Metrics"),
-    ("Training", "Main"),
+    ("Decoding",),
+    ("Util", "MIDIReader", "Presets", "Autoencoder", "NoteAutoencoder", "UNet", "Distributed", "Sampler", "NoteLoss"),
+    ("Augmentation", "GeneratedFiles", "Notes", "Plots", "Recordings", "Tuning", "RandomPianos", "RandomPerformances",
+     "RandomRooms"),
+    ("DatasetCreator", "FluidSynth", "Page", "Performances", "SoundFonts/salamander", "NoteRefinement"),
+    ("AEDataset", "AEModel", "Chunks", "Inversion", "MIDI2Audio", "Metrics", "Clips"),
+    ("UNetDataset", "Checkpoints", "Progress", "Transcription", "RefinerTraining", "ClipSources"),
+    ("Training", "TrainingOptions", "Main"),
+    ("NoteTrainer",),
     ("*Main", "Evaluation"),
-    ("benchmarks/*", "results/*"),
+    ("benchmarks/common", "results/*"),
+    ("benchmarks/cases", "benchmarks/benchmark", "benchmarks/experiments", "benchmarks/report"),
+    ("benchmarks/goals",),
+    ("benchmarks/*",),
 )
 floor_of_others = 3     # that of the data sets and models
 

@@ -1,4 +1,4 @@
-"""From the mel spectrogram back to audio."""
+"""Inversion: from the mel spectrogram to audio."""
 import librosa
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def mel(audio):
     return DatasetCreator.mel_power(DatasetCreator.stft(audio))
 
 
-def test_round_trip_of_a_real_render_beats_the_reports(pair):
+def test_the_round_trip_of_a_render_is_better_than_the_reports(pair):
     piano, synth = pair
     power = mel(synth)
     stored = DatasetCreator.mel_from_log(DatasetCreator.log_mel(power, power.max()))
@@ -42,7 +42,7 @@ def test_round_trip_of_a_real_render_beats_the_reports(pair):
     assert distance["kl"] < 0.2 and distance["kl"] < distance["report"]
 
 
-def test_power_has_the_mel_power_asked_for(pair):
+def test_the_power_spectrum_has_the_given_mel_power(pair):
     piano, synth = pair
     power = Inversion.power_from_mel(mel(synth), np.abs(DatasetCreator.stft(piano)) ** 2)
     assert (power >= 0).all() and power.shape == (1 + hp.n_fft // 2, 1 + synth.size // hp.hop_length)
@@ -51,7 +51,7 @@ def test_power_has_the_mel_power_asked_for(pair):
     assert np.abs(10 * np.log10(found[loud] / wanted[loud])).mean() < 0.5
 
 
-def test_a_spectrum_that_fits_already_stays():
+def test_a_spectrum_that_fits_stays_the_same():
     start = np.random.default_rng(0).random((1 + hp.n_fft // 2, 7)).astype(np.float32)
     power = Inversion.power_from_mel(DatasetCreator.mel_filters() @ start, start)
     used = DatasetCreator.mel_filters().sum(axis=0) > 0
@@ -74,7 +74,7 @@ def test_griffin_lim_keeps_a_consistent_spectrum(pair):
                                atol=1e-4)
 
 
-def test_griffin_lim_comes_closer_with_every_few_iterations(pair):
+def test_more_iterations_of_griffin_lim_come_closer(pair):
     piano, synth = pair
     magnitude, phase = np.abs(DatasetCreator.stft(synth)), DatasetCreator.stft(piano)
     distances = [Evaluation.spectral_distance(librosa.util.fix_length(Inversion.griffin_lim(magnitude, phase, n),
@@ -83,14 +83,14 @@ def test_griffin_lim_comes_closer_with_every_few_iterations(pair):
     assert distances == sorted(distances, reverse=True) and len(set(distances)) == 4
 
 
-def test_inversion_does_not_depend_on_the_level(pair):
+def test_the_inversion_does_not_depend_on_the_level(pair):
     piano, synth = pair
     loud, soft = (Inversion.invert(gain * mel(synth), DatasetCreator.stft(piano)) for gain in (1, 1e-4))
     np.testing.assert_allclose(soft * 100, loud, atol=0.01 * np.abs(loud).max())
 
 
-def test_the_inversion_runs_where_the_networks_do(pair, monkeypatch):
-    """On every kind of device that is there; Apple's goes by way of the processor."""
+def test_the_inversion_runs_on_the_device_of_the_networks(pair, monkeypatch):
+    """Every available kind of device; Apple's MPS is replaced by the processor."""
     _, synth = pair
     part, guide = mel(synth)[:, :40], DatasetCreator.stft(synth)[:, :40]
     expected = Inversion.invert(part, guide)
@@ -111,6 +111,6 @@ def test_the_inversion_runs_where_the_networks_do(pair, monkeypatch):
     assert devices == [there]
 
 
-def test_unknown_inversion_is_refused(pair):
+def test_an_unknown_inversion_is_refused(pair):
     with pytest.raises(ValueError, match="'kl' or 'report', not 'magic'"):
         Inversion.invert(mel(pair[0]), DatasetCreator.stft(pair[0]), "magic")

@@ -2,6 +2,7 @@
 import functools
 import json
 import os
+import shlex
 import shutil
 import signal
 import types
@@ -12,13 +13,13 @@ import soundfile
 import torch
 
 import AEMain
+import Checkpoints
 import DatasetCreator
 import Hyperparameters as hp
 import Main
-import Training
 import UNetMain
 from AEDataset import NoteDataset
-from AEModel import NoteModel, digest, load_model
+from AEModel import NoteModel, digest, load_model, snapshot
 from Autoencoder import Autoencoder
 from NoteAutoencoder import NoteAutoencoder, NoteDecoder
 from Notes import decode_notes
@@ -64,7 +65,7 @@ def test_notes_are_for_all_pieces_or_for_none(takes):
     with pytest.raises(ValueError, match="notes lacks two; put their MIDI files there"):
         AEMain.train(takes)
     shutil.rmtree(takes / "notes")
-    with pytest.raises(ValueError, match="notes holds no notes; put the pieces' MIDI files there, or give --network"):
+    with pytest.raises(ValueError, match="notes holds no notes, which the note autoencoder needs; put the MIDI files"):
         AEMain.train(takes, network="notes")
 
 
@@ -72,7 +73,7 @@ def test_notes_are_for_all_pieces_or_for_none(takes):
 def test_a_decoder_for_another_target_begins_anew(takes, model, tmp_path, monkeypatch, pair, kept):
     target = DatasetCreator.trained_for(takes)["pair"].rpartition(" -> ")[2]
     note = {"front_end": DatasetCreator.front_end(), **({"pair": pair.replace("it", target)} if pair else {})}
-    Training.save_tensors(tmp_path / "ae.torch", Training.snapshot(model.network, note))
+    Checkpoints.save_tensors(tmp_path / "ae.torch", snapshot(model.network, note))
     monkeypatch.setattr(AEMain, "NoteAutoencoder", functools.partial(NoteAutoencoder, **small))
     monkeypatch.setattr(AEMain.NoteTrainer, "train_epoch", lambda self, batches, factors: (0.0 for _ in batches))
     AEMain.train(takes, part="decoder", start=tmp_path / "ae.torch", epochs=1, model="other")
@@ -111,7 +112,7 @@ def test_both_trainings_and_playing_one_after_the_other(takes, narrow, tmp_path,
     unet = json.loads((own / "unet_losses.json").read_text())
     assert unet["training_pieces"] == recorded["training_pieces"]
     assert unet["validation_pieces"] == recorded["validation_pieces"]
-    outputs = {path.stem for path in (takes / "ae_output").glob("*.npy")}
+    outputs = {path.stem for path in (takes / "ae_output" / "own").glob("*.npy")}
     assert outputs == {"one", "one~0", "one~1", "two", "two~0", "two~1"}
     monkeypatch.chdir(tmp_path)
     Main.main([str(takes / "piano" / "one.wav"), "--ae", str(own / "ae.torch"), "--unet", str(own / "unet.torch")])
@@ -127,7 +128,7 @@ def test_a_unet_is_trained_on_what_it_sees_when_a_recording_is_played(takes, mod
     with torch.no_grad():
         model.network.encoder.head.bias.zero_()
         model.network.encoder.head.bias[:2] = -3.2  # so that it hears notes, but not thousands
-    Training.save_tensors(tmp_path / "ae.torch", Training.snapshot(model.network, {}))
+    Checkpoints.save_tensors(tmp_path / "ae.torch", snapshot(model.network, {}))
     write_outputs(tmp_path / "ae.torch", names, takes)
     dataset = UNetDataset(names, takes, in_channels=2, own_level=True)
     for i, name in enumerate(names):
@@ -192,19 +193,68 @@ def test_form_and_weights_come_back(tmp_path, model, half):
     np.testing.assert_allclose(loaded.mel_decibels(notes, 0, 50), model.mel_decibels(notes, 0, 50), atol=5 * tolerance)
 
 
-def test_weights_without_a_classifier_play_and_are_given_one(tmp_path, model):
+def test_weights_without_a_classifier_play_and_are_given_one(takes, tmp_path, model):
     torch.save({key: value for key, value in model.network.state_dict().items() if "classifier" not in key},
                tmp_path / "ae.torch")
     loaded, (heard, _) = load_model(Autoencoder, tmp_path / "ae.torch"), with_ghosts(0)
     np.testing.assert_array_equal(loaded.decode_notes(heard), decode_notes(heard))
-    network = NoteAutoencoder(**small)
-    Training.load_initial_weights(network, tmp_path / "ae.torch")
+    network = AEMain.build_note_network(loaded, "any target", ("classifier",))
+    assert network.classifier and not AEMain.build_note_network(None, "any target", ()).encoder is network.encoder
     for key, value in model.network.encoder.state_dict().items():
         assert torch.equal(network.encoder.state_dict()[key], value)
+    AEMain.train(takes, part="classifier", start=tmp_path / "ae.torch", epochs=1, crop_frames=64, device="cpu")
+    trained = load_model(Autoencoder, takes / "models" / "own" / "ae.torch").network
+    assert trained.classifier and len(trained.encoder.blocks) == small["blocks"]  # the form is that of the weights
     torch.save({key: value for key, value in model.network.state_dict().items() if "encoder.head" not in key},
                tmp_path / "ae.torch")
-    with pytest.raises(ValueError, match="ae.torch does not fit the network to train"):
-        Training.load_initial_weights(network, tmp_path / "ae.torch")
+    with pytest.raises(ValueError, match="ae.torch does not hold the weights of an autoencoder"):
+        AEMain.train(takes, start=tmp_path / "ae.torch", model="other")
+
+
+def test_options_of_the_other_autoencoder_are_refused(takes, tmp_path, model):
+    with pytest.raises(ValueError, match="--channels belongs to the report's autoencoder; leave it out, or give --net"):
+        AEMain.main([*brief, "--data", str(takes), "--channels", "8", "16", "16"])
+    with pytest.raises(ValueError, match="--part belongs to the note autoencoder; leave it out, or give --network not"):
+        AEMain.main([*brief, "--data", str(takes), "--network", "report", "--part", "encoder"])
+    torch.save(model.network.state_dict(), tmp_path / "ae.torch")
+    with pytest.raises(ValueError, match="ae.torch holds weights of the note autoencoder; give --network notes"):
+        AEMain.main([*brief, "--data", str(takes), "--report", "--start", str(tmp_path / "ae.torch")])
+    own = takes / "models" / "own"
+    own.mkdir(parents=True)
+    shutil.copy(tmp_path / "ae.torch", own)
+    with pytest.raises(ValueError, match="ae.torch is a note autoencoder, whose outputs are stored and not augmented"):
+        UNetMain.main([*brief, "--data", str(takes), "--augmented"])
+    assert [path.name for path in own.iterdir()] == ["ae.torch"]
+
+
+def test_initial_weights_choose_the_autoencoder(takes, weights):
+    settings = AEMain.train(takes, start=weights[0], epochs=1, batch_size=2, crop_frames=64, device="cpu")
+    assert settings["network"] == "report" and settings["channels"] == [16, 32, 32]
+
+
+def test_the_default_number_of_epochs_goes_with_the_autoencoder(takes, narrow, weights, monkeypatch):
+    for name, value in dict(ae_epochs=1, note_epochs=2, unet_epochs=3, note_unet_epochs=4).items():
+        monkeypatch.setattr(hp, name, value)
+    options = dict(batch_size=2, crop_frames=64, device="cpu")
+    assert AEMain.train(takes, **options)["epochs"] == 2
+    assert UNetMain.train(takes, wf=1, **options)["epochs"] == 4
+    assert AEMain.train(takes, model="report", network="report", channels=(4, 4, 4), **options)["epochs"] == 1
+    assert UNetMain.train(takes, model="report", wf=1, **options)["epochs"] == 3
+
+
+def test_the_commands_advised_behind_notes_run(takes, narrow, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hp, "unet_wf", 2)
+    AEMain.main([*brief, "--augmented", "--data", str(takes)])
+    script, *arguments = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("next: python "))
+    assert script == "UNetMain.py" and arguments == [
+        "--data", str(takes), "--model", "own", "--device", "cpu", "--epochs", "1"]  # of 10, as 2 of 20
+    UNetMain.main([*arguments, "--batch-size", "2", "--crop-frames", "64"])
+    script, recording, *arguments = shlex.split(
+        capsys.readouterr().out.splitlines()[-1].removeprefix("next: python "))
+    assert (script, recording) == ("Main.py", "RECORDING")
+    monkeypatch.chdir(tmp_path)
+    Main.main([str(takes / "piano" / "one.wav"), *arguments])
+    assert (tmp_path / "one_epiano.wav").exists()
 
 
 def test_weights_of_half_an_autoencoder_are_refused(tmp_path, model):
@@ -227,15 +277,16 @@ def test_weights_and_checkpoints_of_earlier_versions_load(tmp_path, model):
     torch.save({"network": former, "settings": dict(part="reviewer", autoencoder=None), "best": former, "epoch": 1,
                 "batch": 0, "epoch_losses": [], "seconds": 0.0, "losses": {}}, tmp_path / "ae.checkpoint")
     network, read = NoteAutoencoder(**small), []
-    checkpoint, differing = Training.load_checkpoint(
+    checkpoint, differing = Checkpoints.load_checkpoint(
         tmp_path / "ae.checkpoint", settings, types.SimpleNamespace(load_state=read.append))
-    assert differing == [] and checkpoint["settings"] == settings
+    assert differing == {} and checkpoint["settings"] == settings
     network.load_state_dict(read[0]["network"]), network.load_state_dict(checkpoint["best"])
 
 
 def test_the_former_name_of_a_part_is_taken(monkeypatch):
     given = []
     monkeypatch.setattr(AEMain, "train", lambda **options: given.append(options["part"]))
+    monkeypatch.setattr(AEMain, "unet_arguments", lambda *_: [])
     for part in "reviewer", "classifier":
         AEMain.main(["--part", part])
     assert given == ["classifier", "classifier"]

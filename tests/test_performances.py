@@ -1,4 +1,4 @@
-"""Performance variants, simulated recordings and randomised timbres: their labels lie where the audio has them."""
+"""Performance variants, exercises, simulated recordings and randomised timbres keep the times of their notes."""
 import functools
 import random
 
@@ -20,10 +20,10 @@ from notes_common import late, pedal, rate
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-# takes
+# performance variants
 
-def sounding(file):
-    """(seconds, message) of a MIDI file."""
+def timed_messages(file):
+    """Return (seconds, message) of a MIDI file."""
     now, found = 0.0, []
     for message in file:
         now += message.time
@@ -34,8 +34,8 @@ def sounding(file):
 @pytest.mark.parametrize("make", (
     functools.partial(Performances.vary_performance, hp.data / "MIDI_test" / "mozart_rondo_alla_turca.mid"),
     Performances.random_exercise),
-                         ids=("take", "exercise"))
-def test_takes_are_by_their_seed_and_playable(tmp_path, make):
+                         ids=("variant", "exercise"))
+def test_variants_depend_on_their_seed_and_are_playable(tmp_path, make):
     written = []
     for seed in range(8):
         files = [make(random.Random(seed)) for _ in range(2)]
@@ -43,32 +43,32 @@ def test_takes_are_by_their_seed_and_playable(tmp_path, make):
             file.save(tmp_path / f"{i}.mid")
         written.append(tmp_path.joinpath("0.mid").read_bytes())
         assert written[-1] == tmp_path.joinpath("1.mid").read_bytes()
-        struck = [(time, message) for time, message in sounding(files[0]) if message.type == "note_on"]
+        struck = [(time, message) for time, message in timed_messages(files[0]) if message.type == "note_on"]
         assert len(struck) > 10
         for time, message in struck:
             assert 0 <= time < hp.limit_s + 0.1
             assert hp.lowest_key <= message.note < hp.lowest_key + hp.n_keys and 6 <= message.velocity <= 127
-        assert max(length for length, _ in sounding(files[0])) < 3 * hp.limit_s
+        assert max(length for length, _ in timed_messages(files[0])) < 3 * hp.limit_s
     assert len(set(written)) == 8
 
 
-def test_exercises_know_all_keys():
+def test_exercises_use_all_keys():
     keys = {message.note for seed in range(25) for _,
-            message in sounding(Performances.random_exercise(random.Random(seed)))
+            message in timed_messages(Performances.random_exercise(random.Random(seed)))
             if message.type == "note_on"}
     assert keys == set(range(hp.lowest_key, hp.lowest_key + hp.n_keys))
 
 
-def test_a_take_of_a_piece_whose_pedal_begins_after_it(tmp_path, midi):
+def test_a_variant_of_a_piece_whose_pedal_begins_late(tmp_path, midi):
     path = midi(tmp_path / "piece.mid", [(0, 60, 0.0, 0.5), (0, 64, 0.6, 1.0)], pedal((0.8, 127), (1.5, 0)))
     for seed in range(20):
-        assert len(sounding(Performances.vary_performance(path, random.Random(seed)))) > 2
+        assert len(timed_messages(Performances.vary_performance(path, random.Random(seed)))) > 2
 
 
-def test_what_takes_leave(rendered, instruments, tmp_path):
+def test_files_of_a_render_with_variants(rendered, instruments, tmp_path):
     names = {"one", "one~0", "one~1", "two", "two~0", "two~1"}
     for folder, ending in ("MIDI", "mid"), ("notes", "mid"), ("piano", "wav"), ("synth", "wav"):
-        found = {path.name for path in (rendered / folder).iterdir()} - {"preset.txt"}
+        found = {path.name for path in (rendered / folder).iterdir()} - {"preset.txt", "generated.txt"}
         assert found == {f"{name}.{ending}" for name in names}
     assert not (rendered / "piano_2").exists()
     assert "FluidR3_GM.sf2:0:1" in (rendered / "piano" / "preset.txt").read_text()
@@ -76,14 +76,15 @@ def test_what_takes_leave(rendered, instruments, tmp_path):
     for name in names:
         piano, synth = (Util.read_audio(rendered / side / f"{name}.wav") for side in ("piano", "synth"))
         assert piano.size == synth.size and np.abs(piano).max() > 0.9
-    for side, preset in zip(("piano", "synth"), instruments):  # a piece is as without takes
+    for side, preset in zip(("piano", "synth"), instruments):  # pieces are rendered as without variants
         MIDI2Audio.synthesise_midi_to_audio(rendered / "MIDI" / "one.mid", tmp_path / "one.wav", *preset)
         assert tmp_path.joinpath("one.wav").read_bytes() == (rendered / side / "one.wav").read_bytes()
 
 
-def test_what_is_there_is_kept(rendered, monkeypatch):
+def test_existing_files_are_kept(rendered, monkeypatch):
     times = {path: path.stat().st_mtime_ns for path in rendered.rglob("*.*")}
     monkeypatch.setattr(Augmentation, "room_responses", lambda: [])
+    monkeypatch.setattr(hp, "simulated_recording_share", 1)  # as when they were rendered
     MIDI2Audio.main(["--data", str(rendered), "--variants", "1", "--simulate-recording", "--source",
                      "FluidR3_GM.sf2:0:0",
                      "FluidR3_GM.sf2:0:1"])
@@ -91,13 +92,13 @@ def test_what_is_there_is_kept(rendered, monkeypatch):
         path: time for path, time in times.items() if path.name != "preset.txt"}
 
 
-def test_a_damaged_file_has_no_takes_and_stops_no_others(tmp_path, midi):
+def test_a_damaged_file_gets_no_variants_and_does_not_stop_others(tmp_path, midi):
     midi(tmp_path / "fine.mid"), tmp_path.joinpath("damaged.mid").write_bytes(b"MThd")
     Performances.write_variants(tmp_path, 1)
-    assert {path.name for path in tmp_path.iterdir()} == {"damaged.mid", "fine.mid", "fine~0.mid", "fine~1.mid"}
+    assert {path.name for path in tmp_path.glob("*.mid")} == {"damaged.mid", "fine.mid", "fine~0.mid", "fine~1.mid"}
 
 
-def test_takes_of_what_is_not_for_piano_alone_are_left_out_with_it(tmp_path, midi, instruments, capsys):
+def test_variants_of_a_piece_for_other_instruments_are_left_out_too(tmp_path, midi, instruments, capsys):
     midi(tmp_path / "MIDI" / "strings.mid", requests=[mido.Message("program_change", program=48, time=0)])
     midi(tmp_path / "MIDI" / "strings~1.mid"), midi(tmp_path / "MIDI" / "piano.mid")
     MIDI2Audio.synthesise_folder(tmp_path / "MIDI", tmp_path / "piano", instruments[0], solo_piano=True)
@@ -106,7 +107,7 @@ def test_takes_of_what_is_not_for_piano_alone_are_left_out_with_it(tmp_path, mid
 
 
 @pytest.mark.parametrize("side", ("piano", "synth"))
-def test_labels_lie_where_the_audio_has_the_notes(takes, side):
+def test_labels_are_at_the_onsets_of_the_audio(takes, side):
     DatasetCreator.build(takes)
     for name in "one", "two":
         folder = takes / "generated" / name
@@ -116,11 +117,11 @@ def test_labels_lie_where_the_audio_has_the_notes(takes, side):
         for onset in notes[:, 0] * rate:
             near = np.arange(int(onset) - 8, int(onset) + 9)
             late.append(near[rise[near].argmax()] + 0.5 - onset)
-        # a window begins to see an onset before its centre does
+        # an onset enters a window half a window before its centre
         assert np.abs(np.array(late) + 0.5).max() < 1 and abs(np.mean(late) + 0.5) < 0.5
 
 
-def test_notes_and_pitches_of_a_data_set(takes):
+def test_items_of_a_data_set_with_notes(takes):
     names = DatasetCreator.build(takes)
     assert DatasetCreator.has_notes(names, takes)
     dataset = NoteDataset(names, takes)
@@ -140,7 +141,7 @@ def test_notes_and_pitches_of_a_data_set(takes):
 
 
 def test_a_recording_a_little_longer_than_its_partner(takes):
-    """Its pitch spectrogram is as long as its mel spectrogram."""
+    """The pitch spectrogram is as long as the mel spectrogram."""
     for folder in "piano", "synth":
         path = takes / folder / "one.wav"
         audio = Util.read_audio(path)
@@ -151,10 +152,10 @@ def test_a_recording_a_little_longer_than_its_partner(takes):
     assert shapes[1] == -(-shapes[0] // 2)
 
 
-# as if recorded
+# simulated recordings
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_recording_is_as_long_not_late_and_by_its_seed(responses, seed):
+def test_a_simulated_recording_keeps_length_and_time_and_depends_on_its_seed(responses, seed):
     audio = Util.read_audio(hp.demo)[:4 * hp.sample_rate]
     first, again, other = (Augmentation.simulate_recording(audio, np.random.default_rng(number), responses)
                            for number in (seed, seed, seed + 100))
@@ -164,12 +165,14 @@ def test_a_recording_is_as_long_not_late_and_by_its_seed(responses, seed):
     assert abs(late(audio, first)) <= 0.005
 
 
-# pianos that there are not
+# randomised timbres
 
 @pytest.fixture
 def played(tmp_path, midi, instruments):
-    """Render two chords, a second apart and the second with the pedal, on the piano, voiced by a seed or, without one,
-    as it is; return the audio."""
+    """Function that renders two chords, the second with pedal, and returns the audio.
+
+    With a seed the piano has a random timbre.
+    """
     def render(seed=None, detune=0):
         notes = [(0, key, onset, onset + 0.7) for onset in (0.2, 1.2) for key in (31, 50, 62, 69, 97)]
         path = midi(tmp_path / "chords.mid", notes, pedal((0.0, 0), (1.1, 127), (2.2, 0)))
@@ -179,7 +182,7 @@ def played(tmp_path, midi, instruments):
     return render
 
 
-def test_a_piano_of_its_own_size_and_voice_is_the_piano(played, monkeypatch):
+def test_no_transposition_and_no_equaliser_give_the_same_piano(played, monkeypatch):
     monkeypatch.setattr(hp, "max_resize", 0)
     monkeypatch.setattr(Augmentation, "random_timbre", lambda groups, keys, rng: groups.sum(axis=0))
     plain, voiced = played(), played(1)
@@ -188,7 +191,7 @@ def test_a_piano_of_its_own_size_and_voice_is_the_piano(played, monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_voiced_piano_plays_the_same_notes_at_the_same_time_by_its_seed(played, seed):
+def test_a_random_timbre_keeps_notes_and_times_and_depends_on_its_seed(played, seed):
     plain, first, again = played(), played(seed), played(seed)
     np.testing.assert_array_equal(first, again)
     assert first.shape == plain.shape and np.abs(first).max() == pytest.approx(hp.peak, abs=1e-3)
@@ -201,7 +204,7 @@ def test_a_voiced_piano_plays_the_same_notes_at_the_same_time_by_its_seed(played
         assert (image[bands] > image[bands + 3 * hp.pitch_bands_per_key] - 0.05).all()
 
 
-def test_an_equaliser_of_keys_leaves_their_loudness():
+def test_random_timbre_keeps_the_level():
     noise = np.random.default_rng(0).standard_normal((3, 20000)).astype(np.float32)
     for group, key in zip(noise, (30, 60, 90)):
         alone = Augmentation.random_timbre(group[None], [key], np.random.default_rng(2))
@@ -210,27 +213,28 @@ def test_an_equaliser_of_keys_leaves_their_loudness():
     assert not Augmentation.random_timbre(np.zeros((1, 500), np.float32), [60], np.random.default_rng(2)).any()
 
 
-def test_takes_are_voiced_where_asked_for_and_on_the_pianos_side_only(tmp_path, midi, instruments, monkeypatch):
+def test_only_variants_on_the_side_of_the_piano_get_a_random_timbre(tmp_path, midi, instruments, monkeypatch):
     midi(tmp_path / "MIDI" / "one.mid")
-    heard, voiced = [], Performances.render_random_timbre
+    calls, original = [], Performances.render_random_timbre
     monkeypatch.setattr(Performances, "random_exercise", functools.partial(Performances.random_exercise, limit_s=2))
-    monkeypatch.setattr(Performances, "render_random_timbre", lambda *arguments: heard.append(1) or voiced(*arguments))
+    monkeypatch.setattr(Performances, "render_random_timbre",
+                        lambda *arguments: calls.append(1) or original(*arguments))
     monkeypatch.setattr(hp, "random_timbre_share", 1)
     MIDI2Audio.main(["--data", str(tmp_path), "--takes", "2", "--voiced"])
-    assert len(heard) == 3  # two takes and the exercise; not the piece
+    assert len(calls) == 3  # two variants and the exercise, not the piece
     assert (tmp_path / "piano" / "preset.txt").read_text().endswith(", voiced\n")
     assert "voiced" not in (tmp_path / "synth" / "preset.txt").read_text()
 
 
 @pytest.mark.parametrize("compression", (0.3, 0.4, 0.5, 0.6))
-def test_mp3_comes_back_as_long_and_on_time(compression):
+def test_mp3_keeps_length_and_time(compression):
     audio = Util.read_audio(hp.demo)[:3 * hp.sample_rate + 77]
     coded = Augmentation.mp3_round_trip(audio, compression)
     assert coded.shape == audio.shape and abs(late(audio, coded)) < 1 / hp.sample_rate
     assert 0 < np.abs(coded - audio).max() < 0.2
 
 
-def test_rooms_begin_with_the_direct_sound_and_are_by_their_seed():
+def test_room_responses_begin_with_the_direct_sound_and_depend_on_their_seed():
     [first], [again], [other] = (Augmentation.room_responses.__wrapped__(1, seed) for seed in (5, 5, 6))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first[:100], other[:100])
@@ -242,7 +246,7 @@ def test_rooms_begin_with_the_direct_sound_and_are_by_their_seed():
         assert abs(DatasetCreator.estimate_lag(*map(DatasetCreator.spectrogram, (audio, wet)))) <= 1
 
 
-def test_reverbs_add_to_the_direct_sound_and_are_by_their_seed():
+def test_artificial_responses_begin_with_the_direct_sound_and_depend_on_their_seed():
     responses, (again, *_), (other, *_) = (Augmentation.artificial_responses.__wrapped__(8, seed) for seed in (5, 5, 6))
     np.testing.assert_array_equal(responses[0], again)
     assert not np.array_equal(responses[0][:2000], other[:2000])

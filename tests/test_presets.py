@@ -1,4 +1,4 @@
-"""SoundFonts are found and presets are read, listed and refused by name."""
+"""SoundFonts are found; presets are read and listed; wrong ones are refused by name."""
 import os
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ import MIDI2Audio
 
 # SoundFonts and presets
 
-def test_soundfonts_are_looked_for_in_the_own_folder_first(monkeypatch, tmp_path):
+def test_soundfonts_are_found_in_the_folder_of_the_project_first(monkeypatch, tmp_path):
     monkeypatch.setattr(hp, "soundfonts", tmp_path / "own")
     monkeypatch.setattr(hp, "system_soundfonts", (tmp_path / "system", tmp_path / "other"))
     monkeypatch.chdir(tmp_path)
@@ -35,8 +35,8 @@ def test_a_preset_is_file_bank_program(text, preset):
 @pytest.mark.parametrize("text",
                          ("", "x.sf2", "x.sf2:0", ":0:0", "x.sf2:0:128", "x.sf2:-1:0", "x.sf2:0:5.0", "x.sf2:a:b",
                           "x.sf2::", "x.sf2:16384:0"))
-def test_anything_else_is_no_preset(text):
-    with pytest.raises((ValueError, FileNotFoundError), match="is no preset|SoundFont .* is neither"):
+def test_other_texts_are_refused(text):
+    with pytest.raises((ValueError, FileNotFoundError), match="is not a preset|SoundFont .* is neither"):
         MIDI2Audio.parse_preset(text)
 
 
@@ -46,16 +46,16 @@ def test_anything_else_is_no_preset(text):
     ("FluidR3_GM.sf2:0:5:room", ("FluidR3_GM.sf2", 0, 5, True)),
     ("FluidR3_GM.sf2:Yamaha Grand Piano:room", ("FluidR3_GM.sf2", 0, 0, True)),
 ))
-def test_a_preset_can_be_called_by_name_and_put_in_a_room(instruments, text, preset):
+def test_a_preset_can_be_given_by_name_and_with_a_room(instruments, text, preset):
     assert MIDI2Audio.parse_preset(text) == preset
 
 
-def test_an_unknown_name_says_how_to_find_the_known_ones(instruments):
+def test_an_unknown_name_is_refused_with_the_command_that_lists_all(instruments):
     with pytest.raises(ValueError, match="has no preset called 'Theremin'; python MIDI2Audio.py --list FluidR3_GM.sf2"):
         MIDI2Audio.parse_preset("FluidR3_GM.sf2:Theremin")
 
 
-def test_a_reader_of_the_list_that_goes_away_ends_it_quietly(root, instruments):
+def test_a_closed_pipe_ends_the_list_quietly(root, instruments):
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run([sys.executable, root / "MIDI2Audio.py", "--list", "FluidR3_GM.sf2"], stdout=write,
@@ -64,7 +64,7 @@ def test_a_reader_of_the_list_that_goes_away_ends_it_quietly(root, instruments):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_soundfont_of_which_a_part_is_missing_is_named(instruments, midi, tmp_path):
+def test_an_incomplete_soundfont_is_named(instruments, midi, tmp_path):
     part = tmp_path / "part.sf2"
     with open(MIDI2Audio.find_soundfont("FluidR3_GM.sf2"), "rb") as file:
         part.write_bytes(file.read(100_000))
@@ -76,7 +76,7 @@ def test_a_soundfont_of_which_a_part_is_missing_is_named(instruments, midi, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_presets_are_listed_as_they_are_to_be_written(instruments, capsys):
+def test_presets_are_listed_as_they_can_be_given(instruments, capsys):
     MIDI2Audio.main(["--list", "FluidR3_GM.sf2"])
     lines = capsys.readouterr().out.splitlines()
     assert "FluidR3_GM.sf2:0:0  Yamaha Grand Piano" in lines and len(lines) == len(set(lines)) > 128
@@ -85,20 +85,20 @@ def test_presets_are_listed_as_they_are_to_be_written(instruments, capsys):
 
 
 @pytest.mark.parametrize("bank, program", ((5, 0), (128, 127), (16383, 3)))
-def test_a_preset_that_the_soundfont_lacks_is_named(render, midi, tmp_path, bank, program):
+def test_a_missing_preset_is_named(render, midi, tmp_path, bank, program):
     with pytest.raises(ValueError, match=f"FluidR3_GM.sf2 has no preset at bank {bank}, program {program}"):
         render(midi(tmp_path / "a.mid"), ("FluidR3_GM.sf2", bank, program))
     assert not (tmp_path / "render.wav").exists()
 
 
 @pytest.mark.parametrize("content", (b"text", b"RIFF\4\0\0\0sfbk"))
-def test_a_file_that_is_no_soundfont_is_named(render, midi, tmp_path, content):
+def test_a_file_that_is_not_a_soundfont_is_named(render, midi, tmp_path, content):
     (tmp_path / "bad.sf2").write_bytes(content)
     with pytest.raises(ValueError, match="bad.sf2 is not a SoundFont"):
         render(midi(tmp_path / "a.mid"), (str(tmp_path / "bad.sf2"), 0, 0))
 
 
-def test_fluidsynth_and_soundfont_that_are_missing_come_with_the_command_that_installs_them(monkeypatch, tmp_path):
+def test_missing_fluidsynth_and_soundfonts_are_named_with_the_command_that_installs_them(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="apt-get install fluidsynth"):
         MIDI2Audio.find_fluidsynth()

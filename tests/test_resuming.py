@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import AEMain
+import Checkpoints
 import Distributed
 import Hyperparameters as hp
 import Main
@@ -72,7 +73,7 @@ def test_a_training_resumes_after_a_signal_as_if_there_had_been_none(root, data,
     assert checkpoint["epoch"] == 1 and checkpoint["batch"] > 0
     if number == signal.SIGINT:
         assert process.stderr.splitlines()[-1].endswith(
-            "stopped in epoch 2 of 2, saved in models/own/ae.checkpoint; give the same command to go on")
+            "stopped in epoch 2 of 2, saved in models/own/ae.checkpoint; give the same command to resume")
     train_ae(data)
     assert_same(weights, uninterrupted)
     assert not weights.with_suffix(".checkpoint").exists()
@@ -110,7 +111,7 @@ def test_a_training_that_averages_resumes_as_well(data):
     assert_same(data / "models" / "own" / "ae.torch", data / "models" / "uninterrupted" / "ae.torch")
     with interruption(data, 3):
         train_ae(data, overwrite=True)
-    with pytest.raises(ValueError, match=r"other settings \(average\)"):
+    with pytest.raises(ValueError, match=r"other settings \(average 0, now 3\)"):
         train_ae(data, average=3)
 
 
@@ -119,7 +120,7 @@ def test_a_checkpoint_of_other_settings_is_refused_naming_them(data):
         train_ae(data)
     checkpoint = data / "models" / "own" / "ae.checkpoint"
     before = checkpoint.read_bytes()
-    with pytest.raises(ValueError, match=r"ae.checkpoint was started with other settings \(epochs, batch_size\)"):
+    with pytest.raises(ValueError, match=r"ae.checkpoint was started with other settings \(epochs 2, now 4; batch_size 2, now 3\)"):
         train_ae(data, epochs=4, batch_size=3)
     assert checkpoint.read_bytes() == before
     train_ae(data, epochs=1, overwrite=True)
@@ -180,10 +181,10 @@ def test_overwrite_discards_once_and_the_same_command_goes_on(data, uninterrupte
     with interruption(data, 3):
         train_ae(data, overwrite=True)
     train_ae(data, overwrite=True)
-    assert "going on from epoch 1, batch" in capsys.readouterr().out
+    assert "resuming in epoch 1, batch" in capsys.readouterr().out
     assert_same(weights, uninterrupted)
     train_ae(data, overwrite=True)  # and a finished one is trained anew
-    assert "going on" not in capsys.readouterr().out
+    assert "resuming" not in capsys.readouterr().out
     assert_same(weights, uninterrupted)
 
 
@@ -200,7 +201,7 @@ def test_a_damaged_checkpoint_is_named_and_kept(data, damage):
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
     before = checkpoint.read_bytes()
     for overwrite in False, True:
-        with pytest.raises(ValueError, match=f"{checkpoint} is no checkpoint of this training, or is damaged; remove"):
+        with pytest.raises(ValueError, match=f"{checkpoint} is not a checkpoint of this training, or is damaged; remove"):
             train_ae(data, overwrite=overwrite)
     assert checkpoint.read_bytes() == before
 
@@ -212,7 +213,7 @@ def test_a_checkpoint_from_before_clipping_was_a_setting_goes_on_but_not_as_the_
     content = torch.load(checkpoint, weights_only=True)
     del content["settings"]["gradient_norm"], content["settings"]["bfloat16"]
     torch.save(content, checkpoint)
-    with pytest.raises(ValueError, match=r"other settings \(gradient_norm, bfloat16\)"):
+    with pytest.raises(ValueError, match=r"other settings \(gradient_norm 1.0, now 0; bfloat16 on, now off\)"):
         train_ae(data, gradient_norm=0, bfloat16=False)
     train_ae(data)
     assert losses(data / "models" / "own" / "ae.torch")["training"] == losses(uninterrupted)["training"]
@@ -251,12 +252,12 @@ def test_an_interrupted_unet_does_not_go_on_behind_another_autoencoder(data):
     with interruption(data, 3):
         UNetMain.train(data, wf=2, **brief)
     another_autoencoder(data, "own")
-    with pytest.raises(ValueError, match=r"unet.checkpoint was started with other settings \(autoencoder\)"):
+    with pytest.raises(ValueError, match=r"unet.checkpoint was started with other settings \(autoencoder \w+, now \w+\)"):
         UNetMain.train(data, wf=2, **brief)
 
 
 def test_what_another_autoencoder_left_is_written_anew_though_its_file_is_no_newer(data):
-    outputs = data / "ae_output"
+    outputs = data / "ae_output" / "own"
     before = {path.name: np.load(path) for path in outputs.glob("*.npy")}
     weights = another_autoencoder(data, "untrained")
     UNetDataset.write_outputs(weights, list(map(str, [path.name for path in (data / "generated").glob("*/")])), data)
@@ -271,7 +272,7 @@ def test_a_checkpoint_from_before_there_was_a_setting_is_refused_naming_it(data)
     content = torch.load(checkpoint, weights_only=True)
     del content["settings"]["augmented"]
     torch.save(content, checkpoint)
-    with pytest.raises(ValueError, match=r"other settings \(augmented\)"):
+    with pytest.raises(ValueError, match=r"other settings \(augmented not set, now off\)"):
         train_ae(data)
 
 
@@ -284,12 +285,12 @@ def test_a_checkpoint_whose_settings_had_other_names_goes_on(data, memory):
         UNetMain.train(data, wf=3, **brief)
     checkpoint = data / "models" / "own" / "unet.checkpoint"
     content = torch.load(checkpoint, weights_only=True)
-    for former, present in Training.former_names.items():
+    for former, present in Checkpoints.former_names.items():
         content["settings"][former] = content["settings"].pop(present)
     content["settings"]["memory"] = memory  # layers that there are no more
     torch.save(content, checkpoint)
     if memory:
-        with pytest.raises(ValueError, match=r"other settings \(memory\)"):
+        with pytest.raises(ValueError, match=r"other settings \(memory 8, now not set\)"):
             UNetMain.train(data, wf=3, **brief)
     else:
         UNetMain.train(data, wf=3, **brief)

@@ -1,4 +1,8 @@
 """The whole sequence of commands, and imports without side effects."""
+import importlib
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 
@@ -7,6 +11,7 @@ import pytest
 import soundfile
 
 import Hyperparameters as hp
+import MIDI2Audio
 import Main
 import Util
 from AEModel import load_model
@@ -39,6 +44,38 @@ def test_what_was_trained_plays_a_recording(trained, tmp_path):
     audio = Main.pipeline(tmp_path / "recording.wav", ae=models / "ae.torch", unet=models / "unet.torch", device="cpu")
     assert audio.shape == recording.shape and audio.dtype == np.float32
     assert np.isfinite(audio).all() and audio.any() and np.abs(audio).max() <= 1
+
+
+# the first try
+
+def test_the_first_try_of_the_readme_runs_and_leaves_the_shipped_weights_the_default(
+        root, instruments, tmp_path, monkeypatch, capsys):
+    lines = re.findall(r"^    (?:\.venv/bin/python )?(\S.*)$",
+                       (root / "README.md").read_text().split("\n## Train\n")[1].split("\n## ")[0], flags=re.M)
+    copy, render, *trainings, play = map(shlex.split, lines)
+    assert [copy[0], render, trainings[0][0], trainings[1][0], play[0]] == [
+        "cp", ["MIDI2Audio.py"], "AEMain.py", "UNetMain.py", "Main.py"]
+    data, recording = tmp_path / "data", tmp_path / "recording.wav"
+    Util.write_audio(recording, Util.read_audio(hp.demo)[:30_000])
+    (data / "MIDI").mkdir(parents=True)
+    for path in root.glob(copy[1]):
+        shutil.copy(path, data / "MIDI")
+    for name, value in dict(data=data, models=data / "models", limit_s=3).items():
+        monkeypatch.setattr(hp, name, value)
+    monkeypatch.chdir(tmp_path)
+    for weights in "ae.torch", "unet.torch":
+        shutil.copy(root / weights, tmp_path)
+    MIDI2Audio.main([])
+    capsys.readouterr()
+    for script, following in ("AEMain", trainings[1]), ("UNetMain", ["Main.py", "RECORDING", "--model", "try"]):
+        line = next(words for words in trainings if words[0] == f"{script}.py")
+        importlib.import_module(script).main(line[1:])
+        said = capsys.readouterr().out.splitlines()
+        assert shlex.split(said[-1])[2:] == following
+        assert "only to see it run; for a good sound take more pieces" in said[-2]
+    assert Main.find_weights() == (hp.ae_weights, hp.unet_weights)
+    Main.main(play[1:])
+    assert (tmp_path / "recording_epiano.wav").exists()
 
 
 # importing

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import random
+import shlex
 import shutil
 import sys
 import types
@@ -11,10 +12,14 @@ import pytest
 import torch
 
 import AEMain
+import Checkpoints
 import DatasetCreator
 import Distributed
 import Hyperparameters as hp
+import Main
+import Progress
 import Training
+import TrainingOptions
 import UNetDataset
 import UNetMain
 import Util
@@ -141,7 +146,7 @@ def test_a_unet_of_one_input_stores_the_autoencoders_output_for_every_piece_thou
     shutil.rmtree(data / "ae_output")
 
     def read_one(path, read=UNetDataset.map_spectrogram):
-        if list((data / "ae_output").glob("*.npy")):
+        if list((data / "ae_output" / "own").glob("*.npy")):
             raise KeyboardInterrupt
         return read(path)
 
@@ -149,43 +154,102 @@ def test_a_unet_of_one_input_stores_the_autoencoders_output_for_every_piece_thou
     with pytest.raises(KeyboardInterrupt):
         UNetMain.train(data, in_channels=1, wf=2, **brief)
     monkeypatch.undo()
-    assert len(list((data / "ae_output").glob("*.npy"))) == 1 and not list((data / "models" / "own").glob("unet*"))
+    assert len(list((data / "ae_output" / "own").glob("*.npy"))) == 1
+    assert not list((data / "models" / "own").glob("unet*"))
     UNetMain.train(data, in_channels=1, wf=2, **brief)
     model = load_model(Autoencoder, data / "models" / "own" / "ae.torch")
     folders = list((data / "generated").glob("*/"))
     assert len(folders) == 3
-    assert {path.stem for path in (data / "ae_output").glob("*.npy")} == {folder.name for folder in folders}
+    assert {path.stem for path in (data / "ae_output" / "own").glob("*.npy")} == {folder.name for folder in folders}
     for folder in folders:
-        output, target = np.load(data / "ae_output" / f"{folder.name}.npy"), np.load(folder / "synth.npy")
+        output, target = np.load(data / "ae_output" / "own" / f"{folder.name}.npy"), np.load(folder / "synth.npy")
         assert output.shape == target.shape == (128, 258) and output.dtype == np.float16
         np.testing.assert_array_equal(output, model.generate(np.load(folder / "piano.npy")).astype(np.float16))
 
 
 # what a training says
 
-def test_the_last_lines_say_what_was_reached_and_what_comes_next(data, capsys):
-    own = data / "models" / "own"
-    for script, name, options, following in (
-            (AEMain, "ae", (), f"UNetMain.py --data {data} --model own"),
-            (UNetMain, "unet", ("--wf", "3"),
-             f"Main.py RECORDING --ae {own / 'ae.torch'} --unet {own / 'unet.torch'}")):
-        script.main(["--data", str(data), "--epochs", "3", "--batch-size", "2", "--crop-frames", "64", "--device",
-                     "cpu", *options])
-        reached, after = capsys.readouterr().out.splitlines()[-2:]
-        validation = losses(own / f"{name}.torch")["validation"]
-        best = min(validation)
-        assert reached.startswith(f"{own / name}.torch: validation loss {best:.5f}, reached in epoch "
-                                  f"{validation.index(best) + 1} of 3, ")
-        assert after == f"next: python {following}"
+def test_the_last_lines_say_what_was_reached(train, capsys):
+    weights = train(epochs=3)
+    reached, remark = capsys.readouterr().out.splitlines()[-2:]
+    validation = losses(weights)["validation"]
+    best = min(validation)
+    assert reached.startswith(f"{weights}: validation loss {best:.5f}, reached in epoch "
+                              f"{validation.index(best) + 1} of 3, ")
+    assert "only to see it run" in remark
 
 
-def test_the_next_command_has_what_both_trainings_share(data, monkeypatch, capsys):
-    monkeypatch.setattr(AEMain, "train", lambda **options: None)
-    for flags in ([], ["--augmented", "--validation-source", "piano_2"], ["--seed", "3", "--report"]):
-        AEMain.main(["--data", str(data), "--epochs", "3", *flags])
-        words = capsys.readouterr().out.split()
-        assert words[:7] == ["next:", "python", "UNetMain.py", "--data", str(data), "--model",
-                             "own"] and words[7:] == flags
+# the commands that are advised
+
+brief_flags = ["--batch-size", "2", "--crop-frames", "64", "--device", "cpu"]
+
+
+def advised(capsys):
+    """Return the script and the arguments of the command that was advised last."""
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("next: python ")
+    script, *arguments = shlex.split(line.removeprefix("next: python "))
+    return script, arguments
+
+
+@pytest.fixture
+def follow(data, capsys, tmp_path, monkeypatch):
+    """Function that runs AEMain.py and then every advised command, to Main.py. Returns the arguments of UNetMain.py."""
+    Util.write_audio(tmp_path / "recording.wav", Util.read_audio(next((data / "piano").glob("*.wav")))[:20_000])
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        AEMain.main(["--data", str(data), *brief_flags, *arguments])
+        script, unet_arguments = advised(capsys)
+        assert script == "UNetMain.py"
+        UNetMain.main([*unet_arguments, *brief_flags[:4]])
+        script, main_arguments = advised(capsys)
+        assert script == "Main.py" and main_arguments[0] == "RECORDING"
+        Main.main(["recording.wav", *main_arguments[1:]])
+        assert (tmp_path / "recording_epiano.wav").stat().st_size > 20_000
+        (tmp_path / "recording_epiano.wav").unlink()
+        return unet_arguments
+
+    return run
+
+
+def test_the_advised_commands_run(data, follow, monkeypatch):
+    monkeypatch.setattr(hp, "ae_channels", (4, 4, 4)), monkeypatch.setattr(hp, "unet_wf", 2)
+    arguments = ["--data", str(data), "--model", "own", "--device", "cpu"]
+    assert follow("--epochs", "2") == [*arguments, "--epochs", "1"]  # of 50, as 2 of 600
+    unet = data / "models" / "own" / "unet.torch"
+    first = unet.read_bytes()
+    assert follow("--epochs", "2", "--seed", "3", "--overwrite") == [  # the U-Net there belongs to other weights
+        *arguments, "--seed", "3", "--epochs", "1", "--overwrite"]
+    assert unet.read_bytes() != first
+
+
+def test_the_advised_commands_keep_what_both_trainings_share(data, follow, monkeypatch):
+    monkeypatch.setattr(hp, "ae_channels", (4, 4, 4)), monkeypatch.setattr(hp, "unet_wf", 2)
+    monkeypatch.setitem(hp.ae_report, "channels", (4, 4, 4)), monkeypatch.setitem(hp.unet_report, "wf", 2)
+    shutil.copytree(data / "synth", data / "piano_2")
+    arguments = ["--data", str(data), "--device", "cpu", "--validation-source", "piano_2"]
+    assert follow("--epochs", "1", "--model", "two", "--augmented", "--validation-source", "piano_2") == [
+        *arguments[:2], "--model", "two", *arguments[2:], "--augmented", "--epochs", "1"]
+    assert follow("--epochs", "1", "--model", "report", "--report") == [
+        *arguments[:2], "--model", "report", "--device", "cpu", "--report", "--epochs", "1"]
+
+
+def test_what_is_trained_further_gets_the_unet_beside_the_initial_weights(data, follow):
+    behind_an_autoencoder(data, "own")
+    start = data / "models" / "own"
+    torch.save(UNet(wf=2, depth=3, in_channels=1).state_dict(), start / "unet.torch")
+    assert follow("--epochs", "1", "--model", "more", "--start", str(start / "ae.torch")) == [
+        "--data", str(data), "--model", "more", "--device", "cpu", "--epochs", "1", "--start",
+        str(start / "unet.torch")]
+    assert load_model(UNet, data / "models" / "more" / "unet.torch").network.form["depth"] == 3
+
+
+def test_a_training_of_the_default_length_is_followed_by_one():
+    settings = dict(seed=hp.seed, validation_source=None, augmented=True, start=None)
+    for network, epochs, more in ("report", 600, ["--augmented"]), ("notes", 20, []), ("notes", 40, []):
+        assert AEMain.unet_arguments({**settings, "network": network, "epochs": epochs}, hp.data, "own") == [
+            "--model", "own", *more]
 
 
 def test_tensorboard_gets_what_is_recorded(train, data, monkeypatch):
@@ -319,7 +383,8 @@ def test_report_gives_the_reports_settings_and_a_flag_beside_it_counts(data):
     assert unet.in_channels == 1 and {key.split(".")[0] for key in unet.state_dict()} == {"down_path", "up_path",
                                                                                           "last"}
     expected = digest(state(own / "ae.torch"))
-    assert (data / "ae_output" / "weights.txt").read_text() == f"models/own/ae.torch {expected} in single precision\n"
+    note = (data / "ae_output" / "own" / "weights.txt").read_text()
+    assert note == f"models/own/ae.torch {expected} in single precision\n"
 
 
 @pytest.mark.parametrize("script", (AEMain, UNetMain))
@@ -350,7 +415,7 @@ def test_report_neither_clips_gradients_nor_uses_mixed_precision_and_trains_on_a
     assert settings["gradient_norm"] == 0 and settings["bfloat16"] is False
     piece = split_for_training(DatasetCreator.build(data), hp.seed)[0][0]
     assert read >= ({f"generated/{piece}/piano.npy", f"generated/{piece}/piano_2.npy"} if script is AEMain else
-                    {f"ae_output/{piece}.npy", f"ae_output/piano_2/{piece}.npy"})
+                    {f"ae_output/own/{piece}.npy", f"ae_output/own/piano_2/{piece}.npy"})
     precisions.clear()
     if script is AEMain:
         script.main([*flags, "--channels", "4", "4", "4"])
@@ -362,7 +427,7 @@ def test_a_stored_crop_is_of_the_piano_that_its_seed_chooses(data):
     names = DatasetCreator.build(data)
     UNetDataset.write_outputs(data / "models" / "untrained" / "ae.torch", names, data, sources=("piano", "piano_2"))
     dataset = UNetDataset.UNetDataset(names, data, ("piano", "piano_2"), in_channels=2)
-    pairs = [[np.load(data / "ae_output" / folder / f"{names[0]}.npy"),
+    pairs = [[np.load(data / "ae_output" / "own" / folder / f"{names[0]}.npy"),
               np.load(data / "generated" / names[0] / f"{source}.npy")]
              for folder, source in ((".", "piano"), ("piano_2", "piano_2"))]
     seen = [[np.array_equal(dataset[0, 0, 258, seed][0].numpy(), pair) for pair in pairs] for seed in range(12)]
@@ -391,9 +456,145 @@ def test_training_starts_from_given_weights(train, data):
             torch.testing.assert_close(began[key], value, msg=key)
 
 
-@pytest.mark.parametrize("form",
-                         (dict(wf=4), dict(wf=3, in_channels=2), dict(wf=3, batch_norm=True), dict(wf=3, depth=5)))
-def test_weights_of_another_form_are_nothing_to_start_from(tmp_path, form):
-    torch.save(UNet(wf=3).state_dict(), tmp_path / "unet.torch")
-    with pytest.raises(ValueError, match=f"{tmp_path / 'unet.torch'} does not fit the network"):
-        Training.load_initial_weights(UNet(**form), tmp_path / "unet.torch")
+def test_the_unet_gets_the_form_of_the_weights_that_it_starts_from(data):
+    behind_an_autoencoder(data, "own")
+    form = dict(depth=3, wf=2, in_channels=1, residual=True, batch_norm=False)
+    first = data / "first.torch"
+    torch.save(UNet(**form).state_dict(), first)
+    UNetMain.main(["--data", str(data), "--epochs", "1", "--crop-frames", "64", "--learning-rate", "1e-12", "--start",
+                   str(first), "--wf", "2"])
+    own = data / "models" / "own" / "unet.torch"
+    assert load_model(UNet, own).network.form == form
+    assert losses(own)["settings"].items() >= form.items()
+    for key, value in state(first).items():
+        torch.testing.assert_close(state(own)[key], value, msg=key)
+
+
+@pytest.mark.parametrize("flag, name, has, wanted", (
+    (["--wf", "4"], "wf", "3", "4"), (["--in-channels", "1"], "in-channels", "2", "1"),
+    (["--residual"], "residual", "off", "on"), (["--no-batch-norm"], "batch-norm", "on", "off"),
+    (["--report"], "wf", "3", "6")))
+def test_a_form_that_is_not_that_of_the_initial_weights_is_refused(data, flag, name, has, wanted):
+    behind_an_autoencoder(data, "own")
+    start = data / "start.torch"
+    torch.save(UNet(wf=3, in_channels=2, batch_norm=True).state_dict(), start)
+    with pytest.raises(ValueError, match=f"weights in {start} have {name} {has}, not {wanted}; leave --{name}"):
+        UNetMain.main(["--data", str(data), "--start", str(start), *flag])
+    assert not (data / "models" / "own" / "unet.torch").exists()
+
+
+def test_the_autoencoder_gets_the_width_of_the_weights_that_it_starts_from(data):
+    start = data / "models" / "untrained" / "ae.torch"
+    with pytest.raises(ValueError, match=f"weights in {start} have channels 16 32 32, not 4 4 4; leave --channels"):
+        AEMain.train(data, start=start, channels=(4, 4, 4), **brief)
+    AEMain.train(data, start=start, **{**brief, "epochs": 1})
+    assert losses(data / "models" / "own" / "ae.torch")["settings"]["channels"] == [16, 32, 32]
+
+
+def test_weights_of_another_kind_are_nothing_to_start_from(data):
+    behind_an_autoencoder(data, "own")
+    ae = data / "models" / "untrained" / "ae.torch"
+    with pytest.raises(ValueError, match=f"{ae} does not hold the weights of a U-Net"):
+        UNetMain.train(data, start=ae, **brief)
+    with pytest.raises(ValueError, match=f"{hp.unet_weights} does not hold the weights of an autoencoder"):
+        AEMain.train(data, model="new", start=hp.unet_weights, **brief)
+    with pytest.raises(ValueError, match="notes holds no notes, which the note autoencoder needs.* leave --start out"):
+        AEMain.train(data, model="new", start=hp.ae_weights, **brief)
+    with pytest.raises(ValueError, match=f"{hp.ae_weights} holds weights of the note autoencoder; give --network note"):
+        AEMain.train(data, model="new", start=hp.ae_weights, network="report", **brief)
+
+
+# names, settings, data
+
+@pytest.mark.parametrize("name", ("../escape", "..", ".", "", "/tmp/escape", "a/b", "a\\b", "c:d", ".hidden",
+                                  "two\nlines"))
+def test_the_name_of_a_model_is_that_of_a_single_folder(data, capsys, name):
+    before = sorted(data.parent.rglob("*"))
+    for script in AEMain, UNetMain:
+        with pytest.raises(ValueError, match="is not the name of a single folder; choose a --model such as"):
+            script.train(data, model=name, **brief)
+        with pytest.raises(SystemExit):
+            script.main(["--data", str(data), "--model", name])
+        assert "is not the name of a single folder; choose a --model such as" in capsys.readouterr().err
+    assert sorted(data.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ("vibraphone", "my model 2", "Klavier_\u00fc", "two.words"))
+def test_other_names_of_models_are_taken(name):
+    assert TrainingOptions.parse_model_name(name) == name
+
+
+def test_a_setting_that_does_not_exist_is_refused(data):
+    for script in AEMain, UNetMain:
+        with pytest.raises(TypeError, match="a training has no setting epoch; it has augmented"):
+            behind_an_autoencoder(data, "own")
+            script.train(data, epoch=3, overwrite=True)
+
+
+def test_constants_that_are_changed_later_are_the_defaults(data, monkeypatch):
+    for name, value in dict(crop_frames=40, ae_epochs=1, ae_batch_size=3, ae_channels=(4, 5, 6), seed=7,
+                            unet_epochs=2, unet_wf=1, unet_loss="mse").items():
+        monkeypatch.setattr(hp, name, value)
+    settings = AEMain.train(data, device="cpu")
+    assert settings.items() >= dict(crop_frames=40, epochs=1, batch_size=3, channels=[4, 5, 6], seed=7).items()
+    settings = UNetMain.train(data, device="cpu")
+    assert settings.items() >= dict(crop_frames=40, epochs=2, wf=1, seed=7, loss="mse").items()
+
+
+def test_one_piece_alone_is_in_both_sets_and_gives_a_warning(train, data, capsys):
+    train(model="three", epochs=1)
+    assert "warning" not in capsys.readouterr().err
+    for folder in "piano", "synth":
+        for path in (data / folder).glob("*.wav"):
+            if path.stem != "bach_prelude_c":
+                path.unlink()
+    train(epochs=1)
+    assert ("warning: bach_prelude_c is the only piece, so it is training set and validation set"
+            in capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("differing, text", (
+    (("epochs", 2, 4), "epochs 2, now 4"), (("start", None, "ae.torch"), "start not set, now ae.torch"),
+    (("channels", [4, 4, 4], [8, 8, 8]), "channels 4 4 4, now 8 8 8"), (("residual", True, False),
+                                                                      "residual on, now off"),
+    (("pieces", list("abcdefg"), list("gh")), "7 pieces, now 2: without a, b, c, ... and with h"),
+    (("trained_for", {"pair": "a -> b", "front_end": {"n_fft": 1024}}, {"pair": "a -> c", "front_end": {"n_fft": 9}}),
+     "pair a -> b, now a -> c, n_fft 1024, now 9")))
+def test_a_setting_that_differs_is_said_with_both_values(differing, text):
+    assert Checkpoints.describe_difference(*differing) == text
+
+
+# duration and quality
+
+def test_the_estimated_duration_is_said_after_the_first_steps(data, monkeypatch, capsys):
+    times = iter([100.0, 200.0, 230.0, 260.0])  # the first step takes longer
+    monkeypatch.setattr(Progress.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(hp, "pace_steps", 2)
+    pace, said = Progress.Pace(42), []
+    for _ in range(5):
+        pace.step()
+        said.append(capsys.readouterr().out)
+    assert said == ["", "", "estimated duration of the 42 steps: 46 min\n", "", ""]
+
+
+def test_a_training_says_its_estimated_duration_before_its_first_epoch_ends(train, capsys, monkeypatch):
+    monkeypatch.setattr(hp, "pace_steps", 2)
+    train(epochs=2)
+    lines = capsys.readouterr().out.splitlines()
+    said = [number for number, line in enumerate(lines) if line.startswith("estimated duration of the 8 steps: ")]
+    assert len(said) == 1 and said[0] < next(n for n, line in enumerate(lines) if line.startswith("epoch 1/2"))
+
+
+@pytest.mark.parametrize("settings, advice", (
+    (dict(epochs=20, pieces=50, start=None), None),
+    (dict(epochs=3, pieces=50, start=None), "20 epochs"),
+    (dict(epochs=3, pieces=50, start="ae.torch"), None),
+    (dict(epochs=3, pieces=50, start=None, part="decoder"), None),
+    (dict(epochs=2, pieces=3, start="ae.torch"), "more pieces (the report has 94, the shipped weights 302)"),
+    (dict(epochs=2, pieces=3, start=None), "more pieces (the report has 94, the shipped weights 302) and 20 epochs")))
+def test_a_brief_training_says_what_gives_a_better_sound(settings, advice, capsys):
+    names = [f"{i}~{variant}" for i in range(settings["pieces"]) for variant in range(10)]
+    Progress.print_quality_remark({**settings, "pieces": names}, 20)
+    said = capsys.readouterr().out
+    assert said == (f"pieces: {settings['pieces']}, epochs: {settings['epochs']}; such a training is only to see it "
+                    f"run; for a good sound take {advice}\n" if advice else "")

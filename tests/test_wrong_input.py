@@ -255,7 +255,7 @@ def test_a_soundfont_that_is_missing_is_named(complaint, good, option):
 
 @pytest.mark.parametrize("preset", ("nosuch.sf2", "FluidR3_GM.sf2:0:128"))
 def test_a_preset_that_is_none_is_named(complaint, good, preset):
-    assert f"'{preset}' is no preset" in complaint(MIDI2Audio.main, "--data", good, "--target", preset)
+    assert f"'{preset}' is not a preset" in complaint(MIDI2Audio.main, "--data", good, "--target", preset)
 
 
 @pytest.mark.parametrize("make",
@@ -391,5 +391,5 @@ def test_a_training_says_one_line_on_stderr(command, tmp_path):
     process = command(tmp_path, "AEMain.py", "--data", "nosuch")
     assert process.returncode == 1 and not process.stdout
     (line,) = lines(process.stderr)
-    assert line.startswith("AEMain.py: nosuch/piano holds no .wav")
+    assert line.startswith("AEMain.py: nosuch/piano holds no .wav") and "MIDI2Audio.py" in line
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,91 @@
+"""Presets of SoundFonts: finding the file, listing its presets, reading and writing FILE.sf2:BANK:PROGRAM."""
+import contextlib
+import struct
+from pathlib import Path
+
+import Hyperparameters as hp
+
+
+def find_soundfont(name):
+    """Return the path of a SoundFont: `name` itself, or a file of that name in SoundFonts/ or a system folder.
+
+    Raises FileNotFoundError if there is none, and ValueError if it is shorter than its header says, as an incomplete
+    download is.
+    """
+    for path in (Path(name), hp.soundfonts / name, *(folder / name for folder in hp.system_soundfonts)):
+        if path.is_file():
+            with open(path, "rb") as file:
+                header, size = file.read(8), path.stat().st_size
+            if header[:4] == b"RIFF" and size < 8 + int.from_bytes(header[4:], "little"):
+                raise ValueError(f"{path} is cut short, {size} of {8 + int.from_bytes(header[4:], 'little')} bytes; "
+                                 "download it again")
+            return path
+    package = hp.soundfont_packages.get(Path(name).name)
+    raise FileNotFoundError(f"SoundFont {name} is neither in {hp.soundfonts.name}/ nor in the system's folders; put it "
+                            f"into SoundFonts/ or install {'it' if package else 'one, for instance'}: apt-get install "
+                            f"{package or 'fluid-soundfont-gm'}")
+
+
+def list_presets(soundfont):
+    """Return the presets of a SoundFont as {(bank, program): name}, in order (SoundFont 2.04, section 7.2).
+
+    Raises FileNotFoundError and ValueError as `find_soundfont`, and ValueError if it is not a SoundFont.
+    """
+    path = find_soundfont(soundfont)
+
+    def chunks(file, end):
+        while file.tell() + 8 <= end:
+            name, size = struct.unpack("<4sI", file.read(8))
+            start = file.tell()
+            yield name, start + size
+            file.seek(start + size + size % 2)
+
+    with open(path, "rb") as file, contextlib.suppress(struct.error):  # of a list that is cut off
+        header = file.read(12)
+        if header[:4] != b"RIFF" or header[8:] != b"sfbk":
+            raise ValueError(f"{path} is not a SoundFont; replace it")
+        for name, end in chunks(file, path.stat().st_size):
+            if name == b"LIST" and file.read(4) == b"pdta":
+                for name, end in chunks(file, end):
+                    if name == b"phdr":
+                        presets = list(struct.iter_unpack("<20sHH14x", file.read(end - file.tell())))
+                        return dict(sorted(((bank, program), text.split(b"\0")[0].decode("latin-1").strip())
+                                           for text, program, bank in presets[:-1]))  # the last one marks the end
+    raise ValueError(f"{path} holds no presets; replace it")
+
+
+def parse_preset(text):
+    """Read a preset from "FILE.sf2:BANK:PROGRAM", or from "FILE.sf2:NAME" with the preset's name.
+
+    Returns
+    -------
+    (str, int, int) or (str, int, int, bool)
+        File, bank, program, and True after ":room", which adds reverberation.
+
+    Raises
+    ------
+    ValueError
+        If the text is not a preset.
+    FileNotFoundError
+        If there is no such SoundFont to find the name in.
+    """
+    if text.endswith(":room"):
+        return *parse_preset(text.removesuffix(":room")), True
+    file, *numbers = text.rsplit(":", 2)
+    if len(numbers) == 2 and file and all(number.isdecimal() for number in numbers):
+        bank, program = map(int, numbers)
+        if bank <= 16383 and program <= 127:
+            return file, bank, program
+    elif text.count(":"):
+        file, name = text.rsplit(":", 1)
+        for (bank, program), found in list_presets(file).items():
+            if name and found.lower() == name.lower():
+                return file, bank, program
+        raise ValueError(f"{file} has no preset called '{name}'; python MIDI2Audio.py --list {file} shows what it has")
+    raise ValueError(f"'{text}' is not a preset; write FILE.sf2:BANK:PROGRAM, for instance FluidR3_GM.sf2:0:5, or "
+                     "FILE.sf2:NAME")
+
+
+def preset_text(preset):
+    """Return the text "FILE.sf2:BANK:PROGRAM" of a preset, the inverse of `parse_preset`."""
+    return ":".join(map(str, preset[:3])) + (":room" if any(preset[3:]) else "")

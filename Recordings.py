@@ -1,0 +1,166 @@
+"""Recordings to convert: reading and checking them, finding them in folders, and where their outputs go."""
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+import Decoding
+import Util
+from Decoding import recording_endings
+
+comment = "electric piano version by Main.py of Instrument resynthesis"  # in the metadata of what Main.py writes
+
+
+def read_input(recording, sample_rate=None, stereo=False):
+    """Return a recording, a path or an array with its rate, at `hp.sample_rate`: see `Main.pipeline`."""
+    if not isinstance(recording, (str, Path)):
+        return check_array(recording, sample_rate, stereo)
+    if sample_rate is not None:
+        raise ValueError(f"sample_rate is for arrays; {recording} has its own sample rate")
+    return read_recording(recording, stereo)
+
+
+def read_recording(path, stereo=False):
+    """Read a recording as `Util.read_audio`, and raise ValueError if it is silent."""
+    audio = Util.read_audio(path, stereo)
+    if not audio.any():
+        raise ValueError(f"{path} is silent; choose another recording")
+    return audio
+
+
+def check_array(audio, rate, stereo=False):
+    """Return an array as `read_recording` does a file: see `Main.pipeline`."""
+    audio = np.asarray(audio)
+    if rate is None or not 1000 <= rate <= 1_000_000:
+        raise ValueError(f"an array needs its sample rate in Hz, as in sample_rate=44100, not {rate}")
+    if audio.ndim not in (1, 2) or not audio.size or audio.ndim > 1 and audio.shape[1] > max(len(audio), 2):
+        raise ValueError(f"an array of shape {audio.shape} is no recording; give (samples,) or (samples, channels)")
+    if audio.dtype.kind in "iu":
+        middle, scale = (128, 128) if audio.dtype == np.uint8 else (0, -float(np.iinfo(audio.dtype).min) or 1)
+        audio = (audio - np.float64(middle)) / scale
+    audio = audio.astype(np.float32)
+    if not np.isfinite(audio).all():
+        raise ValueError("the array holds samples that are not finite")
+    audio = audio[:, None] if audio.ndim == 1 else audio
+    if stereo and audio.shape[1] > 2:
+        raise ValueError(f"the array has {audio.shape[1]} channels; mix it to two, or leave stereo out")
+    audio = Util.mix_channels(lambda: [audio], stereo and audio.shape[1] > 1, "the array", rate)
+    if not audio.any():
+        raise ValueError("the array is silent; choose another recording")
+    return audio
+
+
+def find_recordings(given):
+    """Find the recordings to convert.
+
+    Parameters
+    ----------
+    given : sequence of Path
+        Files, and folders of which all recordings are taken, also those in folders below. Our own outputs are left
+        out.
+
+    Returns
+    -------
+    list of (Path, Path)
+        Recording, and the name of its output without an ending; one below a folder keeps its place there.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder holds no recordings.
+    """
+    found = []
+    for path in given:
+        if not path.is_dir():
+            found.append((path, Path(f"{path.stem}_epiano")))
+            continue
+        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in recording_endings
+                  and file.is_file()
+                  and not file.stem.endswith(("_epiano", "_epiano_played"))
+                  and not any(part.startswith(".") for part in file.relative_to(path).parts)]
+        if not inside:
+            raise FileNotFoundError(f"{path} holds no recordings ({' '.join(recording_endings)}); "
+                                    "give a folder that does")
+        found += [(file, file.relative_to(path).with_name(f"{file.stem}_epiano")) for file in inside]
+    return found
+
+
+def output_paths(recordings, output=None, overwrite=False):
+    """Return where to write the sound of each recording.
+
+    Parameters
+    ----------
+    recordings : list of (Path, Path)
+        As `find_recordings` returns them.
+    output : Path, optional
+        A file if there is one recording, else a folder; by default the working folder.
+    overwrite : bool
+        Replace files that are no outputs of ours.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    ValueError
+        If two recordings would be written to one file, or one over a recording or over a file that is no output of
+        ours, or if `output` names a kind of file that is not written.
+    OSError
+        If the place cannot be written to.
+    """
+    ending = output.suffix.lower() if output and not output.is_dir() else ""
+    if ending in Util.audio_formats:
+        if len(recordings) > 1:
+            raise ValueError(f"{output} is one file for {len(recordings)} recordings; give a folder")
+        paths = [output]
+    elif ending in recording_endings or re.fullmatch(r"\.[a-z]\w{0,4}", ending):
+        raise ValueError(f"{output}: {ending} is not written; choose {', '.join(Util.audio_formats)}, or a folder "
+                         "that exists")
+    else:
+        paths = [(output or Path()) / f"{name}.wav" for _, name in recordings]
+    recordings = [recording for recording, _ in recordings]
+    for i, path in enumerate(paths):
+        if path in paths[:i]:
+            raise ValueError(f"{recordings[paths.index(path)]} and {recordings[i]} would both be written to {path}; "
+                             "convert them one at a time")
+        if any(is_same_file(path, recording) for recording in recordings):
+            raise ValueError(f"{path} would be written over a recording; choose another name with -o")
+        if path.exists() and not overwrite and not is_output(path):
+            raise ValueError(f"{path} exists and was not written by Main.py; choose another name with -o, or replace "
+                             "it with --overwrite")
+    for folder in dict.fromkeys(path.parent for path in paths):
+        check_place(folder, next(path for path in paths if path.parent == folder))
+    return paths
+
+
+def is_same_file(one, other):
+    """Whether two paths lead to one file, there already or not."""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
+
+
+def is_output(path):
+    """Whether `Main.py` wrote a sound file: its name or its metadata says so."""
+    if path.stem.endswith(("_epiano", "_epiano_played")):
+        return True
+    try:
+        with soundfile.SoundFile(path) as file:
+            return file.comment.startswith(comment)
+    except (soundfile.LibsndfileError, TypeError, OSError):
+        return False
+
+
+def check_place(folder, path):
+    """Raise `Util.write_error` of `path` if no file can be written to `folder`, which need not exist yet."""
+    place = folder.resolve()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise Util.write_error(path, error.strerror or error) from None

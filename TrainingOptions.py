@@ -1,0 +1,155 @@
+"""Command-line flags and settings that the trainings of both networks share."""
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+import Distributed
+import Hyperparameters as hp
+import Util
+from Checkpoints import describe_value
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Formatter of help texts that names the default of a flag, where it has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def training_parser(description, name, epochs, batch_size, learning_rate):
+    """Return a parser of the flags that both trainings share, which are the keyword arguments of their `train`.
+
+    Parameters
+    ----------
+    description : str
+    name : str
+        Name of the weights file, without its ending.
+    epochs : (int, int)
+        Default number of epochs with the report's autoencoder, and with the note autoencoder.
+    batch_size : int
+    learning_rate : float
+
+    Returns
+    -------
+    argparse.ArgumentParser
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser.add_argument("--epochs", type=Util.positive_int, help="number of epochs (default: {} with the report's "
+                        "autoencoder, {} with the note autoencoder)".format(*epochs))
+    parser.add_argument("--batch-size", type=Util.positive_int, default=batch_size, help="crops per step")
+    parser.add_argument("--learning-rate", type=Util.positive_float, default=learning_rate,
+                        help="learning rate of Adam")
+    parser.add_argument("--crop-frames", type=Util.non_negative_int, default=hp.crop_frames,
+                        help="frames per crop; 0 for whole clips")
+    parser.add_argument("--schedule", choices=("linear", "constant"), default=hp.schedule,
+                        help="schedule of the learning rate")
+    parser.add_argument("--seed", type=int, default=hp.seed,
+                        help="random seed of the split, the initial weights and the crops")
+    parser.add_argument("--device", default="auto", help="cuda, mps or cpu; auto takes the first that is available")
+    parser.add_argument("--data", type=Path, default=hp.data, help="folder that holds piano/ and synth/")
+    parser.add_argument("--augmented", action="store_true",
+                        help="augment crops, as if other microphones in other rooms had recorded the piano")
+    parser.add_argument("--validation-source", help="folder with a piano for validation only, such as piano_2")
+    parser.add_argument("--average", type=Util.non_negative_int, default=0, metavar="STEPS",
+                        help="validate and keep the mean of the weights over this number of steps; 0 for the weights "
+                        "themselves")
+    parser.add_argument("--start", type=Path, help="initial weights, such as the shipped ones; the network gets "
+                        "their form")
+    parser.add_argument("--model", type=parse_model_name, default="own",
+                        help=f"name of the model: the weights are written to <data>/models/<model>/{name}.torch")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="train a finished model again, or start an interrupted training again with other settings")
+    parser.add_argument("--report", action="store_true",
+                        help="use the report's network and settings instead of these defaults")
+    parser.add_argument("--tensorboard", action="store_true",
+                        help="write event files for TensorBoard, beside the weights")
+    return parser
+
+
+def parse_training_options(parser, arguments, report):
+    """Parse the command line. With `--report`, the defaults are those in the dict `report`."""
+    if parser.parse_args(arguments).report:
+        parser.set_defaults(**report)
+    return parser.parse_args(arguments)
+
+
+def check_model_name(name):
+    """Return the name of a model to train.
+
+    Raises ValueError if it is not the name of a single folder, or is that of the shipped weights.
+    """
+    if name == "shipped":
+        raise ValueError("'shipped' is the name of the weights that come with the project; choose another --model")
+    if not name or name.startswith(".") or set(name) & set('/\\:*?"<>|') or not name.isprintable():
+        raise ValueError(f"'{name}' is not the name of a single folder; choose a --model such as 'vibraphone', without "
+                         "slashes and without a dot in front")
+    return name
+
+
+def parse_model_name(text):
+    """Parse the value of `--model`, see `check_model_name`."""
+    try:
+        return check_model_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def complete_settings(given, **defaults):
+    """Return the settings of a training, with defaults for those that are missing or None.
+
+    Parameters
+    ----------
+    given : dict
+        Settings by name.
+    **defaults
+        Defaults of settings that the two networks do not share: "epochs", "batch_size" and so on.
+
+    Raises
+    ------
+    TypeError
+        If a name is unknown.
+    """
+    defaults = dict(**defaults, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed, augmented=False,
+                    validation_source=None, start=None, gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16,
+                    average=0)
+    unknown = sorted(given.keys() - defaults.keys())
+    if unknown:
+        raise TypeError(f"a training has no setting {', '.join(unknown)}; it has {', '.join(sorted(defaults))}")
+    settings = {name: default if given.get(name) is None else given[name] for name, default in defaults.items()}
+    return {**settings, "start": settings["start"] and str(settings["start"])}
+
+
+def trainer_settings(settings):
+    """Return the settings that `Trainer` takes."""
+    return {name: settings[name] for name in ("gradient_norm", "bfloat16", "average")}
+
+
+def check_form(path, form, wanted):
+    """Check that the form of a network, which comes from the weights in `path`, is the wanted one.
+
+    Parameters
+    ----------
+    path : str or Path
+    form, wanted : dict
+        Name of a flag -> value; a wanted value of None is any.
+
+    Raises
+    ------
+    ValueError
+        If a value differs.
+    """
+    for name, value in wanted.items():
+        if value is not None and value != form[name]:
+            flag, has, asked = name.replace("_", "-"), *map(describe_value, (form[name], value))
+            raise ValueError(f"the weights in {path} have {flag} {has}, not {asked}; leave --{flag} (and --report) out "
+                             "or give other weights to --start")
+
+
+def print_next_command(*command):
+    """Print the command that comes after a training, in the first process. One of several processes then ends."""
+    rank, number = Distributed.process_rank()
+    if rank == 0:
+        print("next: python", shlex.join(map(str, command)), flush=True)
+    if number > 1:
+        os._exit(0)  # the usual exit sometimes aborts the threads of torch.distributed
