@@ -25,7 +25,7 @@ floors = (
     ("benchmarks/goals",),
     ("benchmarks/*",),
 )
-floor_of_others = 3     # that of the data sets and models
+floor_of_others = next(number for number, names in enumerate(floors) if "AEModel" in names)
 
 
 def floor(script):
@@ -58,7 +58,6 @@ def ours(imports):
 
 
 def test_every_script_imports_only_from_its_floor_and_below(ours):
-    assert {name for names in floors for name in names if "*" not in name} <= ours.keys()
     assert [(script, above) for script, names in ours.items() for above in names if floor(above) > floor(script)] == []
 
 
