@@ -114,7 +114,7 @@ class NoteDataset(AEDataset):
 
     - "pitch" [shape=(n_pitches, ceil(t / 2))] and "mel" [shape=(n_mels, t)]: spectrograms of the recording
     - "target" [shape=(n_mels, t)]
-    - "labels" [shape=(3, t, n_keys)]: see `Notes.note_labels`
+    - "labels" [shape=(4, t, n_keys)]: see `Notes.note_labels`
     - "notes" [shape=(most_notes, 4)]: the notes that sound in it, padded with zeros
     - "first": the number of its first frame
     """

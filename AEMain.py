@@ -19,6 +19,7 @@ from AEModel import NoteModel, load_model, peak_frame_level
 from Autoencoder import Autoencoder
 from NoteAutoencoder import NoteAutoencoder, NoteClassifier, NoteDecoder
 from NoteTrainer import NoteTrainer
+from SampledVoice import SampledVoice
 
 
 def target_instrument(pair):
@@ -66,30 +67,48 @@ parts_of = {None: ("encoder", "classifier", "decoder"), "encoder": ("encoder", "
             "classifier": ("classifier",), "decoder": ("decoder",)}  # value of --part -> parts that it trains
 
 
-def build_note_network(initial, target, parts):
+def choose_decoder(target, decoder=None):
+    """Return which decoder of notes to make: "sampled" or "table".
+
+    The default is "sampled" for a target that MIDI2Audio.py has rendered without reverberation, else "table". Raises
+    ValueError if "sampled" is asked for and the sounds of the target cannot be rendered.
+    """
+    rendered = target != "recordings" and not target.endswith(":room")
+    if decoder == "sampled" and not rendered:
+        raise ValueError(f"the target, {target}, is not a preset of a SoundFont without reverberation, whose sounds "
+                         "could be rendered; give --decoder table")
+    return decoder or ("sampled" if rendered else "table")
+
+
+def build_note_network(initial, target, decoder):
     """Return a `NoteAutoencoder` to train.
 
     Parameters
     ----------
     initial : NoteModel or None
-        Initial weights, and with them the form. A missing note classifier is added untrained, and a decoder to train
-        for another target is replaced by an untrained one.
+        Initial weights, and with them the form. A missing note classifier of a `NoteEncoder` is added untrained.
     target : str
         Target instrument.
-    parts : tuple of str
-        Parts to train.
+    decoder : str or None
+        "sampled" for a new `SampledVoice` of the target, "table" for a `NoteDecoder` to train, untrained if that of the
+        initial weights is for another target. None keeps the decoder.
     """
-    if not initial:
-        return NoteAutoencoder()
-    network = initial.network
-    if not network.classifier:
+    network = initial.network if initial else NoteAutoencoder()
+    if not network.classifier and not network.refiner:
         network.classifier = NoteClassifier()
-    if "decoder" in parts and target_instrument(initial.pair) not in ("", target):
-        network.decoder = NoteDecoder()  # learns faster than the decoder of another instrument
+    if decoder == "sampled":
+        import MIDI2Audio  # which only rendering needs
+        import Scale
+
+        network.decoder = Distributed.first_process_first(lambda: Scale.render_voice(MIDI2Audio.parse_preset(target)))
+    elif decoder == "table":
+        known = not initial or target_instrument(initial.pair) in ("", target)
+        if not known or isinstance(network.decoder, SampledVoice):
+            network.decoder = NoteDecoder()  # learns faster than the decoder of another instrument
     return network
 
 
-def note_trainer(initial, part, training, trained_for, settings, device):
+def note_trainer(initial, part, decoder, training, trained_for, settings, device):
     """Return the trainer of a note autoencoder.
 
     Parameters
@@ -98,6 +117,8 @@ def note_trainer(initial, part, training, trained_for, settings, device):
         Initial weights, see `build_note_network`.
     part : str or None
         Part to train alone.
+    decoder : str
+        See `choose_decoder`. A sampled decoder is not trained.
     training : NoteDataset
         Its targets give the level of the decoder's output.
     trained_for : dict
@@ -106,11 +127,18 @@ def note_trainer(initial, part, training, trained_for, settings, device):
     device : torch.device
     """
     parts = parts_of[part]
-    network = build_note_network(initial, target_instrument(trained_for["pair"]), parts)
+    network = build_note_network(initial, target_instrument(trained_for["pair"]), decoder if "decoder" in parts else None)
+    if network.refiner:
+        if part == "classifier":
+            raise ValueError(f"{initial.path} has no note classifier; EncoderMain.py trains what follows its encoder")
+        parts = tuple(part for part in parts if part != "classifier")
+    if decoder == "sampled":
+        parts = tuple(part for part in parts if part != "decoder")
     if "decoder" in parts:
         levels = [peak_frame_level(Util.to_db(target[:].numpy())) for target in training.targets]
         network.decoder.loudest.fill_(float(np.mean(levels)))
-    return NoteTrainer(network, settings["learning_rate"], device, parts, **TrainingOptions.trainer_settings(settings))
+    return NoteTrainer(network, settings["learning_rate"], device, parts, part is None,
+                       **TrainingOptions.trainer_settings(settings))
 
 
 def report_trainer(initial, channels, settings, device):
@@ -131,7 +159,7 @@ def default_epochs(network):
     return hp.note_epochs if network == "notes" else hp.ae_epochs
 
 
-def train(data=None, model="own", network=None, part=None, channels=None, device="auto", overwrite=False,
+def train(data=None, model="own", network=None, part=None, decoder=None, channels=None, device="auto", overwrite=False,
           tensorboard=False, on_epoch=None, **settings):
     """Train data/models/<model>/ae.torch on the pairs in a data folder.
 
@@ -147,6 +175,8 @@ def train(data=None, model="own", network=None, part=None, channels=None, device
     part : str, optional
         Part of the note autoencoder to train alone: "encoder" (with the note classifier), "classifier" or "decoder". A
         new target instrument needs a new decoder, a new source instrument a new encoder.
+    decoder : str, optional
+        "sampled" or "table", see `choose_decoder`. A sampled decoder alone needs the preset of the target only.
     channels : (int, int, int), optional
         Channels of the three layers of the report's autoencoder. The default is that of the initial weights, or
         `hp.ae_channels`.
@@ -172,6 +202,13 @@ def train(data=None, model="own", network=None, part=None, channels=None, device
     weights = data / "models" / TrainingOptions.check_model_name(model) / "ae.torch"
     Training.check_unfinished(weights, overwrite)
     initial = load_model(Autoencoder, settings["start"]) if settings.get("start") else None
+    trained_for = DatasetCreator.trained_for(data)
+    target = target_instrument(trained_for["pair"])
+    if part == "decoder" and network != "report" and choose_decoder(target, decoder) == "sampled":
+        Training.save_finished(build_note_network(initial, target, "sampled"), weights, trained_for)
+        settings = TrainingOptions.complete_settings(settings, epochs=default_epochs("notes"),
+                                                     batch_size=hp.ae_batch_size, learning_rate=hp.ae_learning_rate)
+        return {**settings, "network": "notes", "part": part, "decoder": "sampled"}
     names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
     network = choose_network(network, initial, part, channels, names, data)
     settings = TrainingOptions.complete_settings(settings, epochs=default_epochs(network), batch_size=hp.ae_batch_size,
@@ -179,15 +216,15 @@ def train(data=None, model="own", network=None, part=None, channels=None, device
     kind = NoteDataset if network == "notes" else AEDataset
     training, validation = make_datasets(names, data, settings["seed"], settings["augmented"],
                                          settings["validation_source"], kind)
-    trained_for = DatasetCreator.trained_for(data)
     torch.manual_seed(settings["seed"])
     if network == "notes":
-        trainer = note_trainer(initial, part, training, trained_for, settings, device)
+        decoder = choose_decoder(target, decoder)
+        trainer = note_trainer(initial, part, decoder, training, trained_for, settings, device)
         loss_name = f"loss of the {part}" if part else "loss of notes and spectrogram (validation: L1)"
     else:
         trainer, loss_name = report_trainer(initial, channels, settings, device), "L1 loss"
         channels = list(trainer.network.channels)
-    settings.update(network=network, part=part, channels=channels, pieces=names, trained_for=trained_for)
+    settings.update(network=network, part=part, decoder=decoder, channels=channels, pieces=names, trained_for=trained_for)
     Training.fit(trainer, training, validation, weights, settings, loss_name, overwrite, tensorboard, on_epoch)
     Progress.print_quality_remark(settings, default_epochs(network))
     return settings
@@ -240,6 +277,9 @@ def main(arguments=None):
     parser.add_argument("--part", choices=("encoder", "classifier", "decoder"),
                         type=lambda part: "classifier" if part == "reviewer" else part,  # its former name
                         help="part of the note autoencoder to train alone (encoder: with the note classifier)")
+    parser.add_argument("--decoder", choices=("sampled", "table"),
+                        help="the sounds of the target, rendered from its SoundFont, or a table of spectra to train "
+                        "(default: sampled where MIDI2Audio.py has rendered the target)")
     options = vars(TrainingOptions.parse_training_options(parser, arguments, hp.ae_report))
     report = options.pop("report")
     settings = train(**options)

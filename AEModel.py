@@ -1,4 +1,5 @@
 """The report's wrapper of a network, the autoencoder or the U-Net: load its weights, run it on a device, generate."""
+import functools
 import hashlib
 import zipfile
 from pathlib import Path
@@ -8,10 +9,12 @@ import torch
 
 import DatasetCreator
 import Hyperparameters as hp
+import NoteRefinement
 import Notes
 import Util
 from Autoencoder import Autoencoder
 from NoteAutoencoder import NoteAutoencoder
+from SampledVoice import SampledVoice
 
 
 def autocast(device, wanted=True):
@@ -193,6 +196,17 @@ def snapshot(network, trained_for):
     return state
 
 
+def half_precision(state):
+    """Bring a state_dict to half precision, in place, and return it.
+
+    Statistics of batch normalisation stay as they are: some are too large.
+    """
+    for key, value in state.items():
+        if value.is_floating_point() and "running" not in key:
+            state[key] = value.half()
+    return state
+
+
 class NoteModel(AEModel):
     """A `NoteAutoencoder` on a device: what was played, and how it sounds on the target instrument."""
 
@@ -207,8 +221,8 @@ class NoteModel(AEModel):
 
         Returns
         -------
-        np.ndarray [shape=(3, t, n_keys), in [0, 1]]
-            Onset, sounding, velocity.
+        np.ndarray [shape=(outputs, t, n_keys), in [0, 1]]
+            Onset, sounding, velocity and, of a `HarmonicEncoder`, offset.
         """
         self.network.eval()
         with autocast(self.device, self.bfloat16):
@@ -230,12 +244,21 @@ class NoteModel(AEModel):
         """Map spectrograms as `predict_frames` to the log-mel spectrogram of the target instrument [shape=(n_mels, t),
         in [0, 1]]."""
         notes = self.decode_notes(self.predict_frames(pitch, mel))
-        return self.note_spectrogram(Notes.refine_velocities(notes, pitch), mel.shape[1])
+        return self.note_spectrogram(self.refine_velocities(notes, pitch), mel.shape[1])
 
     def decode_notes(self, predictions):
-        """Return the notes of what `predict_frames` returns, as `Notes.decode_notes`, reviewed, if the network has a
-        classifier."""
+        """Return the notes of what `predict_frames` returns: as `NoteRefinement.decode_notes`, if the network has a
+        refiner, else as `Notes.decode_notes`."""
+        if self.network.refiner:
+            return NoteRefinement.decode_notes(predictions, self.network.refiner)
         return Notes.decode_notes(predictions, self if self.network.classifier else None)
+
+    def refine_velocities(self, notes, pitch):
+        """Correct the velocities of notes [shape=(n, 4)] by a recording's whole pitch spectrogram [shape=(n_pitches,
+        steps)]."""
+        if self.network.refiner:
+            return NoteRefinement.refine_velocities(notes, pitch, self.network.refiner)
+        return Notes.refine_velocities(notes, pitch)
 
     @torch.inference_mode()
     def note_probability(self, predictions, frame, key):
@@ -257,9 +280,45 @@ class NoteModel(AEModel):
         return self.check_output(self.network.classifier.offset_shift(
             torch.from_numpy(predictions[None]).to(self.device), *places).cpu().numpy())
 
+    @property
+    def voice(self):
+        """The decoder, if it is a `SampledVoice`, else None."""
+        return self.network.decoder if isinstance(self.network.decoder, SampledVoice) else None
+
     def note_spectrogram(self, notes, frames):
         """Return the log-mel spectrogram of notes on the target instrument [shape=(n_mels, frames), in [0, 1]]."""
+        if self.voice:
+            return self.note_renderer(notes, frames, [(0, frames)])(0, frames)[0]
         return normalise_level(self.mel_decibels(notes, 0, frames), self.network.decoder.loudest.item())
+
+
+    def note_renderer(self, notes, frames, parts):
+        """Return a function that renders a part of what the notes of a whole recording are on the target instrument.
+
+        Parameters
+        ----------
+        notes : np.ndarray [shape=(n, 4)]
+        frames : int
+            Frames of the recording.
+        parts : list of (int, int)
+            Chunks that cover it, of which each alone fits in memory.
+
+        Returns
+        -------
+        callable
+            From the first frame and the one after the last to the log-mel spectrogram [shape=(n_mels, last - first), in
+            [0, 1]] and the STFT that it is made from, which a `SampledVoice` gives; else None.
+        """
+        if not self.voice:
+            whole = self.note_spectrogram(notes, frames).astype(np.float16)
+            return lambda first, last: (whole[:, first:last].astype(np.float32), None)
+        spectrum = functools.lru_cache(1)(functools.partial(self.voice.spectrum, notes))
+        reference = max(DatasetCreator.mel_power(spectrum(*part)).max() for part in parts)
+
+        def render(first, last):
+            power = DatasetCreator.mel_power(spectrum(first, last))
+            return DatasetCreator.log_mel(self.check_output(power), reference), spectrum(first, last)
+        return render
 
 
 def normalise_level(decibels, loudest):

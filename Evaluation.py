@@ -23,10 +23,11 @@ import Notes
 import Plots
 import Util
 from AEModel import NoteModel
-from Metrics import log_mel_l1, note_metrics, note_scores, onset_f1, read_onsets, spectral_distance
+from Metrics import log_mel_l1, note_metrics, note_scores, onset_f1, read_onsets, spectral_distance, texture
 
 versions = ("unchanged", "autoencoder", "final", "ceiling")
-metrics = {"log_mel_l1": "log-mel L1, dB", "spectral_distance": "normalised spectral distance", "onset_f1": "onset F1"}
+metrics = {"log_mel_l1": "log-mel L1, dB", "texture": "texture, dB",
+           "spectral_distance": "normalised spectral distance", "onset_f1": "onset F1"}
 
 
 def ceiling(recording, truth, inversion=None):
@@ -66,7 +67,8 @@ def score_outputs(outputs, truth, midi_file=None):
 
     The metric "onset_f1" needs the MIDI file of the piece.
     """
-    scores = {version: {"log_mel_l1": log_mel_l1(audio, truth), "spectral_distance": spectral_distance(audio, truth)}
+    scores = {version: {"log_mel_l1": log_mel_l1(audio, truth), "texture": texture(audio, truth),
+                        "spectral_distance": spectral_distance(audio, truth)}
               for version, audio in outputs.items()}
     if midi_file:
         onsets = read_onsets(midi_file)

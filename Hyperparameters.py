@@ -164,6 +164,7 @@ ae_report = dict(network="report", channels=(64, 128, 256), batch_size=1, crop_f
 
 # note autoencoder: layers
 encoder_form = dict(first=48, channels=32, blocks=3, narrow=8, width=256, layers=6)     # see NoteEncoder
+harmonic_encoder_form = dict(first=64, channels=64, stages=(1, 2, 4, 8, 16, 32), narrow=8, width=384, layers=7)
 encoder_partials = (0.5, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # in the pitch spectrogram, with the bands on both sides
 encoder_mel_partials = (1, 2, 3, 4, 6)                      # in the mel spectrogram, which has the finer time scale
 classifier_form = dict(width=64, narrow=32, dropout=0.3, limit=5)
@@ -172,6 +173,47 @@ decoder_min_release = 0.5   # smallest decay after key and pedal are up, dB per 
 decoder_inaudible = 160.0   # decay in dB after which a note is left out
 decoder_frames = 256        # frames per call of the decoder
 classifier_batch_size = 1024    # notes per call of the classifier
+
+# training clips of the HarmonicEncoder: sounds, rooms and notes (ClipSources.py), and its training (EncoderMain.py)
+clip_pianos = (("FluidR3_GM.sf2", 0, 0), ("FluidR3_GM.sf2", 0, 1), ("FluidR3_GM.sf2", 0, 3), ("Salamander.sf2", 0, 0),
+               ("MuseScore_General_Full.sf3", 0, 0), ("MuseScore_General_Full.sf3", 0, 1),
+               ("MuseScore_General_Full.sf3", 8, 0), ("sf_GMbank.sf2", 0, 0))
+clip_piano_keys = tuple(range(22, 109, 3))
+clip_piano_layers = (24, 56, 88, 120)   # velocities
+clip_piano_seconds = 8.0
+clip_piano_attack = 176     # samples from the onset to a tenth of the peak, at most
+clip_piano_fade = 2000      # samples in which a sound is faded out at its end
+clip_piano_compression = 0.6    # of Vorbis, from 0, the best, to 1
+clip_rooms, clip_rooms_seed = 120, 7
+clip_validation_step = 20   # every so many pieces are for validation
+clip_frames = 688           # 8 s
+clip_lead_s = 6.0           # before a clip, in which notes begin that may still sound
+clip_batch_size = 64
+clip_pool = 16              # pianos at a time, of which one is replaced every other step
+encoder_minutes = 10        # on a GPU of 2024
+encoder_learning_rate = 2e-3
+encoder_weight_decay = 0.01
+encoder_warmup_steps = 200
+encoder_average = 667       # steps
+encoder_statistics_batches = 40     # from which the batch normalisations of the mean weights are measured
+offset_loss_weight = 0.5    # beside the onsets' 1
+refiner_clips = 144         # of 30 s
+refiner_epochs = 30
+refiner_learning_rate, refiner_batch_size, refiner_weight_decay = 2e-3, 256, 0.02
+refiner_min_tolerance = 4.3     # frames: 50 ms
+
+# note autoencoder: note-level post-processing behind a HarmonicEncoder (NoteRefinement.py)
+peak_threshold = 0.28       # onset probability of a note
+peak_frame_threshold = 0.2  # mean probability that the key sounds after it
+offset_candidates = 10      # frames, of which the refiner chooses where a note ends
+offset_peak_threshold = 0.02    # offset probability of a candidate
+offset_sounding_thresholds = (0.6, 0.3)     # below which the key seems to sound no more
+offset_sounding_lags = (-16, -8, -4, -2, 0, 2, 4, 8, 16, 32)    # frames around a candidate that the refiner looks at
+refiner_harmonics = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # partials whose rise tells how hard a note was struck
+refiner_offset_features, refiner_velocity_features = 37, 32
+refiner_min_notes = 8       # fewer have no curve over the keys
+velocity_scale = 0.3        # of the velocity's logarithm, the unit in which it is corrected
+overlap_s = 0.04            # between onsets of notes that hide each other
 
 # note autoencoder: labels and loss
 onset_width = 2.5           # frames over which the label of an onset falls to zero, on both sides
@@ -200,6 +242,27 @@ velocity_per_db = 0.05      # growth of the logarithmic velocity per dB of a not
 velocity_level_share = 0.5  # share of this level in the velocity; the rest is the encoder's
 velocity_spread = 1.15      # of the velocities' logarithms around their mean, which are drawn to it
 
+# sampled voice: the target's own sounds (SampledVoice.py, Scale.py)
+voice_layers = (32, 64, 96, 127)        # velocities at which every key is recorded
+voice_velocities = (1, 16, 32, 48, 64, 80, 96, 112, 127)    # at which its level and release are measured
+voice_seconds = (9.0, 3.5)  # that are stored of the lowest and the highest key
+voice_range_db = 80         # below its peak, at which a sound has died away
+voice_bytes = 20e6          # most that all sounds may need; else every second key is stored, or every third
+voice_same_layer = 0.1      # distance of layers, of their norm, below which they are one sound, louder or softer
+voice_slot = 28224          # samples between notes of the scale: whole milliseconds, and blocks of FluidSynth's 64
+voice_long_slots = 8        # for a note that is held
+voice_pause = 2205          # samples before the next note, in which all is silent
+voice_held_s = 0.3          # of the short notes
+voice_level_s = 0.25        # of a note, over which its level is measured
+voice_release_block, voice_release_fit_db = 220, 40     # samples, and dB of its fall, that the release is measured in
+voice_release_limits_s = (0.005, 5.0)
+voice_default_release_s = 0.05
+voice_release_lengths = 8   # after so many times the release a note is left out: 69 dB
+voice_delay = 44            # samples that FluidSynth is later with a note in the mean than with those of the scale
+voice_taps = 16             # of the interpolation between samples
+voice_loop_s, voice_loop_fade = 1.0, 2048   # of a sound's end, repeated if a note is longer; samples
+voice_processes = 2         # FluidSynths at once
+
 # U-Net (report: 50 epochs, Adam; what differs lies in unet_report)
 unet_epochs = 50
 note_unet_epochs = 10   # epochs behind the note autoencoder
@@ -211,6 +274,9 @@ unet_in_channels = 2    # autoencoder's output and recording; 1 for the first al
 unet_residual = False   # connect the input to the last layer
 unet_batch_norm = True
 unet_loss = "l1"
+unet_gain_frames = 33   # behind a sampled voice: its correction is a gain, smoothed over so many frames
+unet_gain_db = 15       # at most
+unet_gain_share = 0.4   # of this gain that is used when a recording is played
 unet_report = dict(wf=6, in_channels=1, residual=False, batch_norm=False, loss="mse",
                    batch_size=1, crop_frames=0, schedule="constant", gradient_norm=0, bfloat16=False)
 
@@ -221,6 +287,8 @@ kl_iterations = 40
 kl_floor = 1e-4         # added to the starting spectrum, relative to each frame's maximum
 griffin_lim_iterations = 32
 griffin_lim_momentum = 0.99
+voice_kl = dict(kl_iterations=8, kl_floor=1e-8)     # from the spectrum of a sampled voice, which is nearly the one
+voice_griffin_lim_iterations = 4                    # from its phase
 report_iterations = 32  # of the report's Griffin-Lim
 chunk_frames = 2592     # most frames of a recording that are worked on at once: 30 s and a little, a multiple of 8
 context_frames = 256    # more frames on both sides, so that a chunk comes out as it would within the whole
@@ -236,6 +304,9 @@ chord_s = 0.03              # onsets within it count once
 max_note_shift_s, note_shift_step_s = 0.024, 0.004  # by which all notes of a transcription may be shifted together
 min_scored_s = 0.02         # shortest note of the note metrics
 distance_n_fft = (512, 1024, 2048)  # of the normalised spectral distance
+texture_n_fft, texture_hop_length, texture_mels = 512, 64, 40   # envelopes of the texture distance
+texture_exponent = 0.6              # that compresses their magnitude
+texture_hertz = (2, 4, 8, 16, 32, 64, 128)  # edges of its octaves of modulation
 max_lag_s = 5               # by which a recording may begin earlier or later than its MIDI file
 
 # paths, which do not depend on the working directory

@@ -6,7 +6,7 @@ import DatasetCreator
 import Hyperparameters as hp
 
 
-def power_from_mel(mel, start, device="cpu"):
+def power_from_mel(mel, start, device="cpu", kl_iterations=None, kl_floor=None):
     """Estimate a power spectrum from mel power by multiplicative updates for the KL divergence.
 
     The updates are those of Lee and Seung (2001), "Algorithms for non-negative matrix factorization", with the mel
@@ -19,16 +19,20 @@ def power_from_mel(mel, start, device="cpu"):
         Power spectrum to start from. Its shape within each band remains, so the spectrum of the recording, which has
         the right pitches, is a good choice. Its level does not matter.
     device : torch.device or str
+    kl_iterations, kl_floor : int, float, optional
+        The defaults are those of `Hyperparameters`.
 
     Returns
     -------
     np.ndarray [shape=(1 + n_fft / 2, t)]
     """
+    kl_iterations = hp.kl_iterations if kl_iterations is None else kl_iterations
+    kl_floor = hp.kl_floor if kl_floor is None else kl_floor
     filters, mel, start = (torch.from_numpy(array).to(device) for array in (DatasetCreator.mel_filters(), mel, start))
     weights = filters.sum(dim=0)[:, None]
     spread = (filters.T / weights.clip(1e-20)).contiguous()
-    power = torch.where(weights > 0, start / (start.amax(dim=0) + 1e-20) + hp.kl_floor, 0)
-    for _ in range(hp.kl_iterations):
+    power = torch.where(weights > 0, start / (start.amax(dim=0) + 1e-20) + kl_floor, 0)
+    for _ in range(kl_iterations):
         power *= spread @ (mel / (filters @ power + 1e-20))
     return power.cpu().numpy()
 
@@ -77,7 +81,7 @@ def inversion_device(device):
     return "cpu" if torch.device(device).type == "mps" else device
 
 
-def invert(mel, guide, inversion=None, device="cpu"):
+def invert(mel, guide, inversion=None, device="cpu", voiced=False):
     """Estimate audio from mel power.
 
     Parameters
@@ -92,6 +96,9 @@ def invert(mel, guide, inversion=None, device="cpu"):
         non-negative least squares and its Griffin-Lim from random phase, as in the report, without `guide`.
     device : torch.device or str
         Device for "kl", see `inversion_device`. "report" runs on the processor.
+    voiced : bool
+        Whether `guide` is the STFT of a `SampledVoice`. `mel` then differs from it by slow changes of level only, so a
+        few iterations are enough.
 
     Returns
     -------
@@ -113,8 +120,14 @@ def invert(mel, guide, inversion=None, device="cpu"):
     if inversion != "kl":
         raise ValueError(f"inversion is 'kl' or 'report', not '{inversion}'")
     device = inversion_device(device)
-    power = power_from_mel(mel, np.abs(guide) ** 2, device)
-    return griffin_lim(np.sqrt(power), guide, device=device)
+    power = power_from_mel(mel, np.abs(guide) ** 2, device, **hp.voice_kl if voiced else {})
+    return griffin_lim(np.sqrt(power), guide, hp.voice_griffin_lim_iterations if voiced else None, device)
+
+
+def change_level(guide, before, after):
+    """Return the mel power of an STFT, as much louder as `after` is than `before`, two log-mel spectrograms in [0, 1]:
+    what is too soft for them keeps its level."""
+    return DatasetCreator.mel_power(guide) * 10 ** ((after - before) * (hp.top_db / 10))
 
 
 def band_levels(own, mean):
@@ -142,8 +155,10 @@ def band_levels(own, mean):
     return np.minimum(own / (mean + 1e-20), hp.stereo_limit).astype(np.float32)
 
 
-def invert_stereo(mel, mean, channels, device="cpu"):
-    """Estimate the audio of several channels from mel power, each with its own guide; see `invert`.
+def invert_stereo(mel, mean, channels, device="cpu", voice=None):
+    """Estimate the audio of several channels from mel power; see `invert`.
+
+    Each channel has its own guide, or all have the STFT of a `SampledVoice`.
 
     The level of each channel relative to the mean is that of the recording in every band. The mean of the result is
     what `invert` gives for the mean alone.
@@ -162,8 +177,26 @@ def invert_stereo(mel, mean, channels, device="cpu"):
     -------
     np.ndarray [shape=(channels, (t - 1) * hop_length), float32]
     """
-    guides = np.stack([mean, *channels])
+    guides = np.stack([mean, *channels] if voice is None else [voice] * (1 + len(channels)))
     mels = [mel, *(mel * band_levels(channel, mean) for channel in channels)]
     device = inversion_device(device)
-    powers = [power_from_mel(one, np.abs(guide) ** 2, device) for one, guide in zip(mels, guides)]
-    return griffin_lim(np.sqrt(np.stack(powers)), guides, device=device)[1:]
+    powers = [power_from_mel(one, np.abs(guide) ** 2, device, **hp.voice_kl if voice is not None else {})
+              for one, guide in zip(mels, guides)]
+    iterations = None if voice is None else hp.voice_griffin_lim_iterations
+    return griffin_lim(np.sqrt(np.stack(powers)), guides, iterations, device)[1:]
+
+
+def invert_chunk(stages, guides, voice, inversion, device):
+    """Return the audio of a chunk [shape=(channels, n)], from the log-mel spectrograms in `stages`, the input first.
+
+    `guides` are the STFTs of the mean of all channels of the recording, and of the channels; `voice` is that of a
+    `SampledVoice`, or None.
+    """
+    mean, *channels = guides
+    if voice is None:
+        mel = DatasetCreator.mel_from_log(np.where(stages[-1] > hp.silence_threshold, stages[-1], 0))
+    else:
+        mel = change_level(voice, stages[1], stages[-1])
+    if len(channels) > 1:
+        return invert_stereo(mel, mean, channels, device, voice)
+    return invert(mel, mean if voice is None else voice, inversion, device, voice is not None)[None]

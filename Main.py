@@ -210,26 +210,32 @@ def resynthesise_in_tune(audio, models, inversion=None, notes=None):
     exponent, frames = Util.level_exponent(audio), Chunks.n_frames(audio)
     parts = Chunks.chunks(frames, 1 if inversion == "report" else 0)
     reference = Chunks.loudest_mel_power(audio, exponent, parts)
-    played = note_spectrogram(models[0], notes, frames) if isinstance(models[0], NoteModel) else None
+    render = note_renderer(models[0], notes, frames, parts) if isinstance(models[0], NoteModel) else None
     output = np.zeros(((frames - 1) * hp.hop_length, *audio.shape[1:]), np.float32)
     pictures = []
     for first, last in tqdm(parts, desc="resynthesis", unit="chunk", disable=len(parts) < 2, leave=False):
         context = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
-        guide = Chunks.spectrum(audio, *context, exponent)
-        stages = [DatasetCreator.log_mel(DatasetCreator.mel_power(guide), reference)]
-        if played is not None:
-            stages.append(played[:, slice(*context)].astype(np.float32))
+        sides = [audio, *(audio.T if audio.ndim > 1 else ())]  # of the channels the mean, then each
+        guides = [Chunks.spectrum(side, *context, exponent) for side in sides]
+        stages, voice = [DatasetCreator.log_mel(DatasetCreator.mel_power(guides[0]), reference)], None
+        if render:
+            image, voice = render(*context)
+            stages.append(image)
         for model in models[len(stages) - 1:]:
             stages.append(model.generate(*stages[::-1]))
-        mel = DatasetCreator.mel_from_log(np.where(stages[-1] > hp.silence_threshold, stages[-1], 0))
-        if audio.ndim > 1:
-            guides = [Chunks.spectrum(channel, *context, exponent) for channel in audio.T]
-            chunk = Inversion.invert_stereo(mel, guide, guides, models[-1].device).T
-        else:
-            chunk = Inversion.invert(mel, guide, inversion, models[-1].device)
+        chunk = Inversion.invert_chunk(stages, guides, voice, inversion, models[-1].device)
+        chunk = chunk.T if audio.ndim > 1 else chunk[0]
         Chunks.add_faded(output, chunk, context[0], first, last)
         pictures = pictures or [stage[:, :last] for stage in stages]
     return output[:len(audio)], pictures
+
+
+def note_renderer(model, notes, frames, parts):
+    """As `NoteModel.note_renderer`, in memory that a long recording leaves."""
+    if model.voice:
+        return model.note_renderer(notes, frames, parts)
+    image = note_spectrogram(model, notes, frames)
+    return lambda first, last: (image[:, first:last].astype(np.float32), None)
 
 
 def note_spectrogram(model, notes, frames):

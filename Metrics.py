@@ -1,6 +1,7 @@
 """Metrics: distances of audio from the true e-piano, and scores of onsets and notes.
 
-Log-mel L1 is the mean absolute difference of two log-mel spectrograms in dB. The normalised spectral distance is the
+Log-mel L1 is the mean absolute difference of two log-mel spectrograms in dB. Texture
+is the distance of their modulation spectra in dB: how strongly each band fluctuates, and how fast. The normalised spectral distance is the
 distance of two magnitude spectrograms, each with unit norm. Note metrics are those of mir_eval (Raffel et al. 2014).
 """
 import warnings
@@ -32,6 +33,40 @@ def log_mel_l1(output, truth):
     reference = truth.max()
     output, truth = (DatasetCreator.log_mel(power, reference) for power in (output, truth))
     return hp.top_db * float(np.abs(output - truth).mean())
+
+
+def modulation_power(audio):
+    """Return the power of the fluctuations of each mel band in each octave of modulation, and the level of each band.
+
+    A band's envelope is its compressed magnitude; power is relative to the mean square of the envelope, so that a gain
+    changes nothing.
+
+    Returns
+    -------
+    (np.ndarray [shape=(texture_mels, octaves)], np.ndarray [shape=(texture_mels,)])
+    """
+    magnitude = np.abs(librosa.stft(audio, n_fft=hp.texture_n_fft, hop_length=hp.texture_hop_length))
+    filters = librosa.filters.mel(sr=hp.sample_rate, n_fft=hp.texture_n_fft, n_mels=hp.texture_mels)
+    envelopes = (filters @ magnitude) ** hp.texture_exponent
+    level = np.square(envelopes).mean(axis=1)
+    fluctuation = np.fft.rfft(envelopes - envelopes.mean(axis=1, keepdims=True), axis=1)
+    density = np.square(np.abs(fluctuation)) / envelopes.shape[1]
+    hertz = np.fft.rfftfreq(envelopes.shape[1], hp.texture_hop_length / hp.sample_rate)
+    octave = np.digitize(hertz, hp.texture_hertz)
+    power = np.stack([density[:, octave == i].sum(axis=1) for i in range(1, len(hp.texture_hertz))], axis=1)
+    return power / np.maximum(level, 1e-20)[:, None], level
+
+
+def texture(output, truth):
+    """Distance of the modulation spectra of two sounds in dB (on what they mean to the ear: McDermott and Simoncelli
+    2011, "Sound texture perception via statistics of the auditory periphery").
+
+    The mean over the octaves of modulation from 2 to 128 Hz; bands count by their level in `truth`. `output` and
+    `truth`: np.ndarray [shape=(n,)].
+    """
+    (power, _), (true_power, level) = modulation_power(output), modulation_power(truth)
+    distance = np.abs(10 * np.log10((power + 1e-9) / (true_power + 1e-9)))
+    return float(np.average(distance, axis=0, weights=level).mean())
 
 
 def spectral_distance(output, truth):

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 import Hyperparameters as hp
+from SampledVoice import SampledVoice
 
 
 class ConvBlock(nn.Sequential):
@@ -60,13 +61,8 @@ class NoteEncoder(nn.Module):
     def forward(self, pitch, mel):
         """Map a pitch spectrogram [shape=(batch, n_pitches, ceil(t / 2))] and a mel spectrogram [shape=(batch, n_mels,
         t)], both in [0, 1], to the logits of onset, sounding and velocity [shape=(batch, 3, t, n_keys)]."""
-        frames = mel.shape[2]
-        pitch, mel = pitch.transpose(1, 2), nn.functional.pad(mel, (0, frames % 2)).transpose(1, 2)
-        batch, steps, _ = pitch.shape
-        own = nn.functional.pad(pitch, (0, 1))[..., self.bands].view(batch, steps, hp.n_keys, -1)
-        sharp = (mel @ self.mels.to(mel.dtype)).view(batch, steps, 2, hp.n_keys, -1)
-        x = torch.cat([own, sharp.transpose(2, 3).flatten(3)], -1).permute(0, 3, 1, 2)
-        x = self.time(nn.functional.relu(self.stem(x) + self.key))
+        frames, (batch, _, steps) = mel.shape[2], pitch.shape
+        x = self.time(nn.functional.relu(self.stem(stack_harmonics(pitch, mel, self.bands, self.mels)) + self.key))
         for block in self.blocks:
             x = x + block(x)
         all_keys = self.squeeze(x).permute(0, 2, 3, 1).flatten(2)[:, None].permute(0, 3, 1, 2)  # (batch, _, 1, steps)
@@ -76,6 +72,20 @@ class NoteEncoder(nn.Module):
         known = self.spread(all_keys).permute(0, 2, 3, 1).view(batch, steps, hp.n_keys, -1).permute(0, 3, 1, 2)
         y = self.head(x + self.last(torch.cat([x, nn.functional.relu(known)], 1)))
         return y.view(batch, 3, 2, steps, hp.n_keys).transpose(2, 3).flatten(2, 3)[:, :, :frames]
+
+
+def stack_harmonics(pitch, mel, bands, weights):
+    """Return what each key sees of both spectrograms, the bands of its partials [shape=(batch, features, steps,
+    n_keys)].
+
+    `pitch` [shape=(batch, n_pitches, steps)], `mel` [shape=(batch, n_mels, t)], two frames per step; `bands` and
+    `weights` as `partial_bands` and `partial_mel_weights` return them, flattened.
+    """
+    pitch, mel = pitch.transpose(1, 2), nn.functional.pad(mel, (0, mel.shape[2] % 2)).transpose(1, 2)
+    batch, steps, _ = pitch.shape
+    own = nn.functional.pad(pitch, (0, 1))[..., bands].view(batch, steps, hp.n_keys, -1)
+    sharp = (mel @ weights.to(mel.dtype)).view(batch, steps, 2, hp.n_keys, -1)
+    return torch.cat([own, sharp.transpose(2, 3).flatten(3)], -1).permute(0, 3, 1, 2)
 
 
 decibel = 10 / torch.log(torch.tensor(10.0)).item()  # dB a neper of power
@@ -206,33 +216,147 @@ class NoteClassifier(nn.Module):
             key[:, None] / hp.n_keys - 0.5, ((next_onset - end) / 60).clamp(max=1)[:, None]], 1)
 
 
+class Stage(nn.Module):
+    """A residual stage of the `HarmonicEncoder`: neighbouring keys and frames, then frames further off and the octaves
+    below and above. [shape=(batch, channels, t, n_keys)] in and out."""
+
+    def __init__(self, channels, dilation):
+        super().__init__()
+        self.near = ConvBlock(channels, channels, (3, 3))
+        self.long = nn.Sequential(
+            nn.Conv2d(channels, channels, (3, 1), padding=(dilation, 0), dilation=(dilation, 1), bias=False),
+            nn.BatchNorm2d(channels), nn.ReLU())
+        self.octaves = nn.Sequential(
+            nn.Conv2d(channels, channels, (1, 3), padding=(0, 12), dilation=(1, 12), bias=False),
+            nn.BatchNorm2d(channels), nn.ReLU())
+
+    def forward(self, x):
+        x = x + self.near(x)
+        return x + self.long(x) + self.octaves(x)
+
+
+class HarmonicEncoder(nn.Module):
+    """A wider `NoteEncoder`, which also predicts offsets.
+
+    The input is the same. Every key has more channels; every stage looks further in time, and at the octaves, where
+    most false positives lie (dilated convolutions along harmonics: Wei et al. 2022, "HPPNet: Modeling the harmonic
+    structure and pitch invariance in piano transcription"). Layers that span all keys lie between the two halves of
+    the stages.
+
+    Parameters
+    ----------
+    first, channels : int
+        Channels per key in the first layer, and in those that follow.
+    stages : sequence of int
+        Dilation in time of each stage.
+    narrow, width, layers : int
+        See `NoteEncoder`.
+    """
+
+    outputs = 4
+
+    def __init__(self, **form):
+        super().__init__()
+        first, channels, stages, narrow, width, layers = {**hp.harmonic_encoder_form, **form}.values()
+        bands, mels = partial_bands(hp.encoder_partials), partial_mel_weights(hp.encoder_mel_partials)
+        self.register_buffer("bands", bands.flatten(), persistent=False)
+        self.register_buffer("mels", mels.flatten(1), persistent=False)
+        self.stem = nn.Conv2d(bands.shape[1] + 2 * len(hp.encoder_mel_partials), first, 1)
+        self.key = nn.Parameter(torch.zeros(1, first, 1, hp.n_keys))
+        self.time = ConvBlock(first, channels, (3, 1))
+        self.stages = nn.ModuleList(Stage(channels, dilation) for dilation in stages)
+        self.squeeze = nn.Conv2d(channels, narrow, 1)
+        self.gather = nn.Conv2d(narrow * hp.n_keys, width, (1, 3), padding=(0, 1))
+        self.dilated = nn.ModuleList(nn.Conv2d(width, width, (1, 3), padding=(0, 2 ** i), dilation=(1, 2 ** i))
+                                     for i in range(layers))
+        self.spread = nn.Conv2d(width, narrow * hp.n_keys, 1)
+        self.merge = ConvBlock(channels + narrow, channels, (3, 3))
+        self.head = nn.Conv2d(channels, 2 * self.outputs, 1)
+        with torch.no_grad():  # most keys are silent most of the time
+            self.head.bias[:2] = self.head.bias[6:] = -4
+            self.head.bias[2:4] = -2
+
+    def forward(self, pitch, mel):
+        """Map spectrograms as `NoteEncoder` to the logits of onset, sounding, velocity and offset [shape=(batch, 4, t,
+        n_keys)]."""
+        frames, (batch, _, steps) = mel.shape[2], pitch.shape
+        x = self.time(nn.functional.relu(self.stem(stack_harmonics(pitch, mel, self.bands, self.mels)) + self.key))
+        half = len(self.stages) // 2
+        for stage in self.stages[:half]:
+            x = stage(x)
+        all_keys = self.squeeze(x).permute(0, 2, 3, 1).flatten(2)[:, None].permute(0, 3, 1, 2)  # (batch, _, 1, steps)
+        all_keys = nn.functional.relu(self.gather(all_keys))
+        for layer in self.dilated:
+            all_keys = all_keys + nn.functional.relu(layer(all_keys))
+        known = self.spread(all_keys).permute(0, 2, 3, 1).view(batch, steps, hp.n_keys, -1).permute(0, 3, 1, 2)
+        x = x + self.merge(torch.cat([x, nn.functional.relu(known)], 1))
+        for stage in self.stages[half:]:
+            x = stage(x)
+        y = self.head(x)
+        return y.view(batch, self.outputs, 2, steps, hp.n_keys).transpose(2, 3).flatten(2, 3)[:, :, :frames]
+
+
+class NoteRefiner(nn.Module):
+    """Note-level post-processing behind a `HarmonicEncoder`: see NoteRefinement.py.
+
+    `offset_head` scores where a note may end; `velocity_head` says by how much the logarithm of its velocity is off, in
+    units of `hp.velocity_scale`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.offset_head = MLPHead(hp.refiner_offset_features)
+        self.velocity_head = MLPHead(hp.refiner_velocity_features)
+
+
 class NoteAutoencoder(nn.Module):
-    """An autoencoder whose latent is what was played: `NoteEncoder`, if so `with_classifier` `NoteClassifier`,
-    `NoteDecoder`."""
+    """An autoencoder whose latent is notes.
+
+    Parameters
+    ----------
+    with_classifier : bool
+        Whether a `NoteClassifier` follows a `NoteEncoder`.
+    decoder : NoteDecoder or SampledVoice, optional
+        By default a `NoteDecoder`.
+    harmonic : bool
+        Whether the encoder is a `HarmonicEncoder`, followed by a `NoteRefiner`, in place of a `NoteEncoder`.
+    **form
+        Sizes of the encoder.
+    """
 
     name = "an autoencoder"
     in_channels = 2
 
-    def __init__(self, with_classifier=True, **form):
+    def __init__(self, with_classifier=True, decoder=None, harmonic=False, **form):
         super().__init__()
-        self.encoder, self.decoder = NoteEncoder(**form), NoteDecoder()
-        self.classifier = NoteClassifier() if with_classifier else None
+        self.encoder = (HarmonicEncoder if harmonic else NoteEncoder)(**form)
+        self.decoder = decoder or NoteDecoder()
+        self.classifier = NoteClassifier() if with_classifier and not harmonic else None
+        self.refiner = NoteRefiner() if harmonic else None
 
     @classmethod
     def from_state(cls, state):
         """Return a network, not trained, of the form that a state_dict has. Raises KeyError if it is of another kind.
         """
-        first, _, *_ = state["encoder.stem.weight"].shape
-        return cls("classifier.onset_head.scale.weight" in state, first=first,
-                   channels=len(state["encoder.time.0.weight"]),
-                   narrow=len(state["encoder.squeeze.weight"]),
-                   blocks=len({key.split(".")[2] for key in state if key.startswith("encoder.blocks.")}),
-                   layers=len({key.split(".")[2] for key in state if key.startswith("encoder.dilated.")}),
-                   width=len(state["encoder.gather.weight"]))
+        def count(name):
+            return len({key.split(".")[2] for key in state if key.startswith(f"encoder.{name}.")})
+
+        form = dict(first=len(state["encoder.stem.weight"]), channels=len(state["encoder.time.0.weight"]),
+                    narrow=len(state["encoder.squeeze.weight"]), width=len(state["encoder.gather.weight"]),
+                    layers=count("dilated"))
+        harmonic = "encoder.merge.0.weight" in state
+        form |= {"stages": hp.harmonic_encoder_form["stages"][:count("stages")]} if harmonic else {
+            "blocks": count("blocks")}
+        return cls("classifier.onset_head.scale.weight" in state, decoder_from_state(state), harmonic, **form)
 
     def forward(self, pitch, mel):
-        """Map spectrograms to the logits of notes: see `NoteEncoder`."""
+        """Map spectrograms to the logits of notes: see the encoders."""
         return self.encoder(pitch, mel)
+
+
+def decoder_from_state(state):
+    """Return a decoder of the form that a state_dict has."""
+    return SampledVoice.from_state(state) if "decoder.streams" in state else NoteDecoder()
 
 
 def partial_bands(partials):

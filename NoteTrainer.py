@@ -5,6 +5,7 @@ import torch
 import Hyperparameters as hp
 import Training
 from AEModel import NoteModel, autocast
+from NoteLoss import frame_loss
 from Notes import estimate_offsets, next_onsets, notes_to_frames, onset_candidates
 
 
@@ -23,13 +24,16 @@ class NoteTrainer(Training.Trainer, NoteModel):
     device : torch.device
     parts : tuple of str
         Parts to train: "encoder", "classifier", "decoder".
+    whole : bool
+        Whether the spectrogram of the whole autoencoder is validated, or the loss of the parts.
     **settings
         See `Training.Trainer`.
     """
 
-    def __init__(self, network, learning_rate, device, parts=("encoder", "classifier", "decoder"), **settings):
+    def __init__(self, network, learning_rate, device, parts=("encoder", "classifier", "decoder"), whole=True,
+                 **settings):
         super().__init__(network, None, learning_rate, device, **settings)
-        self.parts = parts
+        self.parts, self.whole = parts, whole
         # The decoder has no momentum and a short memory, so that a rarely played key changes only when it is played,
         # and by steps of the same size as other keys.
         rare = dict(scale=hp.decoder_rate_factor, betas=hp.decoder_betas)
@@ -50,7 +54,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
             with torch.set_grad_enabled(grad), autocast(self.device, self.bfloat16):
                 logits = self.network(batch["pitch"], batch["mel"]).float()
             if train_encoder:
-                loss = loss + self.encoder_loss(logits, batch["labels"])
+                loss = loss + frame_loss(logits, batch["labels"])
             if "classifier" in self.parts:
                 predictions = logits.detach().sigmoid()
                 loss = loss + self.classifier_loss(predictions, batch["labels"]) + self.offset_loss(predictions, batch)
@@ -60,28 +64,6 @@ class NoteTrainer(Training.Trainer, NoteModel):
                 batch["notes"][:played], batch["first"].tolist(), batch["target"])]
             loss = loss + sum(distances) / len(distances)
         return loss, size
-
-    def encoder_loss(self, logits, labels):
-        """Return the loss of the encoder.
-
-        Parameters
-        ----------
-        logits : torch.Tensor [shape=(batch, 3, t, n_keys)]
-            Onset, sounding and velocity, see `NoteEncoder`.
-        labels : torch.Tensor [shape=(batch, 3, t, n_keys), in [0, 1]]
-            See `Notes.note_labels`.
-        """
-        entropy = torch.nn.functional.binary_cross_entropy_with_logits(
-            logits[:, :2], labels[:, :2], reduction="none").sum(-1).mean((0, 2))
-        onsets = labels[:, 0]
-        # logarithmic, as is loudness
-        error = torch.nn.functional.logsigmoid(logits[:, 2]) - labels[:, 2].clamp(min=1 / 127).log()
-        # The spectrogram shows which note is louder than another, and hardly how loud the whole crop was played.
-        sums = onsets.sum((1, 2), keepdim=True).clamp(min=1)
-        relative = error - (error * onsets).sum((1, 2), keepdim=True) / sums
-        errors = relative.abs() + hp.absolute_velocity_weight * error.abs()
-        velocity = (errors * onsets).sum() / onsets.sum().clamp(min=1)
-        return entropy[0] + hp.frame_loss_weight * entropy[1] + hp.velocity_loss_weight * velocity
 
     def classifier_loss(self, predictions, labels):
         """Return the loss of the first decision of the note classifier: whether onset candidates were played.
@@ -173,7 +155,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
 
     def clip_loss(self, clip):
         """Return the validation loss of a clip: see `validate`."""
-        if len(self.parts) < 3:
+        if not self.whole:
             return self.batch_loss(torch.utils.data.default_collate([clip]))[0].item()
         _, output, target = self.example(clip)
         return np.abs(output - target.numpy()).mean()

@@ -185,25 +185,32 @@ def note_labels(notes, first, frames):
 
     Returns
     -------
-    np.ndarray [shape=(3, frames, n_keys), float32, in [0, 1]]
+    np.ndarray [shape=(4, frames, n_keys), float32, in [0, 1]]
         Onset: 1 where a note begins, with a linear slope to 0 over `hp.onset_width` frames on both sides, so that
         the labels of neighbouring frames encode an onset between them (Kong et al. 2021). Frame: 1 while a note
-        sounds. Velocity / 127: given where the onset label is not 0.
+        sounds. Velocity / 127: given where the onset label is not 0. Offset: as the onset, where a note ends.
     """
     onset, end, key, velocity = notes_to_frames(notes, first)
-    labels = np.zeros((3, frames, hp.n_keys), np.float32)
+    labels = np.zeros((4, frames, hp.n_keys), np.float32)
     changes = np.zeros((frames + 1, hp.n_keys), int)  # number of onsets minus number of offsets
     for times, change in ((onset, 1), (np.maximum(end, onset + 2), -1)):
         np.add.at(changes, (np.clip(np.ceil(times).astype(int), 0, frames), key), change)
     labels[1] = changes[:-1].cumsum(axis=0) > 0
-    near = np.ceil(onset - hp.onset_width)[:, None] + np.arange(int(2 * hp.onset_width) + 1)
-    likely = 1 - np.abs(near - onset[:, None]) / hp.onset_width
+    note, frame, likely = slopes(onset, frames)
+    labels[0][frame, key[note]], labels[2][frame, key[note]] = likely, velocity[note] / 127
+    note, frame, likely = slopes(end, frames)
+    labels[3][frame, key[note]] = likely
+    return labels
+
+
+def slopes(times, frames):
+    """Return the labels around times in frames: which time, frame and label of each [shape=(m,)], the highest last."""
+    near = np.ceil(times - hp.onset_width)[:, None] + np.arange(int(2 * hp.onset_width) + 1)
+    likely = 1 - np.abs(near - times[:, None]) / hp.onset_width
     note, place = np.nonzero((likely > 0) & (near >= 0) & (near < frames))
     order = np.argsort(likely[note, place], kind="stable")  # the nearer of two notes of one key is written last
     note, place = note[order], place[order]
-    where = near[note, place].astype(int), key[note]
-    labels[0][where], labels[2][where] = likely[note, place], velocity[note] / 127
-    return labels
+    return note, near[note, place].astype(int), likely[note, place]
 
 
 def onset_candidates(predictions, onset_threshold, frame_threshold=None):
@@ -217,7 +224,7 @@ def onset_candidates(predictions, onset_threshold, frame_threshold=None):
     frame, key : np.ndarray [shape=(n,), int]
         Counted from 0, sorted by key, then by frame.
     """
-    onset, sounding, _ = predictions
+    onset, sounding, *_ = predictions
     frame_threshold = hp.frame_threshold if frame_threshold is None else frame_threshold
     padded = np.pad(onset, ((2, 2), (0, 0)))
     before_2, before, after, after_2 = (padded[i:i + len(onset)] for i in (0, 1, 3, 4))
@@ -234,6 +241,13 @@ def next_onsets(key, begin, last):
     `key` and `begin` [shape=(n,)] are sorted by key, then by onset.
     """
     return np.where(np.append(key[1:] == key[:-1], False), np.roll(begin, -1), last)
+
+
+def interpolate_peaks(image, frame, key):
+    """Return where the peaks of an image [shape=(t, n_keys)] at these frames and keys lie between the frames
+    [shape=(n,)]: that of a triangle through the neighbours (Kong et al. 2021)."""
+    before, top, after = (np.pad(image, ((1, 1), (0, 0)))[frame + i, key] for i in range(3))
+    return (frame + (after - before) / (2 * (top - np.minimum(after, before)) + 1e-9)).astype(np.float32)
 
 
 def estimate_offsets(sounding, frame, key, next_onset, offset_threshold=None):
@@ -281,8 +295,7 @@ def decode_notes(predictions, classifier=None, onset_threshold=None, frame_thres
         frame, key = frame[kept], key[kept]
     if not len(frame):
         return np.zeros((0, 4), np.float32)
-    before, top, after = (np.pad(onset, ((1, 1), (0, 0)))[frame + i, key] for i in range(3))
-    begin = (frame + (after - before) / (2 * (top - np.minimum(after, before)) + 1e-9)).astype(np.float32)
+    begin = interpolate_peaks(onset, frame, key)
     next_onset = next_onsets(key, begin, np.float32(len(onset)))
     end = estimate_offsets(sounding, frame, key, next_onset, offset_threshold)
     if classifier:

@@ -13,7 +13,7 @@ import Distributed
 import Hyperparameters as hp
 import Progress
 import Util
-from AEModel import AEModel, autocast, snapshot
+from AEModel import AEModel, autocast, half_precision, snapshot
 from Checkpoints import Checkpoint, save_tensors
 
 
@@ -283,6 +283,13 @@ def initial_state(settings, loss_name):
     """Return the state of a training before its first step, which checkpoints store."""
     return {"settings": settings, "epoch": 0, "batch": 0, "epoch_losses": [], "seconds": 0.0, "best": None,
             "losses": {"loss": loss_name, "training": [], "validation": []}}
+
+
+def save_finished(network, weights, trained_for):
+    """Write the weights of a network that needs no training by gradient, in half precision; of several processes, the first does."""
+    if Distributed.process_rank()[0] == 0:
+        save_tensors(weights, half_precision(snapshot(network, trained_for)))
+        print(weights, flush=True)
 
 
 def check_unfinished(weights, overwrite):

@@ -7,7 +7,6 @@ import DatasetCreator
 import Hyperparameters as hp
 import Tuning
 import Util
-from Notes import refine_velocities
 
 
 def transcribe_audio(audio, model):
@@ -22,7 +21,7 @@ def transcribe_audio(audio, model):
     Returns
     -------
     np.ndarray [shape=(n, 4), float32]
-        As `Notes.decode_notes` returns them, with `Notes.refine_velocities`.
+        As `Notes.decode_notes` returns them, with `NoteModel.refine_velocities`.
     """
     factor = Tuning.pitch_factor(audio)
     notes = transcribe_in_tune(Tuning.to_concert_pitch(audio, factor), model)
@@ -45,7 +44,7 @@ def transcribe_in_tune(audio, model):
             yield part
 
     notes = np.concatenate(list(decode_in_windows(predictions(), frames, model)))
-    return refine_velocities(notes, pitch)
+    return model.refine_velocities(notes, pitch)
 
 
 def predict_chunk(audio, model, first, last, exponent, references):

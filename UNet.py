@@ -68,6 +68,9 @@ class UNet(nn.Module):
         correction.
     batch_norm : bool
         Batch normalisation after every 3 x 3 convolution (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167).
+    gain_frames : int
+        If not 0, an odd number: what is learnt is a gain on each band of the first input, smoothed over so many frames
+        (Hann window) and at most `hp.unet_gain_db`. It changes how loud notes are and blurs nothing.
 
     Attributes
     ----------
@@ -77,17 +80,24 @@ class UNet(nn.Module):
 
     name = "a U-Net"
 
-    def __init__(self, depth=None, wf=None, in_channels=1, residual=False, batch_norm=False):
+    def __init__(self, depth=None, wf=None, in_channels=1, residual=False, batch_norm=False, gain_frames=0):
         depth = hp.unet_depth if depth is None else depth
         wf = hp.unet_wf if wf is None else wf
         super().__init__()
-        self.form = dict(depth=depth, wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm)
+        self.form = dict(depth=depth, wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm,
+                         gain_frames=gain_frames)
         self.in_channels, self.residual = in_channels, residual
         channels = [2 ** (wf + level) for level in range(depth)]
         self.down_path = nn.ModuleList(ConvBlock(*ends, batch_norm)
                                        for ends in zip([in_channels] + channels[:-1], channels))
         self.up_path = nn.ModuleList(UpBlock(*ends, batch_norm) for ends in zip(channels[:0:-1], channels[-2::-1]))
         self.last = nn.Conv2d(channels[0] + in_channels * residual, 1, 1)
+        if gain_frames:
+            kernel = torch.hann_window(gain_frames + 2, periodic=False)[1:-1]
+            self.register_buffer("smoothing", (kernel / kernel.sum()).view(1, 1, 1, -1))
+            with torch.no_grad():  # no gain at first
+                self.last.weight *= 0.1
+                self.last.bias.zero_()
         if residual:
             with torch.no_grad():
                 self.last.weight[:, :channels[0]] *= 0.1
@@ -103,7 +113,8 @@ class UNet(nn.Module):
         depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("down_path."))
         first, in_channels, *_ = state["down_path.0.block.0.weight"].shape
         return cls(depth, (first - 1).bit_length(), in_channels, state["last.weight"].shape[1] > first,
-                   "down_path.0.block.1.weight" in state)
+                   "down_path.0.block.1.weight" in state,
+                   state["smoothing"].shape[-1] if "smoothing" in state else 0)
 
     def forward(self, x):
         """Map spectrograms [shape=(batch, in_channels, n_mels, t), in [0, 1]] to cleaner ones (batch, 1, n_mels, t).
@@ -119,4 +130,16 @@ class UNet(nn.Module):
             skips.append(x)
         for up, skip in zip(self.up_path, skips[-2::-1]):
             x = up(x, skip)
-        return self.last(torch.cat([x, source], 1) if self.residual else x)[..., :frames]
+        x = self.last(torch.cat([x, source], 1) if self.residual else x)[..., :frames]
+        return self.apply_gain(source[:, :1, :, :frames], x) if hasattr(self, "smoothing") else x
+
+    def apply_gain(self, image, x):
+        """Return spectrograms [shape=(batch, 1, n_mels, t), in [0, 1]] with the gain that the last layer's output `x`
+        stands for, smoothed; their silence as it is. In use, a share of the gain: on pianos and rooms that it was not
+        trained on, a part of what it learnt is wrong."""
+        half = self.smoothing.shape[-1] // 2
+        gain = hp.unet_gain_db / hp.top_db * torch.tanh(x.float())
+        gain = gain if self.training else hp.unet_gain_share * gain
+        gain = nn.functional.pad(gain, (half, half, 0, 0), mode="replicate")
+        gain = nn.functional.conv2d(gain, self.smoothing.float())
+        return torch.where(image > 0, (image + gain).clamp(0, 1), image)

@@ -55,7 +55,7 @@ def load_autoencoder(path, data, device):
     return autoencoder
 
 
-def build_unet(start=None, **form):
+def build_unet(start=None, gain_frames=0, **form):
     """Return the U-Net to train.
 
     Parameters
@@ -65,6 +65,8 @@ def build_unet(start=None, **form):
     **form
         wf, in_channels, residual and batch_norm of `UNet`. None is the form of the initial weights, or the default in
         `Hyperparameters`.
+    gain_frames : int
+        That of `UNet`, of a network without initial weights.
 
     Raises
     ------
@@ -77,7 +79,8 @@ def build_unet(start=None, **form):
         return network
     defaults = dict(wf=hp.unet_wf, in_channels=hp.unet_in_channels, residual=hp.unet_residual,
                     batch_norm=hp.unet_batch_norm)
-    return UNet(**{name: default if form[name] is None else form[name] for name, default in defaults.items()})
+    return UNet(**{name: default if form[name] is None else form[name] for name, default in defaults.items()},
+                gain_frames=gain_frames)
 
 
 def make_trainer(unet, autoencoder, ae, names, data, settings, device):
@@ -115,7 +118,7 @@ def make_trainer(unet, autoencoder, ae, names, data, settings, device):
     return UNetTrainer(unet, autoencoder, loss, *how, **TrainingOptions.trainer_settings(settings)), *sets
 
 
-def train(data=None, model="own", wf=None, in_channels=None, residual=None, batch_norm=None, device="auto",
+def train(data=None, model="own", wf=None, in_channels=None, residual=None, batch_norm=None, gain_frames=None, device="auto",
           overwrite=False, tensorboard=False, on_epoch=None, **settings):
     """Train data/models/<model>/unet.torch behind the autoencoder data/models/<model>/ae.torch.
 
@@ -127,6 +130,9 @@ def train(data=None, model="own", wf=None, in_channels=None, residual=None, batc
         Name of the model.
     wf, in_channels, residual, batch_norm : optional
         Form of the network, see `build_unet`.
+    gain_frames : int, optional
+        That of `UNet`. The default is `hp.unet_gain_frames` behind a `SampledVoice`, which a free correction would
+        blur, else 0.
     device : str
         "auto", "cuda", "mps" or "cpu".
     overwrite, tensorboard, on_epoch
@@ -165,7 +171,9 @@ def train(data=None, model="own", wf=None, in_channels=None, residual=None, batc
         raise ValueError(f"{ae} is a note autoencoder, whose outputs are stored and not augmented; leave --augmented "
                          "out")
     torch.manual_seed(settings["seed"])
-    unet = build_unet(settings["start"], wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm)
+    if gain_frames is None:
+        gain_frames = hp.unet_gain_frames if getattr(autoencoder, "voice", None) else 0
+    unet = build_unet(settings["start"], gain_frames, wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm)
     if settings["held_out"]:
         names = Util.split(names, settings["seed"])[1]
     trainer, training, validation = make_trainer(unet, autoencoder, ae, names, data, settings, device)
@@ -198,6 +206,9 @@ def main(arguments=None):
     parser.add_argument("--batch-norm", action=argparse.BooleanOptionalAction,
                         help="use batch normalisation (default: "
                         f"{'yes' if hp.unet_batch_norm else 'no'}, or that of --start)")
+    parser.add_argument("--gain-frames", type=Util.non_negative_int,
+                        help="odd number of frames over which the correction, a gain per band, is smoothed; 0 for a "
+                        f"free correction (default: {hp.unet_gain_frames} behind a sampled voice, else 0)")
     parser.add_argument("--loss", choices=("mse", "l1"), default=hp.unet_loss, help="loss of the spectrograms")
     parser.add_argument("--held-out", action="store_true",
                         help="train on the pieces that the autoencoder has not seen, which needs the same --seed")

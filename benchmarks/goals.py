@@ -23,10 +23,10 @@ import Metrics
 import Notes
 import Util
 from AEModel import NoteModel
-from UNetDataset import match_level
 from cases import cases, prepare
 from common import check_packages, check_soundfonts, output_path, scored_pieces, silence, table
 
+visqol_rate = 48000     # Hz, of its mode for music
 basic_pitch_modules = "basic_pitch.inference", "onnxruntime", "pretty_midi"
 to_install = "pip install pretty_midi onnxruntime resampy scikit-learn, then pip install --no-deps basic-pitch"
 
@@ -60,9 +60,30 @@ def note_f1(audio, midi_path):
     return float(mir_eval.transcription.precision_recall_f1_overlap(*sides, offset_ratio=None)[2])
 
 
+def find_visqol():
+    """Return a function of output and truth that gives the objective quality by ViSQOL, from 1 to 5 (Chinen et al.
+    2020, "ViSQOL v3: an open source production ready objective speech and audio metric"), or None if it is not
+    installed."""
+    try:
+        from visqol import VisqolApi
+    except ImportError:
+        print("without ViSQOL, as it is not installed: pip install visqol-python")
+        return None
+    api = VisqolApi()
+    api.create(mode="audio")
+
+    def score_visqol(output, truth):
+        output = output * np.sqrt((truth ** 2).mean() / ((output ** 2).mean() + 1e-20))
+        sides = (librosa.resample(side.astype(np.float64), orig_sr=hp.sample_rate, target_sr=visqol_rate)
+                 for side in (truth, output))
+        return api.measure_from_arrays(*sides, visqol_rate).moslqo
+    return score_visqol
+
+
 # columns of the sound's table: heading, and function of (output, truth, path of the MIDI file)
 sound_metrics = [
     ("log-mel L1, dB", lambda output, truth, midi: Metrics.log_mel_l1(output, truth)),
+    ("texture, dB", lambda output, truth, midi: Metrics.texture(output, truth)),
     ("normalised spectral distance", lambda output, truth, midi: Metrics.spectral_distance(output, truth)),
 ]
 basic_pitch_metric = "note F1 of the audio", lambda output, truth, midi: note_f1(output, midi)
@@ -89,13 +110,13 @@ def score_notes(folder, midi_files, model):
 
 
 def score_decoder(folder, midi_files, model):
-    """Return the mean distance of the decoder's spectrogram from the true one in dB, with true notes and level."""
+    """Return log-mel L1 and texture in dB of the autoencoder's audio of the true notes, the means over the pieces."""
     distances = []
-    for name, (_, synth) in DatasetCreator.find_pairs(folder).items():
-        truth = DatasetCreator.spectrogram(Util.read_audio(synth))
-        output = model.note_spectrogram(Notes.read_notes(midi_files[name]), truth.shape[1])
-        distances.append(hp.top_db * np.abs(match_level(output, truth) - truth).mean())
-    return np.mean(distances)
+    for name, paths in DatasetCreator.find_pairs(folder).items():
+        recording, truth = Evaluation.read_pair(paths)
+        output = Main.resynthesise(recording, [model], notes=Notes.read_notes(midi_files[name]))[0]
+        distances.append([Metrics.log_mel_l1(output, truth), Metrics.texture(output, truth)])
+    return np.mean(distances, axis=0)
 
 
 def sound_table(sound, columns):
@@ -119,8 +140,9 @@ def pieces_table(sound, names):
 
 def notes_table(notes):
     """Return a row per case. `notes` is a dict from case to the scores of `score_notes` and `score_decoder`."""
-    return table([("recording", *Metrics.note_metrics.values(), "decoder with the true notes, dB"),
-                  *((case, *(f"{score:.3f}" for score in scores), f"{decoder:.2f}")
+    return table([("recording", *Metrics.note_metrics.values(), "true notes: log-mel L1, dB",
+                   "true notes: texture, dB"),
+                  *((case, *(f"{score:.3f}" for score in scores), *(f"{distance:.2f}" for distance in decoder))
                     for case, (scores, decoder) in notes.items())])
 
 
@@ -143,11 +165,15 @@ def main(arguments=None):
     parser.add_argument("-o", "--output", type=Path,
                         help="page to write (default: results/goals.md for the twelve pieces, the shipped weights and "
                         "all metrics, else goals.md in the working folder)")
+    parser.add_argument("--no-visqol", action="store_true",
+                        help="leave out ViSQOL, which takes a minute per piece")
     options = parser.parse_args(arguments)
     weights = Main.choose_weights(options.model, None, None)
     names = sorted(Util.find_pieces(options.midi, Notes.midi_endings))
     check_soundfonts(hp.synth_preset, *(case.preset for case in cases.values()))
     columns = [*sound_metrics] + ([] if options.no_notes else [basic_pitch_metric])
+    visqol = None if options.no_visqol else find_visqol()
+    columns += [("ViSQOL", lambda output, truth, midi: visqol(output, truth))] if visqol else []
     if not options.no_notes:
         check_packages("the note F1 of the audio", basic_pitch_modules, to_install, "--no-notes")
     full = (weights == Main.find_weights("shipped") and names == sorted(scored_pieces) and not options.no_notes)

@@ -99,7 +99,7 @@ def test_the_inversion_runs_on_the_device_of_the_networks(pair, monkeypatch):
         assert np.abs(found - expected).mean() < 0.05 * np.abs(expected).mean()
     devices = []
 
-    def invert(mel, guide, inversion, device):
+    def invert(mel, guide, inversion, device, voiced):
         devices.append(device)
         return np.zeros((mel.shape[1] - 1) * hp.hop_length, np.float32)
 

@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+import Hyperparameters as hp
 from AEModel import AEModel, autocast, load_model
 from Autoencoder import Autoencoder, BandConv2d, BandConvTranspose2d, TimeUpsample
 from UNet import UNet, Upsample2d
@@ -169,3 +170,18 @@ def test_our_layers_compute_what_torchs_own_do(layer, shape):
         results.append((y, *torch.autograd.grad((y * scale).sum(), (x, layer.weight, layer.bias))))
     for ours, torchs in zip(*results):
         torch.testing.assert_close(ours, torchs)
+
+
+def test_a_smoothed_gain_changes_levels_slowly_and_keeps_silence():
+    torch.manual_seed(0)
+    unet = UNet(wf=2, in_channels=2, batch_norm=True, gain_frames=33).eval()
+    assert UNet.from_state(unet.state_dict()).smoothing.shape[-1] == 33
+    source = 0.4 + 0.2 * torch.rand(1, 2, hp.n_mels, 100)
+    source[:, 0, :, 50:] = 0
+    with torch.no_grad():
+        unet.last.weight *= 1000
+        output = unet(source)
+    gain = (output - source[:, :1]) * hp.top_db
+    assert output.shape == (1, 1, hp.n_mels, 100) and not output[..., 50:].any()
+    assert 0.1 < gain[..., :50].abs().max() <= hp.unet_gain_db * 1.001
+    assert gain[..., :50].diff().abs().max() <= 2 * hp.unet_gain_db * unet.smoothing.max()

@@ -76,7 +76,7 @@ def test_a_decoder_for_another_target_begins_anew(takes, model, tmp_path, monkey
     Checkpoints.save_tensors(tmp_path / "ae.torch", snapshot(model.network, note))
     monkeypatch.setattr(AEMain, "NoteAutoencoder", functools.partial(NoteAutoencoder, **small))
     monkeypatch.setattr(AEMain.NoteTrainer, "train_epoch", lambda self, batches, factors: (0.0 for _ in batches))
-    AEMain.train(takes, part="decoder", start=tmp_path / "ae.torch", epochs=1, model="other")
+    AEMain.train(takes, part="decoder", decoder="table", start=tmp_path / "ae.torch", epochs=1, model="other")
     trained = torch.load(takes / "models" / "other" / "ae.torch", weights_only=True)
     expected = (model.network.decoder if kept else NoteDecoder()).state_dict()
     for key, value in expected.items():

@@ -1,0 +1,209 @@
+"""Note-level post-processing: offsets chosen among candidates, and velocities measured in the recording.
+
+`NoteAutoencoder.NoteRefiner` is the network; here are its inputs and what becomes of its outputs.
+"""
+import numpy as np
+import torch
+
+import Hyperparameters as hp
+import Util
+from Notes import interpolate_peaks, next_onsets, onset_candidates
+
+frame_rate = hp.sample_rate / hp.hop_length
+harmonics = np.array(hp.refiner_harmonics)
+
+
+def decode_notes(predictions, refiner, onset_threshold=None):
+    """Decode notes from frame-wise predictions of onset, sounding, velocity and offset.
+
+    Parameters
+    ----------
+    predictions : np.ndarray [shape=(4, t, n_keys), in [0, 1]]
+        As `NoteModel.predict_frames` returns them.
+    refiner : NoteRefiner
+    onset_threshold : float, optional
+        By default `hp.peak_threshold`.
+
+    Returns
+    -------
+    np.ndarray [shape=(n, 4), float32]
+        Onset and end in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
+    """
+    frame, key, begin, following = find_onsets(predictions, onset_threshold)
+    if not len(frame):
+        return np.zeros((0, 4), np.float32)
+    candidates, known = offset_candidates(predictions, frame, key, following)
+    seen = offset_features(predictions, frame, key, following, candidates, known)
+    scores = np.full(candidates.shape, -np.inf, np.float32)
+    scores[known] = run_head(refiner.offset_head, seen[known])
+    end = candidates[np.arange(len(frame)), scores.argmax(axis=1)]
+    end = np.minimum(np.maximum(end, begin + hp.min_note_frames), following)
+    velocity = np.maximum(127 * predictions[2][frame, key], 1)
+    notes = np.stack([begin / frame_rate, end / frame_rate, key + hp.lowest_key, velocity], 1)
+    return notes[np.lexsort(notes.T[::-1])].astype(np.float32)
+
+
+def find_onsets(predictions, onset_threshold=None):
+    """Return frame, key, interpolated frame of the onset, and that of the next onset of the same key, of each note
+    [shape=(n,) each], key by key."""
+    threshold = hp.peak_threshold if onset_threshold is None else onset_threshold
+    frame, key = onset_candidates(predictions, threshold, hp.peak_frame_threshold)
+    begin = interpolate_peaks(predictions[0], frame, key)
+    return frame, key, begin, next_onsets(key, begin, np.float32(predictions.shape[1]))
+
+
+def offset_candidates(predictions, frame, key, following):
+    """Return where notes may end.
+
+    Candidates are the highest peaks of the offset prediction, the frames in which the key ceases to sound by two
+    thresholds, and the next onset of the same key.
+
+    Returns
+    -------
+    (np.ndarray [shape=(n, hp.offset_candidates)], np.ndarray [shape as before, bool])
+        Frames, and which of them are filled.
+    """
+    _, sounding, _, offset = predictions
+    padded = np.pad(offset, ((2, 2), (0, 0)))
+    before_2, before, after, after_2 = (padded[i:i + len(offset)] for i in (0, 1, 3, 4))
+    peaks = ((offset > hp.offset_peak_threshold) & (offset >= before) & (offset > after) & (offset >= before_2)
+             & (offset > after_2))
+    candidates = np.zeros((len(frame), hp.offset_candidates))
+    known = np.zeros(candidates.shape, bool)
+    most = hp.offset_candidates - len(hp.offset_sounding_thresholds) - 1
+    for i, (start, own, limit) in enumerate(zip(frame + 2, key, following)):
+        last = int(min(limit - 1, len(offset)))
+        found = np.flatnonzero(peaks[start:last, own]) + start
+        found = found[np.argsort(-offset[found, own], kind="stable")[:most]]
+        places = list(interpolate_peaks(offset, found, np.full(len(found), own)))
+        quiet = [np.flatnonzero(sounding[start:last, own] < threshold) for threshold in hp.offset_sounding_thresholds]
+        for place in [start + frames[0] for frames in quiet if len(frames)] + [min(limit, len(offset))]:
+            if all(abs(place - other) > 3 for other in places):
+                places.append(place)
+        candidates[i, :len(places)], known[i, :len(places)] = places, True
+    return candidates, known
+
+
+def offset_features(predictions, frame, key, following, candidates, known):
+    """Return what tells whether notes end at these candidates [shape=(n, candidates, refiner_offset_features),
+    float32].
+
+    Sounding and offset of the key around the candidate, offsets and onsets of all keys there (many notes end together,
+    when the pedal is lifted), what has happened since the onset, and what comes after.
+    """
+    onset, sounding, velocity, offset = predictions
+    last, own, at = len(offset) - 1, key[:, None], np.rint(candidates).astype(int)
+
+    def around(image, lags):
+        return image[(at[..., None] + np.asarray(lags)).clip(0, last), own[..., None]]
+
+    def together(image, lags, most):
+        return np.minimum(image.sum(axis=1)[(at[..., None] + np.asarray(lags)).clip(0, last)], most)
+
+    def since(image):
+        return np.concatenate([np.zeros((1, image.shape[1])), np.cumsum(image, axis=0, dtype=float)])
+
+    silent, ended, start = since(1 - sounding), since(offset), np.minimum(frame + 2, last)[:, None]
+    now = at.clip(0, last + 1)
+    chords = sounding.sum(axis=1)
+    height = np.where(known, offset[at.clip(0, last), own], 0)
+    highest = height.max(axis=1, keepdims=True)
+    whole = np.ones_like(candidates)
+    parts = [
+        around(sounding, hp.offset_sounding_lags), around(offset, range(-3, 4)),
+        together(offset, (-6, -3, 0, 3, 6), 6) / 3, together(onset, (-6, -3, 0, 3, 6), 6) / 3,
+        (chords[(at - 8).clip(0, last)] - chords[(at + 8).clip(0, last)])[..., None] / 5,
+        np.minimum(silent[now, own] - silent[start, own], 30)[..., None] / 10,
+        np.minimum(ended[(now - 3).clip(0), own] - ended[start, own], 5)[..., None],
+        np.minimum(ended[(now + 60).clip(max=last + 1), own] - ended[(now + 4).clip(max=last + 1), own], 5)[..., None],
+        np.log(np.maximum(candidates - frame[:, None], 1))[..., None] / 2,
+        np.minimum((following[:, None] - candidates) / 60, 1)[..., None],
+        (whole * (own / hp.n_keys - 0.5))[..., None], (whole * velocity[frame, key][:, None])[..., None],
+        (height / (highest + 1e-3))[..., None], (whole * highest)[..., None]]
+    return np.concatenate(parts, axis=-1).astype(np.float32)
+
+
+def refine_velocities(notes, pitch, refiner):
+    """Correct velocities by how loud the partials of the notes begin in the recording.
+
+    Parameters
+    ----------
+    notes : np.ndarray [shape=(n, 4)]
+        As `decode_notes` returns them.
+    pitch : np.ndarray [shape=(n_pitches, steps), in [0, 1]]
+        Pitch spectrogram of the whole recording.
+    refiner : NoteRefiner
+
+    Returns
+    -------
+    np.ndarray [shape=(n, 4), float32]
+        The mean of the velocities' logarithms stays.
+    """
+    if len(notes) < hp.refiner_min_notes:
+        return notes
+    change = run_head(refiner.velocity_head, velocity_features(notes, pitch))
+    refined = notes.copy()
+    refined[:, 3] = (notes[:, 3] * np.exp(hp.velocity_scale * (change - change.mean()))).clip(1, 127)
+    return refined
+
+
+def velocity_features(notes, pitch):
+    """Return what tells how hard notes were struck [shape=(n, refiner_velocity_features), float32].
+
+    The predicted velocity; what the rise of the partials says of it, where a smooth curve over the keys stands for
+    piano and microphones; the rise of each partial; and how many other notes begin at the same time with partials at
+    the same place.
+    """
+    rise, top = (10 * np.log10(power + 1e-8) for power in partial_rises(notes, pitch))
+    power = 10 ** (rise / 10)
+    whole = 10 * np.log10(power[:, :8].sum(axis=1))
+    logarithm, key = np.log(notes[:, 3]), (notes[:, 2] - 60) / 24
+    curve = np.stack([np.ones_like(key), key, key ** 2, key ** 3], 1)
+
+    def left_over(level):
+        level = hp.velocity_per_db * level
+        return level - curve @ np.linalg.lstsq(curve, level - logarithm, rcond=None)[0] - logarithm
+
+    levels = (whole, 10 * np.log10(power[:, :3].sum(axis=1)), rise[:, 0], 10 * np.log10(power[:, 1:4].sum(axis=1)),
+              top[:, 0])
+    shared, together = overlaps(notes)
+    return np.concatenate([
+        np.stack([left_over(level) for level in levels], 1), (logarithm - np.median(logarithm))[:, None],
+        np.full((len(notes), 1), logarithm.mean() - 4), np.full((len(notes), 1), logarithm.std()),
+        (rise - whole[:, None]).clip(-40, 5) / 10, (whole - np.median(whole))[:, None] / 10, shared.clip(0, 3),
+        ((notes[:, 2] - hp.lowest_key) / hp.n_keys - 0.5)[:, None], together[:, None] / 4,
+        np.log(notes[:, 1] - notes[:, 0] + 0.02)[:, None]], 1).astype(np.float32)
+
+
+def partial_rises(notes, pitch):
+    """Return by how much power the partials of notes rise at their onsets, and the power after them
+    [shape=(n, harmonics) each]."""
+    bands = np.rint(1 + hp.pitch_bands_per_key * (notes[:, 2, None] - hp.lowest_key + 12 * np.log2(harmonics)))
+    bands = bands.astype(int)[..., None] + np.arange(-1, 2)
+    audible = bands < hp.n_pitches
+    step = np.rint(notes[:, 0] * hp.sample_rate / hp.pitch_hop_length).astype(int)[:, None, None]
+
+    def power(lag):
+        image = pitch[np.minimum(bands, hp.n_pitches - 1), (step + lag).clip(0, pitch.shape[1] - 1)]
+        return (10 ** (Util.to_db(image.astype(np.float32)) / 10) * audible).sum(axis=2)
+
+    top = np.max([power(lag) for lag in range(6)], axis=0)
+    return np.maximum(top - (power(-3) + power(-2)) / 2, 1e-8), top
+
+
+def overlaps(notes):
+    """Return how many partials of other notes that begin within `hp.overlap_s` meet each partial [shape=(n,
+    harmonics)], and how many notes begin so [shape=(n,)]; `notes` in the order of their onsets."""
+    place = np.rint(notes[:, 2, None] + 12 * np.log2(harmonics))
+    first = np.searchsorted(notes[:, 0], notes[:, 0] - hp.overlap_s)
+    last = np.searchsorted(notes[:, 0], notes[:, 0] + hp.overlap_s, side="right")
+    shared = np.stack([(place[i][:, None, None] == place[None, a:b]).any(axis=2).sum(axis=1) - 1
+                       for i, (a, b) in enumerate(zip(first, last))])
+    return shared, (last - first - 1).astype(float)
+
+
+@torch.inference_mode()
+def run_head(head, seen):
+    """Return the outputs [shape=(n,)] of a head for features [shape=(n, features)]."""
+    device = next(head.parameters()).device
+    return head.eval()(torch.from_numpy(seen).to(device)).float().cpu().numpy()
