@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 import Augmentation
+import Decoding
 import Hyperparameters as hp
 import MIDIReader
 import Notes
@@ -196,7 +197,7 @@ class FolderRenderer:
         note, text = self.folder / "preset.txt", self.description()
         # before the note is read, which another shard may write meanwhile
         stored = Util.modification_times(path for path in self.folder.glob("*")
-                                         if path.suffix.lower() in Util.recording_endings and path.name[0] != ".")
+                                         if path.suffix.lower() in Decoding.recording_endings and path.name[0] != ".")
         if stored and not note.exists():
             raise ValueError(f"{self.folder} holds recordings that were not rendered here; move them, or choose "
                              "another --data")
