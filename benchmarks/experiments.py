@@ -1,8 +1,8 @@
 """Train the report's networks briefly, with one setting changed at a time: results/ablations.md.
 
-`python benchmarks/experiments.py --validation-source piano_5` trains data/models/experiment_1 and so on. Finished trainings
-are kept, and the same command resumes an interrupted one. With other data or options, the page is written to the
-working folder.
+`python benchmarks/experiments.py --validation-source piano_5` trains data/models/experiment_1 and so on. Finished
+trainings are kept, and the same command resumes an interrupted one. With other data or options, the page is written to
+the working folder.
 """
 import argparse
 import json

@@ -144,14 +144,14 @@ def test_goals_writes_its_tables_to_the_working_folder(instruments, one_piece, r
                                          "another": cases.Case((hp.piano_preset[0], 0, 1, True))})
     monkeypatch.setattr(cases, "cases", goals.cases)
     monkeypatch.setattr(Main, "choose_weights", lambda *_: weights)
-    goals.main([str(one_piece), "--no-notes"])
+    goals.main([str(one_piece), "--no-notes", "--no-visqol"])
     assert written(root_copy / "working") == {"goals.md"} and not hp.root.exists()
     text = Path("goals.md").read_text()
     assert text.startswith("Means over 1 pieces") and "nan" not in text and "## Notes" not in text
     rows = table_rows(text)
     assert [row[:2] for row in rows[:8]] == [[case, version] for case in goals.cases for version in Evaluation.versions]
     for unchanged, ceiling in (rows[0], rows[3]), (rows[4], rows[7]):
-        assert len(unchanged) == 4 and float(unchanged[2]) > float(ceiling[2]) > 0
+        assert len(unchanged) == 2 + len(goals.sound_metrics) and float(unchanged[2]) > float(ceiling[2]) > 0
     assert [row[0] for row in rows[8:]] == ["one", "another"]
     assert all(row[2].endswith(" of 1") and row[3] == "satie_gymnopedie_1" for row in rows[8:])
 
@@ -161,7 +161,9 @@ def test_a_full_run_of_goals_writes_to_results(one_piece, root_copy, monkeypatch
     scores = np.arange(4.0)[None, :, None] + np.arange(3.0)
     monkeypatch.setattr(goals, "score_sound", lambda *_: scores)
     monkeypatch.setattr(goals, "score_notes", lambda *_: np.full(5, 0.5))
-    monkeypatch.setattr(goals, "score_decoder", lambda *_: 1.0)
+    monkeypatch.setattr(goals, "score_decoder", lambda *_: (1.0, 2.0))
+    monkeypatch.setattr(goals, "find_visqol", lambda: None)
+    monkeypatch.setattr(goals, "sound_metrics", goals.sound_metrics[:2])
     monkeypatch.setattr(goals, "check_packages", lambda *_: None)
     goals.main([str(one_piece)])  # one piece in place of twelve
     assert not hp.root.exists()
@@ -171,7 +173,7 @@ def test_a_full_run_of_goals_writes_to_results(one_piece, root_copy, monkeypatch
     goals.main([str(one_piece)])
     assert written(root_copy / "root") == {"results/goals.md"}
     rows = table_rows(hp.root.joinpath("results", "goals.md").read_text())
-    assert rows[0] == ["piano trained on", *["0.500"] * 5, "1.00"]
+    assert rows[0] == ["piano trained on", *["0.500"] * 5, "1.00", "2.00"]
     assert rows[5] == ["piano trained on", "unchanged", "0.00", "1.00", "2.00"] and len(rows) == 5 + 20 + 5
     assert rows[25] == ["piano trained on", "-1.00", "0 of 1", "satie_gymnopedie_1", "2.00"]
 
@@ -247,8 +249,8 @@ def test_peers_writes_its_table(instruments, quick_inversion, tmp_path, monkeypa
     text = Path("peers_table.md").read_text()
     rows = {row[1]: row for row in table_rows(text)}
     assert text.startswith("Means over 1 pieces") and "nan" not in text
-    assert rows["transkun + FluidSynth"][5:10] == ["1.000"] * 5
-    assert rows["basic-pitch + FluidSynth"][5:8] == ["0.750", "0.600", "0.667"]
+    assert rows["transkun + FluidSynth"][-6:-1] == ["1.000"] * 5
+    assert rows["basic-pitch + FluidSynth"][-6:-3] == ["0.750", "0.600", "0.667"]
     l1 = {name: float(row[2]) for name, row in rows.items()}
     assert l1["transkun + FluidSynth"] < 0.1 < l1["basic-pitch + FluidSynth"] and l1["this repository"] > 0.1
 
