@@ -15,8 +15,8 @@ floors = (
     ("Augmentation", "GeneratedFiles", "Notes", "Plots", "Recordings", "Tuning", "RandomPianos", "RandomPerformances",
      "RandomRooms"),
     ("DatasetCreator", "FluidSynth", "Page", "Performances", "SoundFonts/salamander", "NoteRefinement"),
-    ("AEDataset", "AEModel", "Chunks", "Inversion", "MIDI2Audio", "Metrics", "Clips"),
-    ("UNetDataset", "Checkpoints", "Progress", "Transcription", "RefinerTraining", "ClipSources"),
+    ("AEDataset", "AEModel", "Chunks", "Inversion", "MIDI2Audio", "Metrics", "Clips", "SampledVoice"),
+    ("UNetDataset", "Checkpoints", "Progress", "Transcription", "RefinerTraining", "Scale", "ClipSources"),
     ("Training", "TrainingOptions", "Main"),
     ("NoteTrainer",),
     ("*Main", "Evaluation"),
@@ -100,7 +100,7 @@ def test_every_text_file_has_its_encoding_given(root):
 
 def test_what_is_imported_is_in_the_requirements(root, imports):
     packages = {"IPython": "ipython"}  # under other names than they are imported by
-    optional = {"basic_pitch", "pretty_midi", "transkun", "moduleconf"}  # benchmarks name them if they are missing
+    optional = {"basic_pitch", "pretty_midi", "transkun", "moduleconf", "visqol"}  # benchmarks name them if they are missing
     listed = {line.split("==")[0] for line in (root / "requirements.txt").read_text(encoding="utf-8").split()}
     tests = {node.module if isinstance(node, ast.ImportFrom) else alias.name for path in root.glob("tests/*.py")
              for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
