@@ -11,7 +11,6 @@ import DatasetCreator
 import Hyperparameters as hp
 import Inversion
 import Main
-import Transcription
 import MIDI2Audio
 import MIDIReader
 import Notes
