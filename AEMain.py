@@ -27,7 +27,7 @@ def target_instrument(pair):
     return (pair or "").rpartition(" -> ")[2]
 
 
-def choose_network(network, initial, part, channels, names, data):
+def choose_network(network, initial, part, decoder, channels, names, data):
     """Return which autoencoder to train: "notes" or "report".
 
     Parameters
@@ -36,7 +36,7 @@ def choose_network(network, initial, part, channels, names, data):
         The choice of the user. None chooses that of the initial weights, else "notes" where every piece has notes.
     initial : AEModel or None
         Initial weights.
-    part, channels
+    part, decoder, channels
         Options of one of the two, see `train`.
     names : list of str
         Pieces.
@@ -56,8 +56,9 @@ def choose_network(network, initial, part, channels, names, data):
     if network == "notes" and not DatasetCreator.has_notes(names, data):
         raise ValueError(f"{data / 'notes'} holds no notes, which {called['notes']} needs; put the MIDI files of the "
                          "pieces there, or give --network report" + " and leave --start out" * bool(initial))
-    if network == "report" and part:
-        raise ValueError(f"--part belongs to {called['notes']}; leave it out, or give --network notes")
+    if network == "report" and (part or decoder):
+        raise ValueError(f"--{'part' if part else 'decoder'} belongs to {called['notes']}; leave it out, or give "
+                         "--network notes")
     if network == "notes" and channels:
         raise ValueError(f"--channels belongs to {called['report']}; leave it out, or give --network report")
     return network
@@ -90,21 +91,20 @@ def build_note_network(initial, target, decoder):
     target : str
         Target instrument.
     decoder : str or None
-        "sampled" for a new `SampledVoice` of the target, "table" for a `NoteDecoder` to train, untrained if that of the
-        initial weights is for another target. None keeps the decoder.
+        "sampled" for a `SampledVoice` of the target, "table" for a `NoteDecoder` to train. That of the initial weights
+        is kept if it is of this kind and for this target. None keeps the decoder.
     """
     network = initial.network if initial else NoteAutoencoder()
     if not network.classifier and not network.refiner:
         network.classifier = NoteClassifier()
-    if decoder == "sampled":
+    same_target = initial and target_instrument(initial.pair) in ("", target)
+    if decoder == "sampled" and not (same_target and isinstance(network.decoder, SampledVoice)):
         import MIDI2Audio  # which only rendering needs
         import Scale
 
         network.decoder = Distributed.first_process_first(lambda: Scale.render_voice(MIDI2Audio.parse_preset(target)))
-    elif decoder == "table":
-        known = not initial or target_instrument(initial.pair) in ("", target)
-        if not known or isinstance(network.decoder, SampledVoice):
-            network.decoder = NoteDecoder()  # learns faster than the decoder of another instrument
+    elif decoder == "table" and initial and not (same_target and isinstance(network.decoder, NoteDecoder)):
+        network.decoder = NoteDecoder()  # learns faster than the decoder of another instrument
     return network
 
 
@@ -127,7 +127,8 @@ def note_trainer(initial, part, decoder, training, trained_for, settings, device
     device : torch.device
     """
     parts = parts_of[part]
-    network = build_note_network(initial, target_instrument(trained_for["pair"]), decoder if "decoder" in parts else None)
+    target = target_instrument(trained_for["pair"])
+    network = build_note_network(initial, target, decoder if "decoder" in parts else None)
     if network.refiner:
         if part == "classifier":
             raise ValueError(f"{initial.path} has no note classifier; EncoderMain.py trains what follows its encoder")
@@ -159,34 +160,34 @@ def default_epochs(network):
     return hp.note_epochs if network == "notes" else hp.ae_epochs
 
 
+def complete_settings(given, network):
+    """Return the settings of a training of "notes" or "report", see `TrainingOptions.complete_settings`."""
+    settings = TrainingOptions.complete_settings(given, epochs=default_epochs(network), batch_size=hp.ae_batch_size,
+                                                 learning_rate=hp.ae_learning_rate)
+    return {**settings, "network": network}
+
+
 def train(data=None, model="own", network=None, part=None, decoder=None, channels=None, device="auto", overwrite=False,
           tensorboard=False, on_epoch=None, **settings):
     """Train data/models/<model>/ae.torch on the pairs in a data folder.
 
     Parameters
     ----------
-    data : Path, optional
-        Folder with piano/ and synth/. The default is `hp.data`.
-    model : str
-        Name of the model.
+    data, model : Path, str
+        Folder with piano/ and synth/, by default `hp.data`. Name of the model.
     network : str, optional
         "notes" for the note autoencoder, which needs the notes of each piece, data/notes/<piece>.mid. "report" for the
         report's autoencoder. The default follows from the initial weights, or from whether there are notes.
     part : str, optional
-        Part of the note autoencoder to train alone: "encoder" (with the note classifier), "classifier" or "decoder". A
-        new target instrument needs a new decoder, a new source instrument a new encoder.
+        Part of the note autoencoder to train alone: "encoder" (with the note classifier), "classifier" or "decoder".
     decoder : str, optional
         "sampled" or "table", see `choose_decoder`. A sampled decoder alone needs the preset of the target only.
     channels : (int, int, int), optional
-        Channels of the three layers of the report's autoencoder. The default is that of the initial weights, or
-        `hp.ae_channels`.
-    device : str
-        "auto", "cuda", "mps" or "cpu".
-    overwrite, tensorboard, on_epoch
-        See `Training.fit`.
+        Channels of the report's autoencoder, by default those of the initial weights, or `hp.ae_channels`.
+    device, overwrite, tensorboard, on_epoch
+        See `Util.choose_device` and `Training.fit`.
     **settings
-        "epochs", "batch_size", "learning_rate" and the shared settings, see `TrainingOptions.complete_settings`. With
-        "start", a path, the training continues from these weights.
+        See `complete_settings`. "start" is the path of the initial weights.
 
     Returns
     -------
@@ -196,7 +197,7 @@ def train(data=None, model="own", network=None, part=None, decoder=None, channel
     Raises
     ------
     ValueError, FileNotFoundError, OSError
-        As `DatasetCreator.build`, `choose_network`, `AEModel.load_model` and `Training.fit`.
+        See `DatasetCreator.build`, `choose_network`, `AEModel.load_model` and `Training.fit`.
     """
     data, device = Path(hp.data if data is None else data), Util.choose_device(device)
     weights = data / "models" / TrainingOptions.check_model_name(model) / "ae.torch"
@@ -206,13 +207,11 @@ def train(data=None, model="own", network=None, part=None, decoder=None, channel
     target = target_instrument(trained_for["pair"])
     if part == "decoder" and network != "report" and choose_decoder(target, decoder) == "sampled":
         Training.save_finished(build_note_network(initial, target, "sampled"), weights, trained_for)
-        settings = TrainingOptions.complete_settings(settings, epochs=default_epochs("notes"),
-                                                     batch_size=hp.ae_batch_size, learning_rate=hp.ae_learning_rate)
-        return {**settings, "network": "notes", "part": part, "decoder": "sampled"}
+        settings = complete_settings({**settings, "epochs": None}, "notes")  # there were no epochs
+        return {**settings, "part": part, "decoder": "sampled"}
     names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
-    network = choose_network(network, initial, part, channels, names, data)
-    settings = TrainingOptions.complete_settings(settings, epochs=default_epochs(network), batch_size=hp.ae_batch_size,
-                                                 learning_rate=hp.ae_learning_rate)
+    network = choose_network(network, initial, part, decoder, channels, names, data)
+    settings = complete_settings(settings, network)
     kind = NoteDataset if network == "notes" else AEDataset
     training, validation = make_datasets(names, data, settings["seed"], settings["augmented"],
                                          settings["validation_source"], kind)
@@ -224,7 +223,7 @@ def train(data=None, model="own", network=None, part=None, decoder=None, channel
     else:
         trainer, loss_name = report_trainer(initial, channels, settings, device), "L1 loss"
         channels = list(trainer.network.channels)
-    settings.update(network=network, part=part, decoder=decoder, channels=channels, pieces=names, trained_for=trained_for)
+    settings.update(part=part, decoder=decoder, channels=channels, pieces=names, trained_for=trained_for)
     Training.fit(trainer, training, validation, weights, settings, loss_name, overwrite, tensorboard, on_epoch)
     Progress.print_quality_remark(settings, default_epochs(network))
     return settings

@@ -112,7 +112,8 @@ def build_network(kind, state):
     """Return an untrained network of a `kind`, of the form that a state_dict has: for `Autoencoder` also a
     `NoteAutoencoder`. Raises KeyError if it is of another kind."""
     if kind is Autoencoder and "encoder.stem.weight" in state:
-        kind = NoteAutoencoder
+        decoder = SampledVoice.from_state(state) if "decoder.streams" in state else None
+        return NoteAutoencoder.from_state(state, decoder)
     return kind.from_state(state)
 
 
@@ -262,23 +263,23 @@ class NoteModel(AEModel):
 
     @torch.inference_mode()
     def note_probability(self, predictions, frame, key):
-        """Return how probability the notes were played that seem to begin in these frames and keys [shape=(n,)]."""
+        """Return the probabilities that the notes were played that seem to begin in these frames and keys [shape=(n,)]."""
         self.network.eval()
         classifier, probability = self.network.classifier, np.zeros(len(frame), np.float32)
         for part in np.array_split(np.argsort(frame, kind="stable"), -(-len(frame) // hp.classifier_batch_size)):
             first = max(frame[part[0]] - classifier.before, 0)
-            near = torch.from_numpy(predictions[None, :, first:frame[part[-1]] + classifier.after]).to(self.device)
+            near = torch.from_numpy(predictions[None, :3, first:frame[part[-1]] + classifier.after]).to(self.device)
             places = (torch.from_numpy(place).to(self.device) for place in (0 * part, frame[part] - first, key[part]))
             probability[part] = classifier(near, *places).sigmoid().cpu().numpy()
         return self.check_output(probability)
 
     @torch.inference_mode()
     def offset_shift(self, predictions, frame, key, end, next_onset):
-        """Return by how many frames these notes ended later than it seems: see `NoteReviewer`."""
+        """Return by how many frames these notes ended later than it seems: see `NoteClassifier`."""
         self.network.eval()
         places = (torch.from_numpy(place).to(self.device) for place in (0 * frame, frame, key, end, next_onset))
         return self.check_output(self.network.classifier.offset_shift(
-            torch.from_numpy(predictions[None]).to(self.device), *places).cpu().numpy())
+            torch.from_numpy(predictions[None, :3]).to(self.device), *places).cpu().numpy())
 
     @property
     def voice(self):

@@ -43,7 +43,7 @@ def update_settings(saved, settings):
     if saved.get("network") == "notes":  # was recorded, and had no effect
         saved["channels"] = None
     implied = dict(gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16, average=0, held_out=False,
-                   depth=hp.unet_depth, autoencoder=settings.get("autoencoder"))
+                   depth=hp.unet_depth, gain_frames=0, autoencoder=settings.get("autoencoder"))
     return {**{name: value for name, value in implied.items() if name in settings}, **saved}
 
 

@@ -80,6 +80,13 @@ def loudest_mel_power(audio, exponent=0, parts=None):
     return max(DatasetCreator.mel_power(spectrum(audio, *part, exponent)).max() for part in parts)
 
 
+def norm(audio, exponent=0, block=1 << 20):
+    """Return the Euclidean norm of the samples of audio divided by 2 ** `exponent`, block by block, in single
+    precision."""
+    parts = (np.ldexp(audio[start:start + block], -exponent).ravel() for start in range(0, len(audio), block))
+    return np.float32(np.sqrt(sum(float(part @ part) for part in parts)))
+
+
 def whole_spectrogram(audio):
     """Return the log-mel spectrogram of a recording, relative to its own maximum [shape=(n_mels, t), float16].
 

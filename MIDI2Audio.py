@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import random
+import shlex
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -163,9 +164,11 @@ def save_rendered_midi(midi_folder, audio_folder, output_folder, shard=(0, 1), o
         if not Path(audio_folder, f"{name}.wav").exists() or output.exists() and not generated.is_ours(output):
             continue
         if overwrite or not generated.is_current(output, settings, path):
-            with contextlib.suppress(ValueError), Util.atomic_write(output) as temporary:  # damaged since the render
-                trim(path)[0].save(temporary)
-            generated.add(output, settings)
+            with contextlib.suppress(ValueError):  # damaged since it was rendered
+                trimmed, _ = trim(path)
+                with Util.atomic_write(output) as temporary:
+                    trimmed.save(temporary)
+                generated.add(output, settings)
 
 
 class FolderRenderer:
@@ -419,6 +422,8 @@ def main(arguments=None):
             print(f"{options.list}:{bank}:{program}  {name}")
         return
     render_data(options)
+    if options.shard == (0, 1):  # else other shards may not be ready
+        print("next:", shlex.join(Util.training_command(options.data)))
 
 
 def render_data(options):

@@ -226,6 +226,7 @@ def resynthesise_in_tune(audio, models, inversion=None, notes=None):
         chunk = Inversion.invert_chunk(stages, guides, voice, inversion, models[-1].device)
         chunk = chunk.T if audio.ndim > 1 else chunk[0]
         Chunks.add_faded(output, chunk, context[0], first, last)
+        Util.release_memory()
         pictures = pictures or [stage[:, :last] for stage in stages]
     return output[:len(audio)], pictures
 
@@ -259,16 +260,9 @@ def match_rms(recording, audio, share=1):
     if peak == 0:
         return audio
     exponent = Util.level_exponent(recording)
-    louder = np.ldexp(float(norm(recording, exponent) / norm(audio)), exponent) * share ** 0.5
+    louder = np.ldexp(float(Chunks.norm(recording, exponent) / Chunks.norm(audio)), exponent) * share ** 0.5
     audio *= np.float32(min(louder, hp.peak / peak))
     return audio
-
-
-def norm(audio, exponent=0, block=1 << 20):
-    """Return the Euclidean norm of the samples of audio divided by 2 ** `exponent`, block by block, in single
-    precision."""
-    parts = (np.ldexp(audio[start:start + block], -exponent).ravel() for start in range(0, len(audio), block))
-    return np.float32(np.sqrt(sum(float(part @ part) for part in parts)))
 
 
 def recording_page(name, versions, notes=None):

@@ -3,7 +3,6 @@ import torch
 from torch import nn
 
 import Hyperparameters as hp
-from SampledVoice import SampledVoice
 
 
 class ConvBlock(nn.Sequential):
@@ -191,7 +190,7 @@ class NoteClassifier(nn.Module):
 
     def onset_features(self, predictions, clip, frame, key):
         reach, at = max(self.keys), self.before  # where the note's own frame and key lie
-        padded = nn.functional.pad(predictions, (reach, reach, self.before, self.after)).unbind(1)
+        padded = nn.functional.pad(predictions[:, :3], (reach, reach, self.before, self.after)).unbind(1)
         frames = (frame[:, None] + torch.arange(self.before + self.after, device=frame.device))[..., None]
         own, others = key[:, None] + reach, key[:, None] + reach + torch.tensor(self.keys, device=key.device)
         onset, sounding, velocity = (image[clip[:, None, None], frames, others[:, None]] for image in padded)
@@ -335,9 +334,9 @@ class NoteAutoencoder(nn.Module):
         self.refiner = NoteRefiner() if harmonic else None
 
     @classmethod
-    def from_state(cls, state):
-        """Return a network, not trained, of the form that a state_dict has. Raises KeyError if it is of another kind.
-        """
+    def from_state(cls, state, decoder=None):
+        """Return a network, not trained, of the form that a state_dict has, with this decoder. Raises KeyError if it is of
+        another kind."""
         def count(name):
             return len({key.split(".")[2] for key in state if key.startswith(f"encoder.{name}.")})
 
@@ -347,16 +346,11 @@ class NoteAutoencoder(nn.Module):
         harmonic = "encoder.merge.0.weight" in state
         form |= {"stages": hp.harmonic_encoder_form["stages"][:count("stages")]} if harmonic else {
             "blocks": count("blocks")}
-        return cls("classifier.onset_head.scale.weight" in state, decoder_from_state(state), harmonic, **form)
+        return cls("classifier.onset_head.scale.weight" in state, decoder, harmonic, **form)
 
     def forward(self, pitch, mel):
         """Map spectrograms to the logits of notes: see the encoders."""
         return self.encoder(pitch, mel)
-
-
-def decoder_from_state(state):
-    """Return a decoder of the form that a state_dict has."""
-    return SampledVoice.from_state(state) if "decoder.streams" in state else NoteDecoder()
 
 
 def partial_bands(partials):

@@ -2,7 +2,6 @@
 import contextlib
 import math
 import random
-import sys
 from pathlib import Path
 
 import torch
@@ -254,7 +253,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     Util.reuse_memory()
     weights, first = Path(weights), Distributed.process_rank()[0] == 0
     check_unfinished(weights, overwrite)
-    check_sets(training_set, validation_set, settings)
+    check_crops(training_set, settings)
     checkpoint = Checkpoint(weights.with_suffix(".checkpoint"), model)
     state = checkpoint.resume(initial_state(settings, loss_name), overwrite)
     events = Progress.event_writer(weights.with_suffix(""), state["epoch"]) if tensorboard and first else None
@@ -286,7 +285,7 @@ def initial_state(settings, loss_name):
 
 
 def save_finished(network, weights, trained_for):
-    """Write the weights of a network that needs no training by gradient, in half precision; of several processes, the first does."""
+    """Write the weights of a network that needs no training, in half precision, in the first process."""
     if Distributed.process_rank()[0] == 0:
         save_tensors(weights, half_precision(snapshot(network, trained_for)))
         print(weights, flush=True)
@@ -299,22 +298,15 @@ def check_unfinished(weights, overwrite):
         raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it again")
 
 
-def check_sets(training_set, validation_set, settings):
-    """Check that the data sets suit the settings and the number of processes.
-
-    Prints a warning if pieces are in both sets. Raises ValueError if a process would have no crops.
-    """
-    rank, number = Distributed.process_rank()
+def check_crops(training_set, settings):
+    """Raise ValueError if the crops and the batch size do not suit the number of processes."""
+    number = Distributed.process_rank()[1]
     if settings["batch_size"] % number:
         raise ValueError(f"a batch of {settings['batch_size']} does not divide among {number} processes; choose "
                          "another --batch-size")
     if not epoch_batches(training_set, settings, 0):
         raise ValueError(f"an epoch has fewer crops than there are processes, {number}; start fewer of them, or add "
                          "pieces")
-    shared = sorted(set(training_set.names) & set(validation_set.names))
-    if shared and rank == 0:
-        print(f"warning: {shared[0]} is the only piece, so it is training set and validation set; the validation "
-              "loss does not show overfitting; add pieces", file=sys.stderr, flush=True)
 
 
 def epoch_batches(training_set, settings, epoch):

@@ -81,10 +81,7 @@ def check_model_name(name):
     """
     if name == "shipped":
         raise ValueError("'shipped' is the name of the weights that come with the project; choose another --model")
-    if not name or name.startswith(".") or set(name) & set('/\\:*?"<>|') or not name.isprintable():
-        raise ValueError(f"'{name}' is not the name of a single folder; choose a --model such as 'vibraphone', without "
-                         "slashes and without a dot in front")
-    return name
+    return Util.check_model_name(name)
 
 
 def parse_model_name(text):

@@ -42,6 +42,7 @@ def transcribe_in_tune(audio, model):
             part, image = predict_chunk(audio, model, first, last, exponent, references)
             pitch[:, first // 2:-(-last // 2)] = image
             yield part
+            Util.release_memory()
 
     notes = np.concatenate(list(decode_in_windows(predictions(), frames, model)))
     return model.refine_velocities(notes, pitch)

@@ -55,18 +55,18 @@ def load_autoencoder(path, data, device):
     return autoencoder
 
 
-def build_unet(start=None, gain_frames=0, **form):
+def build_unet(start=None, voice=None, **form):
     """Return the U-Net to train.
 
     Parameters
     ----------
     start : str or Path, optional
         Initial weights. The form of the network follows from them.
+    voice : SampledVoice, optional
+        The decoder, if it is sampled. A free correction would blur it, so `gain_frames` is then not 0 by default.
     **form
-        wf, in_channels, residual and batch_norm of `UNet`. None is the form of the initial weights, or the default in
-        `Hyperparameters`.
-    gain_frames : int
-        That of `UNet`, of a network without initial weights.
+        wf, in_channels, residual, batch_norm and gain_frames of `UNet`. None is the form of the initial weights, or
+        the default in `Hyperparameters`.
 
     Raises
     ------
@@ -78,9 +78,8 @@ def build_unet(start=None, gain_frames=0, **form):
         TrainingOptions.check_form(start, network.form, form)
         return network
     defaults = dict(wf=hp.unet_wf, in_channels=hp.unet_in_channels, residual=hp.unet_residual,
-                    batch_norm=hp.unet_batch_norm)
-    return UNet(**{name: default if form[name] is None else form[name] for name, default in defaults.items()},
-                gain_frames=gain_frames)
+                    batch_norm=hp.unet_batch_norm, gain_frames=hp.unet_gain_frames if voice else 0)
+    return UNet(**{name: default if form[name] is None else form[name] for name, default in defaults.items()})
 
 
 def make_trainer(unet, autoencoder, ae, names, data, settings, device):
@@ -118,8 +117,8 @@ def make_trainer(unet, autoencoder, ae, names, data, settings, device):
     return UNetTrainer(unet, autoencoder, loss, *how, **TrainingOptions.trainer_settings(settings)), *sets
 
 
-def train(data=None, model="own", wf=None, in_channels=None, residual=None, batch_norm=None, gain_frames=None, device="auto",
-          overwrite=False, tensorboard=False, on_epoch=None, **settings):
+def train(data=None, model="own", wf=None, in_channels=None, residual=None, batch_norm=None, gain_frames=None,
+          device="auto", overwrite=False, tensorboard=False, on_epoch=None, **settings):
     """Train data/models/<model>/unet.torch behind the autoencoder data/models/<model>/ae.torch.
 
     Parameters
@@ -128,20 +127,14 @@ def train(data=None, model="own", wf=None, in_channels=None, residual=None, batc
         Folder with piano/ and synth/. The default is `hp.data`.
     model : str
         Name of the model.
-    wf, in_channels, residual, batch_norm : optional
+    wf, in_channels, residual, batch_norm, gain_frames : optional
         Form of the network, see `build_unet`.
-    gain_frames : int, optional
-        That of `UNet`. The default is `hp.unet_gain_frames` behind a `SampledVoice`, which a free correction would
-        blur, else 0.
-    device : str
-        "auto", "cuda", "mps" or "cpu".
-    overwrite, tensorboard, on_epoch
-        See `Training.fit`.
+    device, overwrite, tensorboard, on_epoch
+        See `Util.choose_device` and `Training.fit`.
     **settings
-        "epochs", "batch_size", "learning_rate", "loss" ("l1" or "mse"), "held_out" and the shared settings, see
-        `TrainingOptions.complete_settings`. With "start", a path, the training continues from these weights. With
-        "held_out" it uses the pieces that a training of the autoencoder with the same seed has not seen: on the others
-        the autoencoder transcribes better than on a recording (Wolpert 1992, "Stacked generalization").
+        "loss" ("l1" or "mse"), "held_out" and those of `TrainingOptions.complete_settings`. "start" is the path of the
+        initial weights. "held_out" trains on the pieces that the autoencoder has not seen, as its transcription of the
+        others is better than that of a recording (Wolpert 1992, "Stacked generalization").
 
     Returns
     -------
@@ -153,8 +146,8 @@ def train(data=None, model="own", wf=None, in_channels=None, residual=None, batc
     FileNotFoundError
         If the autoencoder's weights are missing.
     ValueError, OSError
-        As `load_autoencoder`, `build_unet`, `DatasetCreator.build` and `Training.fit`, and ValueError if crops are to
-        be augmented behind a note autoencoder.
+        See `load_autoencoder`, `build_unet`, `DatasetCreator.build` and `Training.fit`. Also ValueError for augmented
+        crops behind a note autoencoder.
     """
     data, device = Path(hp.data if data is None else data), Util.choose_device(device)
     folder = data / "models" / TrainingOptions.check_model_name(model)
@@ -171,9 +164,8 @@ def train(data=None, model="own", wf=None, in_channels=None, residual=None, batc
         raise ValueError(f"{ae} is a note autoencoder, whose outputs are stored and not augmented; leave --augmented "
                          "out")
     torch.manual_seed(settings["seed"])
-    if gain_frames is None:
-        gain_frames = hp.unet_gain_frames if getattr(autoencoder, "voice", None) else 0
-    unet = build_unet(settings["start"], gain_frames, wf=wf, in_channels=in_channels, residual=residual, batch_norm=batch_norm)
+    unet = build_unet(settings["start"], getattr(autoencoder, "voice", None), wf=wf, in_channels=in_channels,
+                      residual=residual, batch_norm=batch_norm, gain_frames=gain_frames)
     if settings["held_out"]:
         names = Util.split(names, settings["seed"])[1]
     trainer, training, validation = make_trainer(unet, autoencoder, ae, names, data, settings, device)

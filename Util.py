@@ -371,6 +371,12 @@ def reuse_memory():
             ctypes.CDLL(None).mallopt(parameter, 2 ** 31 - 1)
 
 
+def release_memory():
+    """Have Linux's malloc give freed blocks back to the system, which it keeps between larger ones in use."""
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextlib.contextmanager
 def deferred_interrupt():
     """Yield a list that Ctrl-C and SIGTERM fill instead of breaking off, so that a step is never left half-done."""
@@ -390,11 +396,19 @@ def first_line(error):
 
 
 def check_model_name(name):
-    """Return the name of a model. Raises ValueError if it is none, as a path that leads out of the models' folder."""
-    if name in ("", ".", "..") or any(character in name for character in "/\\:"):
-        raise ValueError(f"'{name}' is no name of a model; give a name without / \\ and :, which is a folder in "
-                         "data/models")
+    """Return the name of a model. Raises ValueError if it is not the name of a single folder."""
+    if not name or name.startswith(".") or set(name) & set('/\\:*?"<>|') or not name.isprintable():
+        raise ValueError(f"'{name}' is not the name of a single folder; choose a --model such as 'vibraphone', without "
+                         "slashes and without a dot in front")
     return name
+
+
+def training_command(data):
+    """Return the words of the command that trains an autoencoder on a data folder, as a model that is not there yet."""
+    names = ("own", *(f"own_{number}" for number in range(2, 10_000)))
+    model = next(name for name in names if not list((data / "models" / name).glob("ae.*")))
+    return ["python", "AEMain.py", *(["--data", str(data)] if data != hp.data else []),
+            *(["--model", model] if model != "own" else [])]
 
 
 def warn(sentence):

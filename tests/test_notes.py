@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+import Chunks
 import DatasetCreator
 import Hyperparameters as hp
 import Inversion
 import Main
+import Transcription
 import MIDI2Audio
 import MIDIReader
 import Notes
 import Performances
+import Transcription
 import Util
 from AEModel import AEModel, NoteModel, normalise_level
 from Notes import decode_notes, note_labels, refine_velocities
@@ -181,15 +184,16 @@ def long(responses):
 
 def test_predictions_in_chunks_are_those_of_the_whole(long, model, monkeypatch):
     monkeypatch.setattr(hp, "bfloat16", False)
-    monkeypatch.setattr(NoteModel, "decode_notes", lambda self, heard: heard)
-    monkeypatch.setattr(Main, "refine_velocities", lambda *heard: heard)
+    monkeypatch.setattr(Transcription, "decode_in_windows",
+                        lambda predictions, frames, model: [np.concatenate(list(predictions), axis=1)])
+    monkeypatch.setattr(NoteModel, "refine_velocities", lambda self, predictions, pitch: (predictions, pitch))
     parts = []
     for size in 5000, 264:
         monkeypatch.setattr(hp, "chunk_frames", size)
-        parts.append(Main.transcribe_audio(long, model))
-    assert len(Main.chunks(Main.n_frames(long))) == 4
+        parts.append(Transcription.transcribe_in_tune(long, model))
+    assert len(Chunks.chunks(Chunks.n_frames(long))) == 4
     for whole, part in zip(*parts):
-        np.testing.assert_allclose(whole, part, atol=2e-3)  # they are kept in half precision
+        np.testing.assert_allclose(whole, part, atol=2e-3)  # the pitch spectrogram is in half precision
         assert whole.astype(np.float32).std() > 0.01
 
 
@@ -214,7 +218,7 @@ def test_a_long_recording_has_no_seams_where_a_note_is_held_across_chunks(long, 
     monkeypatch.setattr(hp, "bfloat16", False)
     notes = some_notes(60, 11)
     notes = np.concatenate([notes, [[0.5, 11.5, 45, 100]]]).astype(np.float32)
-    monkeypatch.setattr(Main, "transcribe_audio", lambda audio, model: notes)
+    monkeypatch.setattr(Chunks, "explained_share", lambda audio, notes: 1)
     monkeypatch.setattr(hp, "context_frames", 96)
     unet = UNet(wf=2)
     unet.last.bias.data[:] = 0.5  # an untrained U-Net would give silence
@@ -224,9 +228,9 @@ def test_a_long_recording_has_no_seams_where_a_note_is_held_across_chunks(long, 
         images = []
         monkeypatch.setattr(Inversion, "invert", lambda mel, guide, *_, invert=Inversion.griffin_lim: (
             images.append(mel), invert(np.sqrt(Inversion.power_from_mel(mel, np.abs(guide) ** 2)), guide, 2))[1])
-        audio, pictures = Main.resynthesise(long, models[:1])
+        audio, pictures = Main.resynthesise(long, models[:1], notes=notes)
         assert audio.shape == long.shape and np.isfinite(audio).all() and len(pictures) == 2
-        played.append((audio, Main.resynthesise(long, models)[0], pictures[1]))
+        played.append((audio, Main.resynthesise(long, models, notes=notes)[0], pictures[1]))
     (whole, whole_unet, image), (parts, parts_unet, first) = played
     np.testing.assert_allclose(image[:, :first.shape[1]], first, atol=2e-3)
     for one, other in (whole, parts), (whole_unet, parts_unet):
@@ -241,8 +245,7 @@ def test_a_note_across_a_boundary_sounds_on_both_sides(decoder, model):
         assert power[boundary] == pytest.approx(power[boundary - 1], rel=0.3) and power[boundary] > 0
 
 
-def test_a_recording_without_notes_gives_silence_of_its_length(model, monkeypatch):
+def test_a_recording_without_notes_gives_silence_of_its_length(model):
     noise = np.random.default_rng(0).normal(0, 0.01, hp.sample_rate).astype(np.float32)
-    monkeypatch.setattr(Main, "transcribe_audio", lambda audio, model: np.zeros((0, 4), np.float32))
-    audio, _ = Main.resynthesise(noise, [model])
+    audio, _ = Main.resynthesise(noise, [model], notes=np.zeros((0, 4), np.float32))
     assert audio.shape == noise.shape and not audio.any()

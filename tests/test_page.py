@@ -11,7 +11,7 @@ import Main
 import Util
 import make
 
-tones = {"Recording": 440, "Autoencoder": 880, "Electric <piano>": 1760}  # Hz
+tones = {"Recording": 440, "Draft": 880, "Electric <piano>": 1760}  # Hz
 seconds = 12.0
 
 
@@ -91,7 +91,7 @@ def test_a_page_is_complete_in_itself_and_names_no_path(browser, page, tone_page
         return performance.getEntriesByType("resource").filter(one => !one.name.startsWith("data:")).length;""") == 0
     assert page("return [document.title, document.querySelector('h1').textContent];") == ["A & B <c>"] * 2
     assert page("return active.buttons.map(button => button.textContent.trim());") == [
-        f"{number} {name}" for number, name in enumerate(tones, 1)]
+        f"{number} {name} {Main.version_remarks.get(name, '')}".strip() for number, name in enumerate(tones, 1)]
     lengths = page("return (await Promise.all([0, 1, 2].map(i => active.sound(i)))).map(one => one.duration);")
     assert lengths == pytest.approx([seconds] * 3, abs=0.1)
     assert page("""

@@ -154,7 +154,7 @@ def test_so_far_takes_what_there_is(experiment, no_tables):
     folders = [str(experiment / "train"), str(experiment / "test"), "--so-far"]
     last = report.weights("report", "unet")
     Training.save_tensors(last.with_suffix(".checkpoint"), {  # as if stopped between the epochs 1 and 2
-        "epoch": 1, "best": Training.load_tensors(report.weights("report", "unet_1"))})
+        "epoch": 1, "best": report.load_tensors(report.weights("report", "unet_1"))})
     last.unlink()
     report.main(folders)
     assert "| unet_so_far.torch |" in Path("report_tables.md").read_text()

@@ -1,4 +1,5 @@
 """The whole sequence of commands, and imports without side effects."""
+import functools
 import importlib
 import re
 import shlex
@@ -10,11 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 
+import AEMain
 import Hyperparameters as hp
 import MIDI2Audio
 import Main
 import Util
 from AEModel import load_model
+from notes_common import small
+from NoteAutoencoder import NoteAutoencoder
 from UNet import UNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,7 +70,7 @@ def test_the_first_try_of_the_readme_runs_and_leaves_the_shipped_weights_the_def
     for weights in "ae.torch", "unet.torch":
         shutil.copy(root / weights, tmp_path)
     MIDI2Audio.main([])
-    capsys.readouterr()
+    assert capsys.readouterr().out.splitlines()[-1] == "next: python AEMain.py"  # which trains longer, as "own"
     for script, following in ("AEMain", trainings[1]), ("UNetMain", ["Main.py", "RECORDING", "--model", "try"]):
         line = next(words for words in trainings if words[0] == f"{script}.py")
         importlib.import_module(script).main(line[1:])
@@ -76,6 +80,22 @@ def test_the_first_try_of_the_readme_runs_and_leaves_the_shipped_weights_the_def
     assert Main.find_weights() == (hp.ae_weights, hp.unet_weights)
     Main.main(play[1:])
     assert (tmp_path / "recording_epiano.wav").exists()
+
+
+def test_the_command_after_rendering_runs_and_replaces_no_model(instruments, midi, tmp_path, capsys, monkeypatch):
+    for name in "one", "two":
+        midi(tmp_path / "MIDI" / f"{name}.mid")
+    monkeypatch.setattr(AEMain, "NoteAutoencoder", functools.partial(NoteAutoencoder, **small))
+    monkeypatch.setattr(AEMain, "choose_decoder", lambda *_: "table")  # a sampled one takes a minute to render
+    MIDI2Audio.main(["--data", str(tmp_path), "--shard", "0/2"])
+    assert "next:" not in capsys.readouterr().out
+    for model in "own", "own_2":
+        MIDI2Audio.main(["--data", str(tmp_path)])
+        _, _, script, *arguments = shlex.split(capsys.readouterr().out.splitlines()[-1])
+        assert script == "AEMain.py" and arguments == [
+            "--data", str(tmp_path), *(["--model", model] if model != "own" else [])]
+        AEMain.main([*arguments, "--epochs", "1", "--crop-frames", "32", "--device", "cpu"])
+        assert (tmp_path / "models" / model / "ae.torch").exists()
 
 
 # importing

@@ -458,7 +458,7 @@ def test_training_starts_from_given_weights(train, data):
 
 def test_the_unet_gets_the_form_of_the_weights_that_it_starts_from(data):
     behind_an_autoencoder(data, "own")
-    form = dict(depth=3, wf=2, in_channels=1, residual=True, batch_norm=False)
+    form = dict(depth=3, wf=2, in_channels=1, residual=True, batch_norm=False, gain_frames=0)
     first = data / "first.torch"
     torch.save(UNet(**form).state_dict(), first)
     UNetMain.main(["--data", str(data), "--epochs", "1", "--crop-frames", "64", "--learning-rate", "1e-12", "--start",
@@ -549,7 +549,7 @@ def test_one_piece_alone_is_in_both_sets_and_gives_a_warning(train, data, capsys
             if path.stem != "bach_prelude_c":
                 path.unlink()
     train(epochs=1)
-    assert ("warning: bach_prelude_c is the only piece, so it is training set and validation set"
+    assert (f"warning: {data} holds a single piece, bach_prelude_c, which is used for training and for validation"
             in capsys.readouterr().err)
 
 
