@@ -188,22 +188,30 @@ def build(data=None, shard=(0, 1)):
     Raises
     ------
     FileNotFoundError, ValueError
-        As `find_pairs`, and ValueError for a recording that is not audio or silent, or if the lengths of a pair
-        differ by more than a frame.
+        As `find_pairs`, and ValueError, at the end, for all recordings that are not audio or silent, pairs whose
+        lengths differ by more than a frame, and MIDI files that cannot be read.
     """
     data = hp.data if data is None else data
     found = {(source, name): recordings for source in find_sources(data)
              for name, recordings in find_pairs(data, source).items()}
+    names = sorted({name for _, name in found})
     remove_outdated(Path(data) / "generated")
+    remove_orphans(Path(data) / "generated", names)
+    errors = []
     for source, name in tqdm(sorted(found)[shard[0]::shard[1]], desc="spectrograms", unit="piece"):
         folder, notes = Path(data) / "generated" / name, Path(data) / "notes" / f"{name}.mid"
         outputs = [folder / f"{side}.npy" for side in (source, "synth")]
-        store_pair(found[source, name], outputs)
-        warn_of_lag(found[source, name], outputs)
-        if notes.exists():
-            store_notes(found[source, name][0], notes, folder / f"{source}.npy", folder / f"{source}_pitch.npy",
-                        folder / "notes.npy")
-    return sorted({name for _, name in found})
+        try:
+            store_pair(found[source, name], outputs)
+            warn_of_lag(found[source, name], outputs)
+            if notes.exists():
+                store_notes(found[source, name][0], notes, folder / f"{source}.npy", folder / f"{source}_pitch.npy",
+                            folder / "notes.npy")
+        except ValueError as error:
+            errors.append(str(error))
+    if errors:
+        raise ValueError("; ".join(dict.fromkeys(errors)))
+    return names
 
 
 def remove_outdated(folder):
@@ -219,6 +227,15 @@ def remove_outdated(folder):
             return
         Util.remove_unchanged(stored)
     Util.save_text(note, text)
+
+
+def remove_orphans(folder, names):
+    """Remove the spectrograms of pieces that are not in `names`, since their recordings are gone."""
+    for path in [*folder.glob("*/*.npy"), *folder.glob("*/*_lag.json")]:
+        if path.parent.name not in names:
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of a folder that holds more
+                path.parent.rmdir()
 
 
 def store_pair(recordings, outputs):

@@ -61,7 +61,8 @@ def open_with_ffmpeg(path):
 
     try:
         # a playlist may not open other files: only this one is open
-        with open(path, "rb") as file, av.open(file, options={"protocol_whitelist": "none"}) as container:
+        how = dict(metadata_errors="ignore", options={"protocol_whitelist": "none"})
+        with open(path, "rb") as file, av.open(file, **how) as container:
             if not container.streams.audio:
                 raise DecodingError("no audio stream")
             frames = ffmpeg_frames(container, container.streams.audio[0])
@@ -70,7 +71,9 @@ def open_with_ffmpeg(path):
                 raise DecodingError("no samples")
             channels = first.layout.nb_channels  # of the first frame: the header may name half the rate
             yield first.sample_rate, channels, ffmpeg_blocks(first, frames)
-    except av.error.FFmpegError as error:
+    except (av.error.FFmpegError, OSError) as error:
+        if isinstance(error, OSError) and str(error.filename) == str(path):  # it cannot be opened at all
+            raise
         raise DecodingError(str(error)) from None
 
 

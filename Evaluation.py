@@ -221,7 +221,7 @@ def prepare_recordings(folder, data=None):
     if alone:
         raise ValueError(f"no MIDI file of the same name lies beside {', '.join(alone)}; put it there, or remove the "
                          "recording")
-    place = cache_folder(folder, data, "recorded")
+    place = cache_folder(folder, data, "recorded", hp.limit_s)
     for path in place.glob("*/*.*"):
         if path.suffix in (".wav", ".mid") and path.stem not in found:
             path.unlink()

@@ -164,9 +164,11 @@ def save_rendered_midi(midi_folder, audio_folder, output_folder, shard=(0, 1), o
         if not Path(audio_folder, f"{name}.wav").exists() or output.exists() and not generated.is_ours(output):
             continue
         if overwrite or not generated.is_current(output, settings, path):
-            with contextlib.suppress(ValueError), Util.atomic_write(output) as temporary:  # damaged since the render
-                trim(path)[0].save(temporary)
-            generated.add(output, settings)
+            with contextlib.suppress(ValueError):  # damaged since it was rendered
+                trimmed, _ = trim(path)
+                with Util.atomic_write(output) as temporary:
+                    trimmed.save(temporary)
+                generated.add(output, settings)
 
 
 class FolderRenderer:

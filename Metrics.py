@@ -1,8 +1,8 @@
 """Metrics: distances of audio from the true e-piano, and scores of onsets and notes.
 
-Log-mel L1 is the mean absolute difference of two log-mel spectrograms in dB. Texture
-is the distance of their modulation spectra in dB: how strongly each band fluctuates, and how fast. The normalised spectral distance is the
-distance of two magnitude spectrograms, each with unit norm. Note metrics are those of mir_eval (Raffel et al. 2014).
+Log-mel L1 is the mean absolute difference of two log-mel spectrograms in dB. Texture is the distance of two modulation
+spectra in dB: how strongly each band fluctuates, and how fast. The normalised spectral distance is the distance of two
+magnitude spectrograms, each with unit norm. Note metrics are those of mir_eval (Raffel et al. 2014).
 """
 import warnings
 
@@ -58,11 +58,16 @@ def modulation_power(audio):
 
 
 def texture(output, truth):
-    """Distance of the modulation spectra of two sounds in dB (on what they mean to the ear: McDermott and Simoncelli
-    2011, "Sound texture perception via statistics of the auditory periphery").
+    """Return the distance of the modulation spectra of two signals in dB.
 
-    The mean over the octaves of modulation from 2 to 128 Hz; bands count by their level in `truth`. `output` and
-    `truth`: np.ndarray [shape=(n,)].
+    It is the mean over the octaves of modulation from 2 to 128 Hz. Bands are weighted by their level in the truth.
+    Modulation spectra describe perceived texture (McDermott and Simoncelli 2011, "Sound texture perception via
+    statistics of the auditory periphery").
+
+    Parameters
+    ----------
+    output, truth : np.ndarray [shape=(n,)]
+        Audio at 22,050 Hz.
     """
     (power, _), (true_power, level) = modulation_power(output), modulation_power(truth)
     distance = np.abs(10 * np.log10((power + 1e-9) / (true_power + 1e-9)))

@@ -204,7 +204,20 @@ def note_labels(notes, first, frames):
 
 
 def slopes(times, frames):
-    """Return the labels around times in frames: which time, frame and label of each [shape=(m,)], the highest last."""
+    """Make the slopes of labels around times.
+
+    Parameters
+    ----------
+    times : np.ndarray [shape=(n,)]
+        In frames.
+    frames : int
+        Number of frames.
+
+    Returns
+    -------
+    time, frame, label : np.ndarray [shape=(m,)]
+        Index into `times`, frame and label, in ascending order of the labels.
+    """
     near = np.ceil(times - hp.onset_width)[:, None] + np.arange(int(2 * hp.onset_width) + 1)
     likely = 1 - np.abs(near - times[:, None]) / hp.onset_width
     note, place = np.nonzero((likely > 0) & (near >= 0) & (near < frames))
@@ -244,8 +257,19 @@ def next_onsets(key, begin, last):
 
 
 def interpolate_peaks(image, frame, key):
-    """Return where the peaks of an image [shape=(t, n_keys)] at these frames and keys lie between the frames
-    [shape=(n,)]: that of a triangle through the neighbours (Kong et al. 2021)."""
+    """Find the positions of peaks between the frames (Kong et al. 2021).
+
+    Parameters
+    ----------
+    image : np.ndarray [shape=(t, n_keys)]
+    frame, key : np.ndarray [shape=(n,), int]
+        Local maxima.
+
+    Returns
+    -------
+    np.ndarray [shape=(n,), float32]
+        In frames: the peak of a triangle through each maximum and its neighbours.
+    """
     before, top, after = (np.pad(image, ((1, 1), (0, 0)))[frame + i, key] for i in range(3))
     return (frame + (after - before) / (2 * (top - np.minimum(after, before)) + 1e-9)).astype(np.float32)
 

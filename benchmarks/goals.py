@@ -61,13 +61,14 @@ def note_f1(audio, midi_path):
 
 
 def find_visqol():
-    """Return a function of output and truth that gives the objective quality by ViSQOL, from 1 to 5 (Chinen et al.
-    2020, "ViSQOL v3: an open source production ready objective speech and audio metric"), or None if it is not
-    installed."""
+    """Return a function of (output, truth) to the quality by ViSQOL, from 1 to 5, or None if it is not installed.
+
+    ViSQOL is by Chinen et al. (2020), "ViSQOL v3: an open source production ready objective speech and audio metric".
+    """
     try:
         from visqol import VisqolApi
     except ImportError:
-        print("without ViSQOL, as it is not installed: pip install visqol-python")
+        print("ViSQOL is not installed, its column is left out; install it: pip install visqol-python")
         return None
     api = VisqolApi()
     api.create(mode="audio")
@@ -77,6 +78,7 @@ def find_visqol():
         sides = (librosa.resample(side.astype(np.float64), orig_sr=hp.sample_rate, target_sr=visqol_rate)
                  for side in (truth, output))
         return api.measure_from_arrays(*sides, visqol_rate).moslqo
+
     return score_visqol
 
 
@@ -110,7 +112,7 @@ def score_notes(folder, midi_files, model):
 
 
 def score_decoder(folder, midi_files, model):
-    """Return log-mel L1 and texture in dB of the autoencoder's audio of the true notes, the means over the pieces."""
+    """Return mean log-mel L1 and texture in dB of the autoencoder's audio when it gets the true notes."""
     distances = []
     for name, paths in DatasetCreator.find_pairs(folder).items():
         recording, truth = Evaluation.read_pair(paths)

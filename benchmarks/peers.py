@@ -171,9 +171,8 @@ def score(play, folder, midi_files, with_note_f1):
 
     Returns
     -------
-    np.ndarray [shape=(9,)]
-        Log-mel L1 in dB, normalised spectral distance and note F1 of the audio; `Metrics.note_scores`; seconds. What is
-        not known is nan.
+    np.ndarray [shape=(columns,)]
+        `goals.sound_metrics`; note F1 of the audio; `Metrics.note_scores`; seconds. What is not known is nan.
     """
     scores = []
     for name, paths in tqdm(DatasetCreator.find_pairs(folder).items(), unit="piece", leave=False):
@@ -182,7 +181,7 @@ def score(play, folder, midi_files, with_note_f1):
         audio, notes = play(recording)
         seconds, audio = time.perf_counter() - started, librosa.util.fix_length(audio, size=truth.size)
         found = {} if notes is None else Metrics.note_scores(Notes.read_notes(midi_files[name]), notes)
-        scores.append([Metrics.log_mel_l1(audio, truth), Metrics.spectral_distance(audio, truth),
+        scores.append([*(metric(audio, truth, midi_files[name]) for _, metric in goals.sound_metrics),
                        goals.note_f1(audio, midi_files[name]) if with_note_f1 else np.nan,
                        *(found.get(metric, np.nan) for metric in Metrics.note_metrics), seconds])
     return np.mean(scores, axis=0)
@@ -200,9 +199,9 @@ def copy_first(midi_folder, number):
 
 def make_page(scores, names):
     """Return the page of `scores`, a list of (case, system, scores), over the pieces `names`."""
-    heads = ("recording", "system", "log-mel L1, dB", "normalised spectral distance", "note F1 of the audio",
-             *Metrics.note_metrics.values(), "seconds per piece")
-    digits = (2, 2, 2, 3, 3, 3, 3, 3, 1)
+    sound = [heading for heading, _ in goals.sound_metrics] + ["note F1 of the audio"]
+    heads = "recording", "system", *sound, *Metrics.note_metrics.values(), "seconds per piece"
+    digits = [2] * len(sound) + [3] * len(Metrics.note_metrics) + [1]
     rows = [(case, name, *(f"{figure:.{places}f}" if np.isfinite(figure) else "" for figure, places in
                            zip(figures, digits))) for case, name, figures in scores]
     return (f"Means over {len(names)} pieces of {hp.limit_s} s, made by `python benchmarks/peers.py FOLDER --pieces "

@@ -182,9 +182,10 @@ def sound_piece(name, scores, folder=results):
 def save_page(folder=results):
     """Write results/index.html, the page of the sounds with their scores and the figures (`Page.render_page`)."""
     sound_scores, scores = (load_json(folder / f"{name}.json") for name in ("sounds", "evaluation"))
-    columns = "".join(f'<th scope="col">{name}</th>' for name in Evaluation.metrics.values())
+    metrics = {metric: name for metric, name in Evaluation.metrics.items() if metric in scores["mean"]["final"]}
+    columns = "".join(f'<th scope="col">{name}</th>' for name in metrics.values())
     rows = "".join(f'\n  <tr><th scope="row">{version}</th>'
-                   + "".join(f"<td>{scores['mean'][version][metric]:.2f}</td>" for metric in Evaluation.metrics)
+                   + "".join(f"<td>{scores['mean'][version][metric]:.2f}</td>" for metric in metrics)
                    + "</tr>" for version in Evaluation.versions)
     figures = "".join(f'''
 <figure>

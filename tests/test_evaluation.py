@@ -180,7 +180,7 @@ def test_recordings_beside_their_midi_files_are_aligned_and_scored(recordings, t
         scores = json.loads(tmp_path.joinpath("scores.json").read_text())
         assert set(scores) == {"2004__one", "2008__two", "three", "mean"}
         for piece in scores.values():
-            assert set(piece["final"]) == {"log_mel_l1", "spectral_distance", "onset_f1"}
+            assert set(piece["final"]) == set(Evaluation.metrics)
             assert ("transcription" in piece) == (ae == note_weights)
         text = tmp_path.joinpath("scores.md").read_text()
         assert "nan" not in text and ("| transcription | precision |" in text) == (ae == note_weights)

@@ -11,11 +11,11 @@ import DatasetCreator
 import Hyperparameters as hp
 import Inversion
 import Main
-import Transcription
 import MIDI2Audio
 import MIDIReader
 import Notes
 import Performances
+import Transcription
 import Util
 from AEModel import AEModel, NoteModel, normalise_level
 from Notes import decode_notes, note_labels, refine_velocities
@@ -183,15 +183,17 @@ def long(responses):
 
 def test_predictions_in_chunks_are_those_of_the_whole(long, model, monkeypatch):
     monkeypatch.setattr(hp, "bfloat16", False)
-    monkeypatch.setattr(hp, "decode_frames", 10 ** 9)  # one window
-    seen = []
-    monkeypatch.setattr(NoteModel, "decode_notes", lambda self, heard: seen.append(heard) or np.zeros((0, 4), "f4"))
+    monkeypatch.setattr(Transcription, "decode_in_windows",
+                        lambda predictions, frames, model: [np.concatenate(list(predictions), axis=1)])
+    monkeypatch.setattr(NoteModel, "refine_velocities", lambda self, predictions, pitch: (predictions, pitch))
+    parts = []
     for size in 5000, 264:
         monkeypatch.setattr(hp, "chunk_frames", size)
-        Transcription.transcribe_audio(long, model)
-    assert len(Chunks.chunks(Chunks.n_frames(long))) == 4 and len(seen) == 2
-    np.testing.assert_allclose(*seen, atol=2e-3)  # they are kept in half precision
-    assert seen[0].std() > 0.01
+        parts.append(Transcription.transcribe_in_tune(long, model))
+    assert len(Chunks.chunks(Chunks.n_frames(long))) == 4
+    for whole, part in zip(*parts):
+        np.testing.assert_allclose(whole, part, atol=2e-3)  # the pitch spectrogram is in half precision
+        assert whole.astype(np.float32).std() > 0.01
 
 
 def test_velocities_follow_the_measured_levels(tmp_path):
@@ -242,8 +244,7 @@ def test_a_note_across_a_boundary_sounds_on_both_sides(decoder, model):
         assert power[boundary] == pytest.approx(power[boundary - 1], rel=0.3) and power[boundary] > 0
 
 
-def test_a_recording_without_notes_gives_silence_of_its_length(model, monkeypatch):
+def test_a_recording_without_notes_gives_silence_of_its_length(model):
     noise = np.random.default_rng(0).normal(0, 0.01, hp.sample_rate).astype(np.float32)
-    monkeypatch.setattr(Main, "transcribe_audio", lambda audio, model: np.zeros((0, 4), np.float32))
-    audio, _ = Main.resynthesise(noise, [model])
+    audio, _ = Main.resynthesise(noise, [model], notes=np.zeros((0, 4), np.float32))
     assert audio.shape == noise.shape and not audio.any()

@@ -129,7 +129,7 @@ def test_items_of_a_data_set_with_notes(takes):
         whole = dataset[piece]
         frames = whole["mel"].shape[1]
         shapes = {"pitch": (hp.n_pitches, -(-frames // 2)), "mel": (hp.n_mels, frames), "target": (hp.n_mels, frames),
-                  "labels": (3, frames, hp.n_keys), "notes": (NoteDataset.most_notes, 4)}
+                  "labels": (4, frames, hp.n_keys), "notes": (NoteDataset.most_notes, 4)}
         assert {part: tuple(whole[part].shape) for part in shapes} == shapes and whole["first"] == 0
         for start in 0, 41, frames - 20:
             crop, first = dataset[piece, start, 60, 3], start - start % 2

@@ -364,8 +364,9 @@ def test_a_link_to_a_recording_is_that_recording(tmp_path):
 def test_a_model_is_a_name_and_no_path(name):
     with pytest.raises(ValueError, match="is no name of a model"):
         Main.find_weights(name or ".")
-    with pytest.raises(argparse.ArgumentTypeError, match="is no name of a model"):
-        TrainingOptions.parse_model_name(name)
+    if name != "C:escape":  # a drive, which only Windows has
+        with pytest.raises(argparse.ArgumentTypeError, match="not the name of a single folder"):
+            TrainingOptions.parse_model_name(name)
 
 
 # the command line on any system

@@ -138,6 +138,34 @@ def test_variants_of_the_user_are_never_replaced(tmp_path, midi, capsys):
     assert "one~1.mid was not generated here" in capsys.readouterr().err
 
 
+def test_notes_of_a_piece_that_was_damaged_after_its_render_stay(folder):
+    before = contents(folder / "notes" / "two.mid")
+    (folder / "MIDI" / "two.mid").write_bytes(b"MThd")
+    with pytest.raises(ValueError, match="two.mid is not a MIDI file, or is damaged"):
+        render(folder)
+    assert contents(folder / "notes" / "two.mid") == before
+
+
+def test_spectrograms_of_a_pair_that_is_gone_are_removed(data):
+    first, *others = DatasetCreator.build(data)
+    for side in "piano", "synth":
+        (data / side / f"{first}.wav").unlink()
+    before = times(data / "generated")
+    DatasetCreator.build(data)
+    assert times(data / "generated") == {path: time for path, time in before.items() if path.parent.name != first}
+    assert {path.name for path in (data / "generated").glob("*/")} == set(others)
+
+
+def test_all_unreadable_files_of_a_data_set_are_named_at_once(data):
+    names = DatasetCreator.build(data)
+    for name in names[:2]:
+        Util.save_text(data / "notes" / f"{name}.mid", "not music")
+    Util.write_audio(data / "piano" / f"{names[2]}.wav", np.zeros(9000))
+    with pytest.raises(ValueError) as error:
+        DatasetCreator.build(data)
+    assert all(f"{name}.{ending}" in str(error.value) for name, ending in zip(names, ("mid", "mid", "wav")))
+
+
 # settings that have changed
 
 @pytest.mark.parametrize("options", ((), ("--overwrite",)))
