@@ -125,8 +125,8 @@ def train_encoder(trainer, maker, stream, minutes, batch_size, checkpoint):
             if now - saved > 60 * hp.checkpoint_minutes:
                 trainer.save(checkpoint)
                 saved = now
+        trainer.save(checkpoint)  # also at the end, so that it is not lost while the refiner trains
         if interrupted:
-            trainer.save(checkpoint)
             raise KeyboardInterrupt(f"stopped after {trainer.seconds / 60:.1f} of {minutes:g} minutes, saved in "
                                     f"{checkpoint}; give the same command to go on")
 

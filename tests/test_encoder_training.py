@@ -112,6 +112,16 @@ def test_an_interrupted_training_resumes(clips, steps, monkeypatch):
     assert train(clips, 8).exists() and len(steps) == 8 and not checkpoint.exists()
 
 
+def test_a_training_stopped_while_the_refiner_trains_keeps_the_encoder(clips, steps, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RefinerTraining, "train_refiner", stopped)
+        train(clips, 3)
+    assert train(clips, 3).exists() and len(steps) == 3
+
+
 def test_missing_clips_are_one_sentence(tmp_path, command):
     process = command(tmp_path, "EncoderMain.py", "--data", tmp_path)
     assert process.returncode == 1 and process.stdout == "" and len(process.stderr.strip().splitlines()) == 1
@@ -136,7 +146,7 @@ def test_the_frame_loss_is_smallest_at_the_labels(outputs):
     generator = torch.Generator().manual_seed(0)
     for channel in range(outputs):
         changed = exact.clone()
-        changed[:, channel] += torch.randn(changed[:, channel].shape, generator=generator)
+        changed[:, channel] += 8 * torch.randn(changed[:, channel].shape, generator=generator)
         assert frame_loss(changed, labels) > loss + 0.01, channel
     if outputs == 4:  # the offsets add to the loss of the other three
         assert loss > frame_loss(exact[:, :3], labels)
