@@ -12,9 +12,10 @@ import soundfile
 from tqdm import tqdm
 
 import Augmentation
+import FluidSynth
 import Hyperparameters as hp
-import MIDI2Audio
 import Notes
+import Presets
 import Scale
 import Util
 
@@ -25,7 +26,7 @@ def sample_preset(preset):
     Parameters
     ----------
     preset : tuple
-        File, bank and program: see `MIDI2Audio.parse_preset`.
+        File, bank and program: see `Presets.parse_preset`.
 
     Returns
     -------
@@ -33,7 +34,7 @@ def sample_preset(preset):
         Keys `hp.clip_piano_keys` at velocities `hp.clip_piano_layers`, each held for `hp.clip_piano_seconds`. A sound
         that begins late is shifted, so that a tenth of its peak comes `hp.clip_piano_attack` samples after the onset.
     """
-    preset = MIDI2Audio.find_soundfont(preset[0]), *preset[1:3], False
+    preset = Presets.find_soundfont(preset[0]), *preset[1:3], False
     size, slot = int(hp.clip_piano_seconds * hp.sample_rate), int((hp.clip_piano_seconds + 2) * hp.sample_rate)
     sounds = []
     for key in tqdm(hp.clip_piano_keys, desc=Path(preset[0]).name, unit="key", leave=False):
@@ -70,16 +71,32 @@ def save_piano(path, sounds):
 
 
 def collect_pieces(folders):
-    """Return the pieces below MIDI folders as a dict of arrays: "notes" [shape=(n, 4)], onset, release, key, velocity,
-    "pedal" [shape=(m, 2)], down and up, in seconds, of all pieces, and the counts of each.
+    """Read the keys and pedals of all MIDI files below some folders.
 
-    Raises FileNotFoundError if a folder has no MIDI files; files that cannot be read are left out with a warning.
+    A file that cannot be read is left out with a warning.
+
+    Parameters
+    ----------
+    folders : list of Path
+
+    Returns
+    -------
+    dict
+        "notes" [shape=(n, 4)], onset and release of the key in seconds, MIDI key and velocity, and "pedal" [shape=(m,
+        2)], times in seconds when it goes down and up, of all pieces; "note_counts" and "pedal_counts", those of each.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder has no MIDI files.
+    ValueError
+        If no file has notes.
     """
     notes, pedals = [], []
     for folder in folders:
-        for path in tqdm(Util.find_pieces(folder, MIDI2Audio.midi_endings).values(), desc=str(folder), unit="piece"):
+        for path in tqdm(Util.find_pieces(folder, Notes.midi_endings).values(), desc=str(folder), unit="piece"):
             try:
-                played, pedal = Notes.keys_and_pedal(path)
+                played, pedal = Notes.read_keys_and_pedal(path)
             except ValueError as error:
                 tqdm.write(f"warning: {error}")
                 continue
@@ -117,13 +134,31 @@ def read_pieces(path):
 
 
 def prepare(midi_folders, presets=None, data=None):
-    """Write `data`/clips; what is there already is kept. `presets`: of the pianos, by default `hp.clip_pianos`.
+    """Write pieces.npz, pianos/ and rooms.npz to the folder clips/, as far as they are missing.
 
-    Raises FileNotFoundError if a SoundFont or FluidSynth is missing, before any work begins, and as `collect_pieces`.
+    Parameters
+    ----------
+    midi_folders : list of Path
+    presets : list of tuple, optional
+        Pianos, by default `hp.clip_pianos`.
+    data : Path, optional
+        Folder of clips/, by default `hp.data`.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If a SoundFont or FluidSynth is missing, before any work begins.
+    FileNotFoundError, ValueError
+        As `collect_pieces`, and ValueError if pyroomacoustics is missing.
     """
     folder, presets = Path(data or hp.data) / "clips", presets or hp.clip_pianos
+    FluidSynth.find_fluidsynth()
     for preset in presets:
-        MIDI2Audio.find_soundfont(preset[0])
+        Presets.find_soundfont(preset[0])
     if not (folder / "pieces.npz").exists():
         pieces = collect_pieces(midi_folders)
         Util.save_bytes(folder / "pieces.npz", lambda file: np.savez_compressed(file, **pieces))
@@ -141,7 +176,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description="Sample pianos, simulate rooms and collect notes for training clips.")
     parser.add_argument("midi", type=Path, nargs="+", help="folders with MIDI files")
     parser.add_argument("--data", type=Path, help="folder in which clips/ is written (default: data/)")
-    parser.add_argument("--pianos", nargs="+", type=MIDI2Audio.parse_preset, metavar="FILE.sf2:BANK:PROGRAM",
+    parser.add_argument("--pianos", nargs="+", type=Presets.parse_preset, metavar="FILE.sf2:BANK:PROGRAM",
                         help="presets to sample (default: eight pianos of four SoundFonts)")
     options = parser.parse_args(arguments)
     folder = prepare(options.midi, options.pianos, options.data)

@@ -108,7 +108,7 @@ class ClipMaker:
         """Return (pitch, mel, labels) of a batch of `Performances`."""
         notes, pedal = batch["notes"].to(self.device), batch["pedal"].to(self.device)
         audio = self.audio(notes, pedal, clips)
-        quieter = torch.rand(clips, 1, 1, device=self.device) ** 2 * 25 * (
-            torch.rand(clips, 1, 1, device=self.device) < 0.5)
+        quieter = torch.rand(clips, 1, 1, device=self.device) ** 2 * hp.recorded_quieter_db * (
+            torch.rand(clips, 1, 1, device=self.device) < hp.recorded_quieter_share)
         pitch, mel = self.front_end(audio, self.frames, quieter)
         return pitch, mel, label_clips(notes, clips, self.frames)

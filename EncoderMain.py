@@ -125,8 +125,8 @@ def train_encoder(trainer, maker, stream, minutes, batch_size, checkpoint):
             if now - saved > 60 * hp.checkpoint_minutes:
                 trainer.save(checkpoint)
                 saved = now
+        trainer.save(checkpoint)  # also at the end, so that it is not lost while the refiner trains
         if interrupted:
-            trainer.save(checkpoint)
             raise KeyboardInterrupt(f"stopped after {trainer.seconds / 60:.1f} of {minutes:g} minutes, saved in "
                                     f"{checkpoint}; give the same command to go on")
 
@@ -164,7 +164,7 @@ def train(data=None, model="own", minutes=None, batch_size=None, pool=None, clip
     checkpoint = weights.with_suffix(".checkpoint")
     if weights.exists() and not overwrite:
         raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it again")
-    maker, validation, training = load_clip_maker(data / "clips", hp.clip_frames, device, pool or hp.clip_pool)
+    maker, validation, training = load_clip_maker(data / "clips", hp.training_clip_frames, device, pool or hp.clip_pool)
     torch.manual_seed(hp.seed)
     network = NoteAutoencoder(harmonic=True, **(form or {}))
     trainer = EncoderTrainer(network.encoder, device)
@@ -183,7 +183,7 @@ def train(data=None, model="own", minutes=None, batch_size=None, pool=None, clip
 def performance_stream(pieces, batch_size, seconds, seed, device):
     """Return an endless iterator of batches of `Performances`, on a GPU drawn by processes beside the training."""
     performances = Performances(pieces, batch_size, seconds, hp.clip_lead_s, seed)
-    workers = 6 if torch.device(device).type == "cuda" else 0
+    workers = hp.encoder_workers if torch.device(device).type == "cuda" else 0
     return iter(torch.utils.data.DataLoader(performances, batch_size=None, num_workers=workers))
 
 

@@ -186,11 +186,12 @@ clip_piano_fade = 2000      # samples in which a sound is faded out at its end
 clip_piano_compression = 0.6    # of Vorbis, from 0, the best, to 1
 clip_rooms, clip_rooms_seed = 120, 7
 clip_validation_step = 20   # every so many pieces are for validation
-clip_frames = 688           # 8 s
+training_clip_frames = 688  # 8 s
 clip_lead_s = 6.0           # before a clip, in which notes begin that may still sound
 clip_batch_size = 64
 clip_pool = 16              # pianos at a time, of which one is replaced every other step
 encoder_minutes = 10        # on a GPU of 2024
+encoder_workers = 6         # processes that draw notes beside a training on a GPU
 encoder_learning_rate = 2e-3
 encoder_weight_decay = 0.01
 encoder_warmup_steps = 200
@@ -201,6 +202,92 @@ refiner_clips = 144         # of 30 s
 refiner_epochs = 30
 refiner_learning_rate, refiner_batch_size, refiner_weight_decay = 2e-3, 256, 0.02
 refiner_min_tolerance = 4.3     # frames: 50 ms
+
+# training clips: performances (RandomPerformances.py)
+clip_exercise_share = 0.15              # of the clips; the others are parts of pieces
+clip_tempo = (-0.35, 0.3)               # logarithm of the tempo factor
+clip_transposition = 7                  # semitones, at most
+clip_velocity_bend = (-0.6, 0.6)        # logarithm of the exponent of the velocities
+clip_velocity_mean = (0.2, 0.85)        # of 127
+clip_velocity_jitter = (0, 0.03, 0.06, 0.1)     # standard deviation, of 127
+clip_min_velocity = 4
+clip_length, clip_length_share = (-0.4, 0.2), 0.5   # logarithm of the factor of note lengths; share of the clips
+clip_onset_jitter = (0, 0.005, 0.012, 0.02)     # standard deviation, seconds
+clip_note_s, clip_cut_note_s = 0.03, 0.02   # shortest note; and shortest one that the next of its key cuts off
+clip_no_pedal, clip_late_pedal, clip_new_pedal = 0.2, 0.45, 0.75    # cumulative shares of the parts of pieces
+clip_pedal_lag = (-0.05, 0.15)          # seconds
+clip_pedal_period, clip_pedal_min_period = (0.3, 1.5), 0.25     # mean seconds between changes of an added pedal
+clip_pedal_changes = 64                 # of an added pedal, at most
+clip_pedal_delay, clip_pedal_lift = (0.02, 0.15), (0.04, 0.15)  # seconds from an onset to pedal down; pedal up
+clip_pedal_s, clip_pedal_kept = 0.05, 0.9   # shortest pedal, seconds; share of an added pedal's spans
+drill_velocity, drill_velocity_range, drill_velocity_jitter = (5, 90), (0, 37), 8   # exercises: of the softest note
+drill_period = (0.07, 0.6)              # seconds between onsets
+drill_margin, drill_jump_margin = 6, 3  # keys between the middle of the hands and the ends of the keyboard
+drill_scattered_share = 0.5             # of the exercises; the others repeat chords
+drill_chord_sizes = (1, 1, 2, 3, 4, 5)
+drill_jump_share, drill_octave_share = 0.3, 0.25    # of the chords
+drill_key_spread = 9                    # standard deviation, semitones
+drill_repetitions = (2, 13)             # of a chord, the upper bound excluded
+drill_length, drill_repeated_length = (-3, 1.5), (0.3, 1)   # logarithm of seconds; share of the period
+drill_onset_jitter, drill_hold_s = 0.008, 0.02  # seconds: of the notes of a chord; added to their length
+drill_period_spread, drill_pause = 0.1, (0, 0.3)    # of the period's logarithm; seconds after the repetitions
+drill_pedal_share, drill_pedal_spans = 0.4, (3, 20)
+drill_pedal_lift = 0.1                  # seconds that the pedal is up, and shortest time that it is down
+
+# training clips: pianos (RandomPianos.py)
+piano_points = (0.1, 0.25, 0.7, 1, 2, 3, 4, 6, 9, 16, 32, 90, 400)  # of the equaliser, times the fundamental
+piano_db, piano_tilt_db = 7, (-2, 2)    # largest standard deviation of the points; dB per octave
+piano_key_db = (0, 3)                   # standard deviation of the points, key by key
+piano_gain_db = (-40, 30)               # bounds of the equaliser
+piano_faster, piano_faster_share, piano_key_decay = (0, 0.8), 0.5, 0.3  # faster decay, 1 / s; deviation over the keys
+piano_decay = (-0.1, 2)                 # bounds of the decay that is added, 1 / s
+piano_level_db, piano_key_level_db = 2.5, 1.2   # deviation of the level over the keyboard, and key by key
+piano_curve_points = dict(decay=6, level=5, tuning=4)   # of the smooth curves over the keyboard
+piano_knock_db, piano_knock_share = (-28, -53), 0.5     # noise of the action at an onset, relative to the peak
+piano_knock_samples, piano_knock_fall = 3000, 90    # 1 / s
+piano_plain_share = 0.15                # of the pianos that stay as they are
+piano_tuning_cents = dict(curve=3, key=5, whole=8)  # standard deviations of the detuning
+piano_resize, piano_resize_share = 6, 0.6   # largest shift of sounds to other keys, semitones
+piano_mixed_share, piano_unison_share = 0.25, 0.5   # of pianos with a second sound; of these: of the same piano
+piano_mixed_cents, piano_mixed_gain = (2, 8), (0.2, 1.0)    # of the second sound
+piano_layers = 5                        # of a piano in the pool, at most
+piano_level = -25                       # dB of the loudest layer in the middle of the keyboard
+piano_touch = 0.25                      # standard deviation of the logarithm of the velocities' exponent
+piano_layer_jitter = 6                  # standard deviation, velocity
+piano_velocity_span = (-1.5, 1.2)       # between and beyond two layers, in which the level follows the velocity
+piano_layer_step_db, piano_note_gain_db, piano_note_db = 2, (-30, 20), 0.7
+piano_release_s, piano_release_spread = (0.02, 0.3), 0.2    # of middle C to 1 / e; spread of the logarithm
+piano_release_keys = 36                 # semitones over which it doubles
+piano_undamped_key, piano_undamped_s = (89, 94), 2.0    # lowest key without a damper, MIDI; its release
+
+# training clips: rooms and microphones (RandomRooms.py)
+recorded_bands = (0, 250, 1000, 4000, 12000)    # Hz: edges of the bands, each with its own reverberation time
+recorded_reverberation_s, recorded_bright = (0.25, 3.2), (0.25, 1.1)    # of the lowest band; of the highest, relative
+recorded_reverberation_spread = 0.15    # of the logarithm, band by band
+recorded_predelay_s = (0.0, 0.04)
+recorded_taps, recorded_tap_delay = 40, 20      # early reflections; samples
+recorded_tap_s, recorded_tap_fall_s, recorded_taps_gain = (0.01, 0.09), (0.01, 0.06), (0, 1.2)
+recorded_reverberation_db = (-12, 6)    # of the tail, relative to the direct sound
+recorded_second_share, recorded_second_gain, recorded_second_s = 0.4, (0.2, 1), (0, 0.0015)     # second microphone
+recorded_simulated_share = 0.5          # of the rooms, if there are simulated ones
+recorded_walls, recorded_max_walls = (-2.5, 0.8), 0.5   # change of a simulated decay, 1 / s
+recorded_direct_db, recorded_direct_samples = (-4, 6), 64   # change of the direct sound of a simulated room
+recorded_resonance_share, recorded_resonance_db = 0.6, (-32, -8)
+resonance_keys, resonance_partials, resonance_hertz = 66, 10, 8000  # strings with dampers; highest partial
+resonance_inharmonicity, resonance_fall, resonance_fall_hertz = 0.0004, 1.2, 1500
+recorded_room_share = 0.72
+recorded_equaliser_share, recorded_equaliser_points, recorded_equaliser_db, recorded_tilt_db = 0.7, 10, (0, 5), (-9, 9)
+recorded_fine_share, recorded_fine_points, recorded_fine_db = 0.5, 60, (0, 2.5)
+recorded_low_pass_share, recorded_low_pass_hz, recorded_low_pass_db = 0.15, (3000, 9000), 36    # dB per octave
+recorded_high_pass_share, recorded_high_pass_hz, recorded_high_pass_db = 0.15, (40, 200), 18
+recorded_compression_share, recorded_compression = 0.3, (0.05, 0.25)    # exponent of the power
+recorded_compression_block, recorded_compression_blocks = 64, (8, 100)  # samples; half the blocks that it averages
+recorded_clipping_share, recorded_clipping = 0.08, (0.25, 0.9)          # of the peak
+recorded_noise_share, recorded_noise_db = 0.6, (-70, -22)
+recorded_noise_waves, recorded_noise_wave_share = 20, 0.3   # points of a level that changes; share of the clips
+recorded_hum_share, recorded_hum, recorded_hum_hertz = 0.1, (10, 200), (50, 100, 150, 300)
+recorded_coding_share, recorded_coding_steps, recorded_coding_hz = 0.4, (1, 14), (5000, 16000)
+recorded_quieter_share, recorded_quieter_db = 0.5, 25   # of the clips; dB below full scale, at most
 
 # note autoencoder: note-level post-processing behind a HarmonicEncoder (NoteRefinement.py)
 peak_threshold = 0.28       # onset probability of a note

@@ -44,7 +44,7 @@ def draw_performance(notes, pedal, rng, seconds, lead):
     (np.ndarray [shape=(k, 4)], np.ndarray [shape=(j, 2)])
         Onset relative to the beginning of the part, end, key, velocity; and the pedal.
     """
-    tempo = math.exp(rng.uniform(-0.35, 0.3))
+    tempo = math.exp(rng.uniform(*hp.clip_tempo))
     start = notes[rng.integers(len(notes)), 0] - rng.uniform(0, seconds) / tempo
     inside = (notes[:, 0] > start - lead / tempo) & (notes[:, 0] < start + seconds / tempo)
     notes, pedal = notes[inside], pedal[(pedal[:, 1] > start - lead / tempo) & (pedal[:, 0] < start + seconds / tempo)]
@@ -52,55 +52,94 @@ def draw_performance(notes, pedal, rng, seconds, lead):
         return np.zeros((0, 4)), np.zeros((0, 2))
     onset, off, pedal = ((times - start) * tempo for times in (notes[:, 0], notes[:, 1], pedal))
     key, velocity = notes[:, 2].copy(), notes[:, 3] / 127
+    most = hp.clip_transposition
     lowest, highest = hp.lowest_key - key.min(), hp.lowest_key + hp.n_keys - 1 - key.max()
-    key += rng.integers(max(lowest, -7), min(highest, 7) + 1) if highest >= lowest else 0
-    bend, loud = math.exp(rng.uniform(-0.6, 0.6)), rng.uniform(0.2, 0.85)
+    key += rng.integers(max(lowest, -most), min(highest, most) + 1) if highest >= lowest else 0
+    bend, loud = math.exp(rng.uniform(*hp.clip_velocity_bend)), rng.uniform(*hp.clip_velocity_mean)
     velocity = velocity ** bend
-    velocity = velocity * (loud / velocity.mean()) + rng.choice((0, 0.03, 0.06, 0.1)) * rng.standard_normal(len(key))
-    velocity = (127 * velocity).clip(4, 127)
-    length = (off - onset) * (math.exp(rng.uniform(-0.4, 0.2)) if rng.random() < 0.5 else 1)
-    onset = onset + rng.choice((0, 0.005, 0.012, 0.02)) * rng.standard_normal(len(key))
-    off = onset + length.clip(0.03)
-    treatment = rng.random()
-    if treatment < 0.2:
-        pedal = pedal[:0]
-    elif treatment < 0.45 and len(pedal):
-        pedal = pedal + rng.uniform(-0.05, 0.15)
-    elif treatment < 0.75:
-        changes = np.cumsum(rng.exponential(rng.uniform(0.3, 1.5), 64) + 0.25) - lead
-        near = np.searchsorted(np.sort(onset), changes).clip(0, len(onset) - 1)
-        down = np.unique(np.sort(onset)[near] + rng.uniform(0.02, 0.15))
-        pedal = np.stack([down, np.append(down[1:] - rng.uniform(0.04, 0.15), down[-1] + 1)], 1)
-        pedal = pedal[(pedal[:, 1] > pedal[:, 0] + 0.05) & (rng.random(len(pedal)) < 0.9)]
+    velocity = velocity * (loud / velocity.mean())
+    velocity = velocity + rng.choice(hp.clip_velocity_jitter) * rng.standard_normal(len(key))
+    velocity = (127 * velocity).clip(hp.clip_min_velocity, 127)
+    length = (off - onset) * (math.exp(rng.uniform(*hp.clip_length)) if rng.random() < hp.clip_length_share else 1)
+    onset = onset + rng.choice(hp.clip_onset_jitter) * rng.standard_normal(len(key))
+    off = onset + length.clip(hp.clip_note_s)
+    pedal = draw_pedal(pedal, onset, rng, lead)
     return np.stack([onset, with_pedal(off, pedal), key, velocity], 1), pedal
 
 
+def draw_pedal(pedal, onset, rng, lead):
+    """Draw how the sustain pedal is used: not at all, as it is, later or earlier, or changed at some onsets.
+
+    Parameters
+    ----------
+    pedal : np.ndarray [shape=(m, 2)]
+        Times in seconds when the pedal goes down and up.
+    onset : np.ndarray [shape=(n,)]
+        Onsets in seconds.
+    lead : float
+        Seconds before time 0 in which notes begin.
+
+    Returns
+    -------
+    np.ndarray [shape=(k, 2)]
+    """
+    treatment = rng.random()
+    if treatment < hp.clip_no_pedal:
+        return pedal[:0]
+    if treatment < hp.clip_late_pedal and len(pedal):
+        return pedal + rng.uniform(*hp.clip_pedal_lag)
+    if hp.clip_new_pedal <= treatment:
+        return pedal
+    period = rng.uniform(*hp.clip_pedal_period)
+    changes = np.cumsum(rng.exponential(period, hp.clip_pedal_changes) + hp.clip_pedal_min_period) - lead
+    near = np.searchsorted(np.sort(onset), changes).clip(0, len(onset) - 1)
+    down = np.unique(np.sort(onset)[near] + rng.uniform(*hp.clip_pedal_delay))
+    pedal = np.stack([down, np.append(down[1:] - rng.uniform(*hp.clip_pedal_lift), down[-1] + 1)], 1)
+    return pedal[(pedal[:, 1] > pedal[:, 0] + hp.clip_pedal_s) & (rng.random(len(pedal)) < hp.clip_pedal_kept)]
+
+
 def draw_exercise(rng, seconds, lead):
-    """Draw notes that no piece has: scattered over all keys, or chords and keys that are repeated; as
-    `draw_performance`."""
+    """Draw notes that no piece has: scattered over all keys, or chords that are repeated.
+
+    Parameters
+    ----------
+    rng : np.random.Generator
+    seconds, lead : float
+        As in `draw_performance`.
+
+    Returns
+    -------
+    (np.ndarray [shape=(n, 4)], np.ndarray [shape=(m, 2)])
+        Notes and pedal, as `draw_performance` returns them.
+    """
+    highest = hp.lowest_key + hp.n_keys
     notes, now = [], -lead / 2
-    soft = rng.uniform(5, 90)
-    centre, scattered = rng.uniform(hp.lowest_key + 6, hp.lowest_key + hp.n_keys - 6), rng.random() < 0.5
-    period = math.exp(rng.uniform(math.log(0.07), math.log(0.6)))
+    soft = rng.uniform(*hp.drill_velocity)
+    centre = rng.uniform(hp.lowest_key + hp.drill_margin, highest - hp.drill_margin)
+    scattered = rng.random() < hp.drill_scattered_share
+    period = math.exp(rng.uniform(*map(math.log, hp.drill_period)))
     while now < seconds:
-        number = rng.choice((1, 1, 2, 3, 4, 5))
-        if rng.random() < 0.3:
-            centre = rng.uniform(hp.lowest_key + 3, hp.lowest_key + hp.n_keys - 3)
-        keys = np.unique(np.rint(rng.normal(centre, 9, number)).clip(hp.lowest_key, hp.lowest_key + hp.n_keys - 1))
-        if rng.random() < 0.25:
-            keys = np.unique(np.append(keys, keys + 12).clip(hp.lowest_key, hp.lowest_key + hp.n_keys - 1))
-        for _ in range(1 if scattered else rng.integers(2, 13)):
-            hold = period * rng.uniform(0.3, 1) if not scattered else math.exp(rng.uniform(-3, 1.5))
-            notes += [(now + abs(rng.normal(0, 0.008)), now + 0.02 + hold, key,
-                       np.clip(soft + rng.uniform(0, 37) + rng.normal(0, 8), 4, 127)) for key in keys]
-            now += period * math.exp(rng.normal(0, 0.1))
-        now += rng.uniform(0, 0.3)
+        number = rng.choice(hp.drill_chord_sizes)
+        if rng.random() < hp.drill_jump_share:
+            centre = rng.uniform(hp.lowest_key + hp.drill_jump_margin, highest - hp.drill_jump_margin)
+        keys = np.unique(np.rint(rng.normal(centre, hp.drill_key_spread, number)).clip(hp.lowest_key, highest - 1))
+        if rng.random() < hp.drill_octave_share:
+            keys = np.unique(np.append(keys, keys + 12).clip(hp.lowest_key, highest - 1))
+        for _ in range(1 if scattered else rng.integers(*hp.drill_repetitions)):
+            hold = (math.exp(rng.uniform(*hp.drill_length)) if scattered
+                    else period * rng.uniform(*hp.drill_repeated_length))
+            for key in keys:
+                onset = now + abs(rng.normal(0, hp.drill_onset_jitter))
+                velocity = soft + rng.uniform(*hp.drill_velocity_range) + rng.normal(0, hp.drill_velocity_jitter)
+                notes.append((onset, now + hp.drill_hold_s + hold, key, np.clip(velocity, hp.clip_min_velocity, 127)))
+            now += period * math.exp(rng.normal(0, hp.drill_period_spread))
+        now += rng.uniform(*hp.drill_pause)
     notes = np.array(notes)
     pedal = np.zeros((0, 2))
-    if rng.random() < 0.4:
-        down = np.sort(rng.uniform(-lead, seconds, rng.integers(3, 20)))
-        pedal = np.stack([down[:-1] + 0.1, down[1:]], 1)
-        pedal = pedal[pedal[:, 1] > pedal[:, 0] + 0.1]
+    if rng.random() < hp.drill_pedal_share:
+        down = np.sort(rng.uniform(-lead, seconds, rng.integers(*hp.drill_pedal_spans)))
+        pedal = np.stack([down[:-1] + hp.drill_pedal_lift, down[1:]], 1)
+        pedal = pedal[pedal[:, 1] > pedal[:, 0] + hp.drill_pedal_lift]
     notes[:, 1] = with_pedal(notes[:, 1], pedal)
     return notes, pedal
 
@@ -112,12 +151,19 @@ class Performances(torch.utils.data.IterableDataset):
     Parameters
     ----------
     pieces : list of (np.ndarray [shape=(n, 4)], np.ndarray [shape=(m, 2)])
-        See `draw_performance`.
+        Notes and pedal of each piece, see `draw_performance`.
+    clips : int
+        Clips per batch.
+    seconds, lead : float
+        Length of a clip, and of the time before it in which notes begin that may still sound.
+    seed : int
+    exercises : float, optional
+        Share of clips that are exercises, by default `hp.clip_exercise_share`.
     """
 
-    def __init__(self, pieces, clips, seconds, lead, seed=hp.seed, exercises=0.15):
+    def __init__(self, pieces, clips, seconds, lead, seed=hp.seed, exercises=None):
         self.pieces, self.clips, self.seconds, self.lead = pieces, clips, seconds, lead
-        self.seed, self.exercises = seed, exercises
+        self.seed, self.exercises = seed, hp.clip_exercise_share if exercises is None else exercises
 
     def __iter__(self):
         worker = torch.utils.data.get_worker_info()
@@ -126,6 +172,7 @@ class Performances(torch.utils.data.IterableDataset):
             yield self.draw(rng)
 
     def draw(self, rng):
+        """Draw a batch; a key's note ends at the latest when the key is struck again."""
         notes, pedals = [], []
         for clip in range(self.clips):
             if rng.random() < self.exercises:
@@ -134,9 +181,9 @@ class Performances(torch.utils.data.IterableDataset):
                 played, pedal = draw_performance(*self.pieces[rng.integers(len(self.pieces))], rng, self.seconds,
                                                  self.lead)
             if len(played):
-                played[:, 1] = np.minimum(np.maximum(played[:, 1], played[:, 0] + 0.03),
+                played[:, 1] = np.minimum(np.maximum(played[:, 1], played[:, 0] + hp.clip_note_s),
                                           next_onsets(played[:, 0], played[:, 2]))
-                played = played[played[:, 1] - played[:, 0] > 0.02]
+                played = played[played[:, 1] - played[:, 0] > hp.clip_cut_note_s]
             notes.append(np.insert(played, 0, clip, axis=1))
             pedals.append(np.insert(pedal, 0, clip, axis=1))
         return {name: torch.from_numpy(np.concatenate(part).astype(np.float32))

@@ -7,8 +7,34 @@ import torch
 import Hyperparameters as hp
 
 
+def uniform(clips, limits, device):
+    """Draw a number between two limits for each clip [shape=(clips, 1)]."""
+    low, high = limits
+    return low + (high - low) * torch.rand(clips, 1, device=device)
+
+
+def often(clips, share, device):
+    """Draw for each clip whether something happens, with the probability `share` [shape=(clips, 1)]."""
+    return torch.rand(clips, 1, device=device) < share
+
+
+def decibels(clips, limits, device):
+    """Draw a gain for each clip [shape=(clips, 1)], from limits in dB."""
+    return 10 ** (uniform(clips, limits, device) / 20)
+
+
+def unit_power(audio):
+    """Return audio [shape=(clips, n)] with a standard deviation of 1."""
+    return audio / audio.std(1, keepdim=True).clamp(min=1e-7)
+
+
+def filtered(audio, response, n_fft):
+    """Convolve audio [shape=(clips, n)] with responses, both periodic with `n_fft` samples."""
+    return torch.fft.irfft(torch.fft.rfft(audio, n_fft) * torch.fft.rfft(response, n_fft), n_fft)[:, :audio.shape[1]]
+
+
 def band_noise(shape, slope, device):
-    """Return noise [shape] of unit deviation whose power falls by `slope` [shape=(clips, 1)] times 6 dB an octave."""
+    """Return noise [shape] of unit deviation whose power falls by `slope` [shape=(clips, 1)] times 6 dB per octave."""
     spectrum = torch.fft.rfft(torch.randn(shape, device=device))
     spectrum = spectrum / (torch.arange(spectrum.shape[1], device=device) + 20) ** slope
     noise = torch.fft.irfft(spectrum, shape[1])
@@ -16,8 +42,17 @@ def band_noise(shape, slope, device):
 
 
 class Rooms:
-    """Impulse responses [shape=(n,)] that were simulated, and those drawn here: early reflections, and a tail that
-    falls exponentially, in each band at its own speed."""
+    """Room impulse responses: simulated ones, slightly changed, and artificial ones.
+
+    An artificial response has early reflections and a reverberant tail. The tail falls by 60 dB within a reverberation
+    time of its own in each band of `hp.recorded_bands`. The ratio of direct to reverberant sound (DRR) is drawn too.
+
+    Parameters
+    ----------
+    simulated : list of np.ndarray [shape=(n,)]
+        Impulse responses at `hp.sample_rate`, such as those of `Augmentation.room_responses`.
+    device : str or torch.device
+    """
 
     seconds = 3.0
 
@@ -31,113 +66,161 @@ class Rooms:
         self.device = device
 
     def draw(self, clips):
-        """Return impulse responses [shape=(clips, n)], the direct sound at the first sample."""
-        size, device = self.simulated.shape[1], self.device
-        t = torch.arange(size, device=device) / hp.sample_rate
-
-        def uniform(low, high):
-            return low + (high - low) * torch.rand(clips, 1, device=device)
-
-        spectrum = torch.fft.rfft(torch.randn(clips, size, device=device))
-        hertz = torch.fft.rfftfreq(size, 1 / hp.sample_rate).to(device)
-        edges = [0, 250, 1000, 4000, 12000]
-        seconds, bright = torch.exp(uniform(math.log(0.25), math.log(3.2))), uniform(0.25, 1.1)
-        tail = torch.zeros(clips, size, device=device)
-        for band, (low, high) in enumerate(zip(edges, edges[1:])):
-            decay = seconds * bright ** (band / 3) * torch.exp(0.15 * torch.randn(clips, 1, device=device))
-            noise = torch.fft.irfft(spectrum * ((hertz >= low) & (hertz < high)), size)
-            tail += noise * 10 ** (-3 * t / decay)
-        tail = tail * (t > uniform(0.0, 0.04))
-        tail = tail / tail.norm(dim=1, keepdim=True)
-        taps = 40
-        when = (torch.rand(clips, taps, device=device) ** 1.5 * uniform(0.01, 0.09) * hp.sample_rate).long() + 20
-        early = torch.zeros(clips, size, device=device).scatter_add_(
-            1, when, torch.randn(clips, taps, device=device) * torch.exp(-when / hp.sample_rate / uniform(0.01, 0.06)))
-        early = early / early.norm(dim=1, keepdim=True).clamp(min=1e-6)
-        mixed = 10 ** (uniform(-12, 6) / 20) * (tail + early * uniform(0, 1.2))
-        second = (torch.rand(clips, 1, device=device) < 0.4) * uniform(0.2, 1)  # another microphone
-        mixed.scatter_add_(1, (uniform(0, 0.0015) * hp.sample_rate).long(), second)
+        """Return impulse responses [shape=(clips, n)] of unit energy, the direct sound at the first sample."""
+        device = self.device
+        t = torch.arange(self.simulated.shape[1], device=device) / hp.sample_rate
+        tail, early = self.draw_tail(clips, t), self.draw_reflections(clips)
+        level = decibels(clips, hp.recorded_reverberation_db, device)
+        mixed = level * (tail + early * uniform(clips, hp.recorded_taps_gain, device))
+        second = often(clips, hp.recorded_second_share, device) * uniform(clips, hp.recorded_second_gain, device)
+        late = (uniform(clips, hp.recorded_second_s, device) * hp.sample_rate).long()
+        mixed.scatter_add_(1, late, second)
         mixed[:, 0] += 1
         if self.any:
             chosen = self.simulated[torch.randint(len(self.simulated), (clips,), device=device)]
-            longer = torch.exp(t * uniform(-2.5, 0.8).clamp(max=0.5))  # of other walls
-            chosen = chosen * longer
-            chosen[:, :64] *= 10 ** (uniform(-4, 6) / 20)
-            mixed = torch.where(uniform(0, 1) < 0.5, chosen, mixed)
+            walls = uniform(clips, hp.recorded_walls, device).clamp(max=hp.recorded_max_walls)
+            chosen = chosen * torch.exp(t * walls)
+            chosen[:, :hp.recorded_direct_samples] *= decibels(clips, hp.recorded_direct_db, device)
+            mixed = torch.where(often(clips, hp.recorded_simulated_share, device), chosen, mixed)
         return mixed / mixed.norm(dim=1, keepdim=True)
+
+    def draw_tail(self, clips, t):
+        """Return reverberant tails of unit energy at the times t [shape=(clips, n)]."""
+        size, device = len(t), self.device
+        spectrum = torch.fft.rfft(torch.randn(clips, size, device=device))
+        hertz = torch.fft.rfftfreq(size, 1 / hp.sample_rate).to(device)
+        seconds = torch.exp(uniform(clips, [math.log(limit) for limit in hp.recorded_reverberation_s], device))
+        bright, tail = uniform(clips, hp.recorded_bright, device), torch.zeros(clips, size, device=device)
+        for band, (low, high) in enumerate(zip(hp.recorded_bands, hp.recorded_bands[1:])):
+            spread = torch.exp(hp.recorded_reverberation_spread * torch.randn(clips, 1, device=device))
+            decay = seconds * bright ** (band / 3) * spread
+            noise = torch.fft.irfft(spectrum * ((hertz >= low) & (hertz < high)), size)
+            tail += noise * 10 ** (-3 * t / decay)
+        tail = tail * (t > uniform(clips, hp.recorded_predelay_s, device))
+        return tail / tail.norm(dim=1, keepdim=True)
+
+    def draw_reflections(self, clips):
+        """Return early reflections of unit energy [shape=(clips, n)]."""
+        taps, device = hp.recorded_taps, self.device
+        when = torch.rand(clips, taps, device=device) ** 1.5 * uniform(clips, hp.recorded_tap_s, device)
+        when = (when * hp.sample_rate).long() + hp.recorded_tap_delay
+        height = torch.randn(clips, taps, device=device)
+        height = height * torch.exp(-when / hp.sample_rate / uniform(clips, hp.recorded_tap_fall_s, device))
+        early = torch.zeros(clips, self.simulated.shape[1], device=device).scatter_add_(1, when, height)
+        return early / early.norm(dim=1, keepdim=True).clamp(min=1e-6)
 
 
 def string_resonance(device, seconds=3.0):
-    """Return the response of all open strings to a short sound [shape=(n,)]: decaying partials of each."""
+    """Return the response [shape=(n,), unit energy] of all open strings to a short sound.
+
+    With the pedal down, every string resonates at its partials: the response is the sum of their decaying sines.
+    """
     t = torch.arange(int(seconds * hp.sample_rate), device=device) / hp.sample_rate
     response = torch.zeros_like(t)
-    for key in range(0, 66):
+    for key in range(hp.resonance_keys):
         f0 = 440 * 2 ** ((hp.lowest_key + key - 69) / 12)
-        for partial in range(1, 11):
-            hertz = f0 * partial * math.sqrt(1 + 0.0004 * partial ** 2)
-            if hertz > 8000:
+        for partial in range(1, hp.resonance_partials + 1):
+            hertz = f0 * partial * math.sqrt(1 + hp.resonance_inharmonicity * partial ** 2)
+            if hertz > hp.resonance_hertz:
                 break
-            response += torch.sin(2 * math.pi * (hertz * t + torch.rand((), device=device))) / partial * torch.exp(
-                -t * (1.2 + hertz / 1500))
+            wave = torch.sin(2 * math.pi * (hertz * t + torch.rand((), device=device)))
+            response += wave / partial * torch.exp(-t * (hp.resonance_fall + hertz / hp.resonance_fall_hertz))
     return response / response.norm()
 
 
 def record(audio, open_strings, rooms, resonance):
-    """Return audio [shape=(clips, n)] as recordings of it might sound: resonance of the strings, room, equaliser,
-    compressor, clipping, noise, lossy coding, each of them now and then. The first seconds are spoilt by what wraps
-    around.
+    """Make audio sound as recordings do.
 
-    `open_strings` [shape=(clips, n)]: 1 while the pedal is down.
+    String resonance, room, equaliser, compressor, clipping, noise and lossy coding, each in a share of the clips.
+    Filters are periodic with the clip, so the first seconds contain reverberation of the last ones.
+
+    Parameters
+    ----------
+    audio : torch.Tensor [shape=(clips, n)]
+        Dry sound.
+    open_strings : torch.Tensor [shape=(clips, n)]
+        1 while the pedal is down, else 0.
+    rooms : Rooms
+    resonance : torch.Tensor [shape=(m,)]
+        As `string_resonance` returns it.
+
+    Returns
+    -------
+    torch.Tensor [shape=(clips, n)]
     """
     clips, size = audio.shape
     device, n_fft = audio.device, 1 << (size - 1).bit_length()
-
-    def uniform(low, high):
-        return low + (high - low) * torch.rand(clips, 1, device=device)
-
-    def often(share):
-        return torch.rand(clips, 1, device=device) < share
-
-    level = audio.std(1, keepdim=True).clamp(min=1e-7)
-    audio = audio / level
-    rung = torch.fft.irfft(torch.fft.rfft(audio * open_strings, n_fft) * torch.fft.rfft(resonance, n_fft), n_fft)
-    audio = audio + rung[:, :size] * often(0.6) * 10 ** (uniform(-32, -8) / 20)
-    # room and equaliser in one go
+    audio = unit_power(audio)
+    rung = filtered(audio * open_strings, resonance, n_fft) * often(clips, hp.recorded_resonance_share, device)
+    audio = audio + rung * decibels(clips, hp.recorded_resonance_db, device)
     response = rooms.draw(clips)
     dry = torch.zeros_like(response)
     dry[:, 0] = 1
-    response = torch.where(often(0.72), response, dry)
-    hertz = torch.fft.rfftfreq(n_fft, 1 / hp.sample_rate).to(device)
-    place = (hertz.clamp(min=20) / 20).log2() / math.log2(hp.sample_rate / 40)
-    points = torch.randn(clips, 10, device=device) * uniform(0, 5) + uniform(-9, 9) * torch.linspace(-1, 1, 10, device=device)
-    index = (place * 9).clamp(0, 8.999)
-    gain = torch.lerp(points[:, index.long()], points[:, index.long() + 1], index % 1) * often(0.7)
-    fine = torch.randn(clips, 60, device=device) * uniform(0, 2.5)
-    index = (place * 59).clamp(0, 58.999)
-    gain = gain + torch.lerp(fine[:, index.long()], fine[:, index.long() + 1], index % 1) * often(0.5)
-    gain = gain - torch.where(often(0.15), (hertz / uniform(3000, 9000)).log2().clamp(min=0) * 36, 0)
-    gain = gain - torch.where(often(0.15), (uniform(40, 200) / hertz.clamp(min=1)).log2().clamp(min=0) * 18, 0)
+    response = torch.where(often(clips, hp.recorded_room_share, device), response, dry)
+    gain = recording_gains(clips, torch.fft.rfftfreq(n_fft, 1 / hp.sample_rate).to(device))
     spectrum = torch.fft.rfft(audio, n_fft) * torch.fft.rfft(response, n_fft) * 10 ** (gain / 20)
-    audio = torch.fft.irfft(spectrum, n_fft)[:, :size]
-    audio = audio / audio.std(1, keepdim=True).clamp(min=1e-7)
-    # compressor: level in blocks of 64 samples
-    power = torch.nn.functional.avg_pool1d(audio[:, None] ** 2, 64, 64, ceil_mode=True)
-    width = 2 * int(torch.randint(8, 100, ())) + 1
+    audio = unit_power(torch.fft.irfft(spectrum, n_fft)[:, :size])
+    audio = add_noise(clipped(compressed(audio)))
+    return coded(audio, often(clips, hp.recorded_coding_share, device),
+                 uniform(clips, hp.recorded_coding_steps, device), uniform(clips, hp.recorded_coding_hz, device))
+
+
+def recording_gains(clips, hertz):
+    """Return the gains in dB of the equalisers of clips at frequencies in Hz [shape=(clips, len(hertz))]: a broad and
+    a fine curve, and filters that cut the highest or the lowest frequencies."""
+    device = hertz.device
+    place = (hertz.clamp(min=20) / 20).log2() / math.log2(hp.sample_rate / 40)
+
+    def curve(points):
+        last = points.shape[1] - 1
+        index = (place * last).clamp(0, last - 0.001)
+        return torch.lerp(points[:, index.long()], points[:, index.long() + 1], index % 1)
+
+    number = hp.recorded_equaliser_points
+    points = torch.randn(clips, number, device=device) * uniform(clips, hp.recorded_equaliser_db, device)
+    points = points + uniform(clips, hp.recorded_tilt_db, device) * torch.linspace(-1, 1, number, device=device)
+    gain = curve(points) * often(clips, hp.recorded_equaliser_share, device)
+    fine = torch.randn(clips, hp.recorded_fine_points, device=device) * uniform(clips, hp.recorded_fine_db, device)
+    gain = gain + curve(fine) * often(clips, hp.recorded_fine_share, device)
+    filters = often(clips, hp.recorded_low_pass_share, device)
+    octaves = (hertz / uniform(clips, hp.recorded_low_pass_hz, device)).log2().clamp(min=0)
+    gain = gain - torch.where(filters, octaves * hp.recorded_low_pass_db, 0)
+    filters = often(clips, hp.recorded_high_pass_share, device)
+    octaves = (uniform(clips, hp.recorded_high_pass_hz, device) / hertz.clamp(min=1)).log2().clamp(min=0)
+    return gain - torch.where(filters, octaves * hp.recorded_high_pass_db, 0)
+
+
+def compressed(audio):
+    """Return audio [shape=(clips, n)] after a compressor, which measures the level in blocks, in some clips."""
+    (clips, size), device, block = audio.shape, audio.device, hp.recorded_compression_block
+    power = torch.nn.functional.avg_pool1d(audio[:, None] ** 2, block, block, ceil_mode=True)
+    width = 2 * int(torch.randint(*hp.recorded_compression_blocks, ())) + 1
     power = torch.nn.functional.avg_pool1d(power, width, 1, width // 2, count_include_pad=False)
     power = torch.nn.functional.interpolate(power, size=size, mode="linear")[:, 0] + 1e-6
-    audio = audio * torch.where(often(0.3), power ** (-uniform(0.05, 0.25)), 1)
-    peak = audio.abs().amax(1, keepdim=True).clamp(min=1e-7)
-    bound = peak * uniform(0.25, 0.9)
-    audio = torch.where(often(0.08), torch.maximum(torch.minimum(audio, bound), -bound), audio)
-    # noise
+    where = often(clips, hp.recorded_compression_share, device)
+    return audio * torch.where(where, power ** -uniform(clips, hp.recorded_compression, device), 1)
+
+
+def clipped(audio):
+    """Return audio [shape=(clips, n)], in some clips with the peaks cut off."""
+    clips, device = len(audio), audio.device
+    bound = audio.abs().amax(1, keepdim=True).clamp(min=1e-7) * uniform(clips, hp.recorded_clipping, device)
+    return torch.where(often(clips, hp.recorded_clipping_share, device),
+                       torch.maximum(torch.minimum(audio, bound), -bound), audio)
+
+
+def add_noise(audio):
+    """Return audio [shape=(clips, n)], in some clips with white, pink or brown noise and mains hum."""
+    (clips, size), device = audio.shape, audio.device
     noise = band_noise((clips, size), torch.randint(0, 3, (clips, 1), device=device) / 2, device)
-    wave = torch.nn.functional.interpolate(torch.randn(clips, 1, 20, device=device), size=size, mode="linear")[:, 0]
-    noise = noise * torch.where(often(0.3), torch.exp(wave), 1)
+    wave = torch.nn.functional.interpolate(torch.randn(clips, 1, hp.recorded_noise_waves, device=device), size=size,
+                                           mode="linear")[:, 0]
+    noise = noise * torch.where(often(clips, hp.recorded_noise_wave_share, device), torch.exp(wave), 1)
     hum = sum(torch.sin(2 * math.pi * base * torch.arange(size, device=device) / hp.sample_rate) / base
-              for base in (50, 100, 150, 300))
-    noise = noise + often(0.1) * hum * uniform(10, 200)
-    audio = audio + noise * often(0.6) * 10 ** (uniform(-70, -22) / 20) * audio.std(1, keepdim=True)
-    return coded(audio, often(0.4), uniform(1, 14), uniform(5000, 16000))
+              for base in hp.recorded_hum_hertz)
+    noise = noise + often(clips, hp.recorded_hum_share, device) * hum * uniform(clips, hp.recorded_hum, device)
+    level = often(clips, hp.recorded_noise_share, device) * decibels(clips, hp.recorded_noise_db, device)
+    return audio + noise * level * audio.std(1, keepdim=True)
 
 
 def coded(audio, where, steps, bandwidth):

@@ -1,0 +1,257 @@
+"""The training of the `HarmonicEncoder` on clips, the loss, and the note-level post-processing behind it."""
+import itertools
+import os
+import signal
+import types
+
+import numpy as np
+import pytest
+import torch
+
+import AEMain
+import AEModel
+import ClipSources
+import EncoderMain
+import Hyperparameters as hp
+import NoteRefinement
+import Notes
+import RefinerTraining
+import Scale
+from Autoencoder import Autoencoder
+from NoteAutoencoder import HarmonicEncoder, NoteAutoencoder, NoteRefiner
+from NoteLoss import frame_loss
+from notes_common import rate, some_notes
+from test_sampler import make_voice
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+form = dict(first=4, channels=4, stages=(1, 2), narrow=2, width=4, layers=1)
+
+
+@pytest.fixture
+def clips(tmp_path, responses, monkeypatch):
+    """A data folder with clips/, of one piano of sines, and constants for a training of seconds."""
+    for name, value in dict(clip_piano_keys=(40, 60, 80), clip_piano_fade=100, training_clip_frames=32, clip_lead_s=1.0,
+                            encoder_statistics_batches=2, limit_s=3, refiner_epochs=2, encoder_warmup_steps=2).items():
+        monkeypatch.setattr(hp, name, value)
+    t = np.arange(6000) / hp.sample_rate
+    hertz = 440 * 2 ** ((np.array(hp.clip_piano_keys) - 69) / 12)
+    sounds = np.sin(2 * np.pi * hertz[:, None, None] * t) * np.exp(-4 * t) * np.array([0.2, 0.4, 0.6, 0.8])[:, None]
+    folder = tmp_path / "clips"
+    (folder / "pianos").mkdir(parents=True)
+    ClipSources.save_piano(folder / "pianos" / "sines.npz", sounds.astype(np.float32))
+    np.savez(folder / "rooms.npz", *[response.astype(np.float16) for response in responses])
+    pieces = [some_notes(60, 12, seed) for seed in range(3)]
+    np.savez(folder / "pieces.npz", notes=np.concatenate(pieces), note_counts=[60] * 3, pedal=np.zeros((0, 2)),
+             pedal_counts=[0] * 3)
+    return tmp_path
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The losses of a training whose clock counts a second per step."""
+    monkeypatch.setattr(EncoderMain, "time", types.SimpleNamespace(monotonic=itertools.count().__next__))
+    losses, train_step = [], EncoderMain.EncoderTrainer.train_step
+
+    def recorded(self, clip, share):
+        losses.append(train_step(self, clip, share).item())
+        return torch.tensor(losses[-1])
+
+    monkeypatch.setattr(EncoderMain.EncoderTrainer, "train_step", recorded)
+    return losses
+
+
+def train(data, seconds, **options):
+    return EncoderMain.train(data, minutes=seconds / 60, batch_size=2, pool=1, clips=2, device="cpu", form=form, **options)
+
+
+# training
+
+def test_the_encoder_trains_and_its_weights_combine_with_a_voice(clips, steps, monkeypatch):
+    weights = train(clips, 6)
+    assert weights == clips / "models" / "own" / "encoder.torch" and len(steps) == 6 and np.isfinite(steps).all()
+    model = AEModel.load_model(Autoencoder, weights)
+    encoder = model.network.encoder
+    assert isinstance(encoder, HarmonicEncoder) and isinstance(model.network.refiner, NoteRefiner)
+    assert not torch.equal(encoder.time[1].running_mean, torch.zeros(4))  # measured
+    assert not list(weights.parent.glob("*.checkpoint"))
+    with pytest.raises(ValueError, match="is finished"):
+        train(clips, 6)
+    for folder, preset in (("piano", "FluidR3_GM.sf2:0:0"), ("synth", "FluidR3_GM.sf2:0:5")):
+        clips.joinpath(folder).mkdir()
+        clips.joinpath(folder, "preset.txt").write_text(preset + "\n", encoding="utf-8")
+    monkeypatch.setattr(Scale, "render_voice", lambda preset: make_voice())
+    AEMain.train(clips, part="decoder", start=weights, model="other")
+    combined = AEModel.load_model(Autoencoder, clips / "models" / "other" / "ae.torch")
+    assert combined.voice and combined.network.refiner
+    for name, value in encoder.state_dict().items():
+        torch.testing.assert_close(combined.network.encoder.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+
+
+def test_an_interrupted_training_resumes(clips, steps, monkeypatch):
+    recorded = EncoderMain.EncoderTrainer.train_step
+
+    def interrupted(self, clip, share):
+        loss = recorded(self, clip, share)
+        if self.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EncoderMain.EncoderTrainer, "train_step", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="give the same command"):
+            train(clips, 8)
+    checkpoint = clips / "models" / "own" / "encoder.checkpoint"
+    state = torch.load(checkpoint, weights_only=True)
+    assert len(steps) == state["step"] == 3 and not checkpoint.with_suffix(".torch").exists()
+    damaged = checkpoint.read_bytes()[:-100]
+    kept = checkpoint.read_bytes()
+    checkpoint.write_bytes(damaged)
+    with pytest.raises(ValueError, match="encoder.checkpoint is damaged"):
+        train(clips, 8)
+    checkpoint.write_bytes(kept)
+    assert train(clips, 8).exists() and len(steps) == 8 and not checkpoint.exists()
+
+
+def test_a_training_stopped_while_the_refiner_trains_keeps_the_encoder(clips, steps, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RefinerTraining, "train_refiner", stopped)
+        train(clips, 3)
+    assert train(clips, 3).exists() and len(steps) == 3
+
+
+def test_missing_clips_are_one_sentence(tmp_path, command):
+    process = command(tmp_path, "EncoderMain.py", "--data", tmp_path)
+    assert process.returncode == 1 and process.stdout == "" and len(process.stderr.strip().splitlines()) == 1
+    assert "pieces.npz: no such file; run ClipSources.py first" in process.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(clips, monkeypatch):
+    monkeypatch.setattr(EncoderMain, "frame_loss", lambda logits, labels: logits.sum() * float("nan"))
+    monkeypatch.setattr(EncoderMain, "time", types.SimpleNamespace(monotonic=itertools.count().__next__))
+    with pytest.raises(ValueError, match="loss"):
+        train(clips, 60)
+    assert not (clips / "models" / "own" / "encoder.torch").exists()
+
+
+# loss
+
+@pytest.mark.parametrize("outputs", (3, 4))
+def test_the_frame_loss_is_smallest_at_the_labels(outputs):
+    labels = torch.from_numpy(np.stack([Notes.note_labels(some_notes(20, 2, seed), 0, 200) for seed in (0, 1)]))
+    exact = torch.logit(labels[:, :outputs].clamp(1e-6, 1 - 1e-6))
+    loss = frame_loss(exact, labels)
+    generator = torch.Generator().manual_seed(0)
+    for channel in range(outputs):
+        changed = exact.clone()
+        changed[:, channel] += 8 * torch.randn(changed[:, channel].shape, generator=generator)
+        assert frame_loss(changed, labels) > loss + 0.01, channel
+    if outputs == 4:  # the offsets add to the loss of the other three
+        assert loss > frame_loss(exact[:, :3], labels)
+
+
+def test_velocities_relative_to_the_clip_count_more_in_the_loss():
+    labels = torch.zeros(1, 3, 4, hp.n_keys)
+    labels[0, 0, 1, [3, 7]], labels[0, 2, 1, [3, 7]] = 1, 0.5
+    exact = torch.logit(labels.clamp(1e-6, 1 - 1e-6))
+    whole, single = exact.clone(), exact.clone()
+    whole[0, 2, 1, [3, 7]] -= 1
+    single[0, 2, 1, 3] -= 1
+    loss = frame_loss(exact, labels)
+    assert loss < frame_loss(whole, labels) < frame_loss(single, labels)
+
+
+# post-processing
+
+class HighestOffset(torch.nn.Module):
+    """An offset head that chooses the candidate of the highest offset prediction."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, seen):
+        return seen[:, len(hp.offset_sounding_lags) + 3]
+
+
+def spaced_notes(seed=0):
+    """Notes whose ends do not meet the next onset of their key."""
+    notes = some_notes(50, 6, seed)
+    notes = notes[notes[:, 1] - notes[:, 0] > 0.1]
+    follows = [any((notes[:, 2] == key) & (np.abs(notes[:, 0] - end) < 0.1)) for _, end, key, _ in notes]
+    return notes[~np.array(follows)]
+
+
+def test_notes_are_decoded_from_their_labels():
+    notes, refiner = spaced_notes(), NoteRefiner()
+    refiner.offset_head = HighestOffset()
+    found = NoteRefinement.decode_notes(Notes.note_labels(notes, 0, 800), refiner)
+    assert len(found) == len(notes) > 20
+    np.testing.assert_array_equal(found[:, 2], notes[:, 2])
+    np.testing.assert_allclose(found[:, :2], notes[:, :2], atol=2e-3)
+    np.testing.assert_allclose(found[:, 3], notes[:, 3], atol=0.5)
+
+
+def test_a_trained_refiner_finds_the_offsets(monkeypatch):
+    monkeypatch.setattr(hp, "refiner_epochs", 15)
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+
+    def predictions(notes):
+        """Labels, and offsets that are predicted where none is, a little less surely."""
+        labels = Notes.note_labels(notes, 0, 800)
+        false = notes + rng.uniform(0.1, 0.5, (len(notes), 1)) * (0, 1, 0, 0)
+        labels[3] = np.maximum(0.8 * labels[3], 0.9 * Notes.note_labels(false, 0, 800)[3])
+        return labels
+
+    def missed(refiner, notes):
+        found = NoteRefinement.decode_notes(predictions(notes), refiner)
+        assert len(found) == len(notes)
+        return (np.abs(found[:, 1] - notes[:, 1]) > 0.05).mean()
+
+    refiner, true = NoteRefiner(), spaced_notes(99)
+    examples = []
+    for seed in range(12):
+        notes = spaced_notes(seed)
+        examples.append(RefinerTraining.offset_examples(predictions(notes), notes))
+    before = missed(refiner, true)
+    RefinerTraining.fit_offsets(refiner.offset_head, examples)
+    assert missed(refiner, true) < 0.1 < before
+
+
+@pytest.mark.parametrize("frames", (1, 2, 50))
+def test_silence_and_short_predictions_give_no_notes(frames):
+    refiner = NoteRefiner()
+    assert NoteRefinement.decode_notes(np.zeros((4, frames, hp.n_keys), np.float32), refiner).shape == (0, 4)
+    one = np.zeros((4, frames, hp.n_keys), np.float32)
+    one[:3, 0, 40] = 0.9
+    found = NoteRefinement.decode_notes(one, refiner)
+    assert found.shape[1] == 4 and np.isfinite(found).all() and (found[:, 1] <= frames / rate + 1e-6).all()
+
+
+def test_velocities_keep_their_mean_and_few_notes_stay_as_they_are():
+    torch.manual_seed(0)
+    notes, refiner = some_notes(40), NoteRefiner()
+    notes[:, 3] = notes[:, 3].clip(30, 90)
+    pitch = np.random.default_rng(0).random((hp.n_pitches, 400)).astype(np.float32)
+    refined = NoteRefinement.refine_velocities(notes, pitch, refiner)
+    np.testing.assert_array_equal(refined[:, :3], notes[:, :3])
+    assert np.abs(refined[:, 3] - notes[:, 3]).max() > 0.1
+    assert abs(np.log(refined[:, 3]).mean() - np.log(notes[:, 3]).mean()) < 1e-4
+    few = notes[:hp.refiner_min_notes - 1]
+    np.testing.assert_array_equal(NoteRefinement.refine_velocities(few, pitch, refiner), few)
+
+
+def test_the_velocity_head_learns_which_notes_are_louder(monkeypatch):
+    monkeypatch.setattr(hp, "refiner_epochs", 20)
+    torch.manual_seed(0)
+    rng, refiner = np.random.default_rng(0), NoteRefiner()
+    examples = []
+    for _ in range(16):
+        seen = rng.standard_normal((40, hp.refiner_velocity_features)).astype(np.float32)
+        examples.append((seen, 0.3 * seen[:, 0] + np.float32(rng.normal())))  # the mean of a clip is not to be learnt
+    RefinerTraining.fit_velocities(refiner.velocity_head, examples)
+    seen = rng.standard_normal((200, hp.refiner_velocity_features)).astype(np.float32)
+    assert np.corrcoef(NoteRefinement.run_head(refiner.velocity_head, seen), seen[:, 0])[0, 1] > 0.8
