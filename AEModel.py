@@ -311,7 +311,7 @@ class NoteModel(AEModel):
 
     @torch.inference_mode()
     def offset_shift(self, predictions, frame, key, end, next_onset):
-        """Return the true minus the estimated offset of each note in frames [shape=(n,)]: see `NoteClassifier`."""
+        """Return the predicted correction of each offset in frames [shape=(n,)]: see `NoteClassifier`."""
         self.network.eval()
         places = (torch.from_numpy(place).to(self.device) for place in (0 * frame, frame, key, end, next_onset))
         return self.check_output(self.network.classifier.offset_shift(

@@ -209,12 +209,12 @@ class NoteClassifier(nn.Module):
         return self.onset_head(self.onset_features(predictions, clip, frame, key))
 
     def offset_shift(self, predictions, clip, frame, key, end, next_onset):
-        """Return the true minus the estimated offset of each note in frames [shape=(n,)]."""
+        """Return the predicted correction of each estimated offset in frames, positive if later [shape=(n,)]."""
         features = self.offset_features(predictions, clip, frame, key, end, next_onset)
         return hp.offset_loss_frames * self.offset_head(features)
 
     def onset_features(self, predictions, clip, frame, key):
-        """Return the features for the decision if a note was played [shape=(n, 7 * len(keys) + 28)]."""
+        """Return the features that tell whether each note was played [shape=(n, 7 * len(keys) + 28)]."""
         reach, at = max(self.keys), self.before  # index of the note's own key and frame after padding
         padded = nn.functional.pad(predictions[:, :3], (reach, reach, self.before, self.after)).unbind(1)
         frames = (frame[:, None] + torch.arange(self.before + self.after, device=frame.device))[..., None]
