@@ -305,7 +305,7 @@ def transcribe_if_possible(audio, models, name):
 
 
 def doubt_piano(audio, notes):
-    """Return why a recording may not be of a piano (energy outside partials of its notes, no common tuning), or None."""
+    """Return why a recording may not be of a piano (few notes, unexplained energy, no common tuning), or None."""
     factor, seconds = Tuning.pitch_factor(audio), len(audio) / hp.sample_rate
     share = Chunks.explained_share(Tuning.to_concert_pitch(audio, factor), notes * np.float32([factor, factor, 1, 1]))
     if share >= hp.explained_min_share and (Tuning.estimate_cents(audio) is not None or seconds < hp.doubt_min_s):
@@ -338,7 +338,7 @@ def render_notes(preset, notes, path, audio, tune=None):
 
 
 def convert(recording, path, models, options):
-    """Convert a recording, write the audio to `path` and requested files beside it, and return a line that lists them."""
+    """Convert a recording, write the audio to `path` and other outputs beside it, and return a line that lists them."""
     started = time.monotonic()
     audio = read_recording(recording, options.stereo)
     if options.stereo and audio.ndim == 1:
@@ -399,7 +399,8 @@ def make_parser():
                         "tuning of the recording)")
     parser.add_argument("--midi", action="store_true", help="also write the transcribed notes, <name>_epiano.mid")
     parser.add_argument("--play", metavar="FILE.sf2:BANK:PROGRAM",
-                        help="also render the notes with FluidSynth on a preset of a SoundFont, <name>_epiano_played.wav")
+                        help="also render the notes on a preset of a SoundFont with FluidSynth, "
+                        "<name>_epiano_played.wav")
     parser.add_argument("--model",
                         help="name of a model in data/models, or 'shipped' (default: 'own' if trained, else 'shipped')")
     parser.add_argument("--ae", type=Path, metavar="FILE",
