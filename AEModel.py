@@ -1,4 +1,4 @@
-"""The report's wrapper of a network, the autoencoder or the U-Net: load its weights, run it on a device, generate."""
+"""Load the weights of an autoencoder or a U-Net, and run the network on a device."""
 import functools
 import hashlib
 import zipfile
@@ -18,7 +18,10 @@ from SampledVoice import SampledVoice
 
 
 def autocast(device, wanted=True):
-    """Mixed precision with bfloat16, if `wanted` and `hp.bfloat16` is set, where the processor computes with it."""
+    """Return a context manager for mixed precision with bfloat16.
+
+    It is active if `wanted` and `hp.bfloat16` are true and the device has bfloat16 arithmetic.
+    """
     fast = {
         "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
         "cpu": lambda: torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
@@ -27,22 +30,23 @@ def autocast(device, wanted=True):
 
 
 class AEModel:
-    """A network from spectrogram to spectrogram, on a device.
+    """Run a network that maps spectrograms to a spectrogram.
 
     Parameters
     ----------
     network : nn.Module
-        Maps [shape=(batch, in_channels, n_mels, t)] to [shape=(batch, 1, n_mels, t)].
+        Network that maps [shape=(batch, in_channels, n_mels, t)] to [shape=(batch, 1, n_mels, t)].
     device : torch.device
+        Device of the network.
     pair : str, optional
-        The instruments that it was trained for.
+        Source and target instrument of the training data.
     autoencoder : str, optional
-        Of a U-Net: the `digest` of the autoencoder behind which it was trained.
+        For a U-Net: `digest` of the autoencoder whose outputs trained it.
     path : Path, optional
-        Where its weights are from.
+        File of the weights, named in error messages.
     """
 
-    bfloat16 = True  # whether it may run in mixed precision: see `autocast`
+    bfloat16 = True  # allow mixed precision: see `autocast`
 
     def __init__(self, network, device=torch.device("cpu"), pair=None, autoencoder=None, path=None):
         self.network = network.to(device, memory_format=torch.channels_last)
@@ -50,28 +54,35 @@ class AEModel:
 
     @torch.inference_mode()
     def generate(self, *spectrograms):
-        """Map a spectrogram, np.ndarray [shape=(n_mels, t), in [0, 1]], to another of the same shape and range.
+        """Return the network's output for spectrograms [shape=(n_mels, t), in [0, 1]].
 
-        A network of several input channels takes as many, the one to improve first; what is left over is ignored.
+        Parameters
+        ----------
+        *spectrograms : np.ndarray [shape=(n_mels, t), in [0, 1]]
+            One spectrogram per input channel of the network. The first is the one to improve. Surplus ones are ignored.
+
+        Returns
+        -------
+        np.ndarray [shape=(n_mels, t), in [0, 1]]
         """
         source = torch.from_numpy(np.stack(spectrograms[:self.network.in_channels]))[None].float()
         return self.check_output(self.run(self.to_device(source))[0, 0].cpu().numpy())
 
     def check_output(self, output):
-        """Return what the network has made. Raises ValueError if that is not finite, as its weights are damaged."""
+        """Return an output of the network unchanged, or raise ValueError if it has NaN or infinite values."""
         if not np.isfinite(output).all():
             raise ValueError(f"{self.path or self.network.name} makes numbers that are not finite; train it again or "
                              "restore the file")
         return output
 
     def run(self, source):
-        """Map a batch as `generate` does."""
+        """Return the output [shape=(batch, 1, n_mels, t), in [0, 1]] for a batch on the model's device."""
         self.network.eval()
         with autocast(self.device, self.bfloat16):
             return self.network(source).float().clip(0, 1)
 
     def to_device(self, batch):
-        """Return a batch on the model's device, as its network reads it fastest."""
+        """Copy a batch to the model's device, in the memory format that is fastest for convolutions."""
         return batch.to(self.device, memory_format=torch.channels_last)
 
 
@@ -81,20 +92,23 @@ def load_model(kind, path, device=torch.device("cpu")):
     Parameters
     ----------
     kind : type
-        `Autoencoder` or `UNet`.
+        Class of the network, `Autoencoder` or `UNet`.
     path : str or Path
-        Weights; the form of the network follows from them.
+        File of the weights. The sizes of the network follow from them.
     device : torch.device
+        Device of the network.
 
     Returns
     -------
     AEModel
-        A `NoteModel` if the weights are those of a `NoteAutoencoder`.
+        A `NoteModel` if the file holds the weights of a `NoteAutoencoder`.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        As `load_weights`, and ValueError if the weights are of another kind.
+    FileNotFoundError
+        If the file does not exist.
+    ValueError
+        If the file is damaged, or holds the weights of another kind of network or of another front end.
     """
     state = load_weights(path)
     try:
@@ -109,8 +123,11 @@ def load_model(kind, path, device=torch.device("cpu")):
 
 
 def build_network(kind, state):
-    """Return an untrained network of a `kind`, of the form that a state_dict has: for `Autoencoder` also a
-    `NoteAutoencoder`. Raises KeyError if it is of another kind."""
+    """Return an untrained network with the sizes of a state_dict.
+
+    With the kind `Autoencoder`, the state_dict can also be that of a `NoteAutoencoder`. Raises KeyError if the
+    state_dict is that of another kind of network.
+    """
     if kind is Autoencoder and "encoder.stem.weight" in state:
         decoder = SampledVoice.from_state(state) if "decoder.streams" in state else None
         return NoteAutoencoder.from_state(state, decoder)
@@ -118,10 +135,14 @@ def build_network(kind, state):
 
 
 def load_weights(path):
-    """Read a state_dict, in single precision.
+    """Read a state_dict from a file and convert it to single precision.
 
-    Raises FileNotFoundError if there is no such file, ValueError if it holds anything but tensors by name, or what was
-    trained with another front end than the present one.
+    Raises
+    ------
+    FileNotFoundError
+        If the file does not exist.
+    ValueError
+        If the file is not a state_dict, if weights are NaN or infinite, or if they were trained with another front end.
     """
     path = Path(path)
     if not path.is_file():
@@ -132,9 +153,9 @@ def load_weights(path):
         for key, value in state.items():
             state[key] = value.float() if value.is_floating_point() else value
             if not value.isfinite().all():
-                raise ValueError("a number that is none")
+                raise ValueError("weights contain NaN or infinite values")
         front_end = dict(provenance(state).get("front_end") or DatasetCreator.front_end())
-    except Exception:  # torch raises a dozen kinds for what is not a file of its own
+    except Exception:  # torch raises many kinds of errors for damaged files
         raise ValueError(f"{path} does not hold the weights of a network; train it again or restore the file") from None
     for name, value in DatasetCreator.front_end().items():
         if front_end.get(name, value) != value:
@@ -144,23 +165,24 @@ def load_weights(path):
 
 
 def load_tensors(path):
-    """Read what `torch.save` wrote, if it is tensors, numbers and text, so that no code is run.
+    """Read a file of `torch.save` that holds only tensors, numbers and text. The file cannot run code.
 
-    Raises whatever torch does for a damaged file, and ValueError if a checksum is wrong, at which torch does not look.
+    Raises ValueError if a checksum is wrong, since torch does not verify checksums. Raises the errors of `torch.load`
+    for other damage.
     """
-    if zipfile.is_zipfile(path):  # older versions of torch wrote another form
+    if zipfile.is_zipfile(path):  # files of old torch versions are not zip archives
         with zipfile.ZipFile(path) as file:
             if file.testzip():
                 raise ValueError(f"{path} is damaged")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-# prefixes of parameters' names: in files of earlier versions, and now
+# prefix of parameter names in files of earlier versions -> present prefix
 former_keys = {"reviewer.played.": "classifier.onset_head.", "reviewer.later.": "classifier.offset_head."}
 
 
 def rename_keys(state):
-    """Give the parameters in a state_dict of an earlier version their present names, in place; return it."""
+    """Rename the parameters in a state_dict of an earlier version to their present names, in place, and return it."""
     for key in list(state):
         for former, present in former_keys.items():
             if key.startswith(former):
@@ -169,16 +191,18 @@ def rename_keys(state):
 
 
 def provenance(state):
-    """What `snapshot` noted in a state_dict: "front_end", "pair", of a U-Net "autoencoder", or nothing if it is from
-    elsewhere."""
+    """Return the training information that `snapshot` stored in a state_dict.
+
+    The keys are "front_end", "pair" and, for a U-Net, "autoencoder". The dictionary is empty if another program wrote
+    the state_dict.
+    """
     return getattr(state, "_metadata", {}).get("trained_for", {})
 
 
 def digest(state):
-    """Return 16 hexadecimal digits that differ for other weights, of a state_dict, and not if it is stored in half
-    precision."""
+    """Return 16 hexadecimal digits that identify the weights of a state_dict, in single and half precision alike."""
     hashed, keys = hashlib.sha256(), {}
-    for key in state:  # under the names of earlier versions, so that it is the same for the same weights
+    for key in state:  # hash the names of earlier versions, so that digests stored by them stay valid
         former = [key.replace(new, old) for old, new in former_keys.items() if key.startswith(new)]
         keys[former[0] if former else key] = key
     for name, key in sorted(keys.items()):
@@ -189,18 +213,18 @@ def digest(state):
 
 
 def snapshot(network, trained_for):
-    """A copy of a network's state_dict in the processor's memory, with a note: see `provenance`."""
+    """Copy a network's state_dict to CPU memory and store training information in it: see `provenance`."""
     state = network.state_dict()
-    state._metadata["trained_for"] = trained_for  # beside the tensors: the file remains a plain state_dict
+    state._metadata["trained_for"] = trained_for  # metadata, so the file remains a plain state_dict
     for key in state:
         state[key] = state[key].detach().cpu().clone()
     return state
 
 
 def half_precision(state):
-    """Bring a state_dict to half precision, in place, and return it.
+    """Convert a state_dict to half precision, in place, and return it.
 
-    Statistics of batch normalisation stay as they are: some are too large.
+    Statistics of batch normalisation keep their precision, since some exceed the range of half precision.
     """
     for key, value in state.items():
         if value.is_floating_point() and "running" not in key:
@@ -209,21 +233,23 @@ def half_precision(state):
 
 
 class NoteModel(AEModel):
-    """A `NoteAutoencoder` on a device: what was played, and how it sounds on the target instrument."""
+    """Run a `NoteAutoencoder`: transcribe spectrograms to notes, and decode notes to spectrograms."""
 
     @torch.inference_mode()
     def predict_frames(self, pitch, mel):
-        """Return how surely each key is struck and sounds in each frame, and how hard.
+        """Predict onset, sounding and velocity of each key in each frame.
 
         Parameters
         ----------
         pitch : np.ndarray [shape=(n_pitches, ceil(t / 2)), in [0, 1]]
+            Pitch spectrogram.
         mel : np.ndarray [shape=(n_mels, t), in [0, 1]]
+            Mel spectrogram.
 
         Returns
         -------
         np.ndarray [shape=(outputs, t, n_keys), in [0, 1]]
-            Onset, sounding, velocity and, of a `HarmonicEncoder`, offset.
+            Onset, sounding, velocity and, from a `HarmonicEncoder`, offset.
         """
         self.network.eval()
         with autocast(self.device, self.bfloat16):
@@ -232,38 +258,48 @@ class NoteModel(AEModel):
 
     @torch.inference_mode()
     def mel_decibels(self, notes, first, frames):
-        """Return the mel power in dB [shape=(n_mels, frames)] of notes [shape=(n, 4)] from a frame on."""
+        """Return the mel power in dB [shape=(n_mels, frames)] of notes [shape=(n, 4)], from frame `first` on."""
         notes = torch.from_numpy(notes).to(self.device)
         return self.check_output(self.mel_decibels_tensor(notes, first, frames).cpu().numpy())
 
     def mel_decibels_tensor(self, notes, first, frames):
-        """As `play`, tensors on the model's device, a few frames at a time."""
+        """Return the output of `mel_decibels` as a tensor on the model's device. Few frames are computed at a time."""
         return torch.cat([self.network.decoder(notes, start, min(hp.decoder_frames, first + frames - start))
                           for start in range(first, first + frames, hp.decoder_frames)], 1)
 
     def generate(self, pitch, mel):
-        """Map spectrograms as `predict_frames` to the log-mel spectrogram of the target instrument [shape=(n_mels, t),
-        in [0, 1]]."""
+        """Return the log-mel spectrogram of the target instrument [shape=(n_mels, t), in [0, 1]].
+
+        The parameters are those of `predict_frames`.
+        """
         notes = self.decode_notes(self.predict_frames(pitch, mel))
         return self.note_spectrogram(self.refine_velocities(notes, pitch), mel.shape[1])
 
     def decode_notes(self, predictions):
-        """Return the notes of what `predict_frames` returns: as `NoteRefinement.decode_notes`, if the network has a
-        refiner, else as `Notes.decode_notes`."""
+        """Decode the output of `predict_frames` to notes [shape=(n, 4)].
+
+        A network with a refiner uses `NoteRefinement.decode_notes`, and other networks use `Notes.decode_notes`.
+        """
         if self.network.refiner:
             return NoteRefinement.decode_notes(predictions, self.network.refiner)
         return Notes.decode_notes(predictions, self if self.network.classifier else None)
 
     def refine_velocities(self, notes, pitch):
-        """Correct the velocities of notes [shape=(n, 4)] by a recording's whole pitch spectrogram [shape=(n_pitches,
-        steps)]."""
+        """Return notes [shape=(n, 4)] with velocities corrected by the level of their partials.
+
+        `pitch` is the pitch spectrogram of the whole recording [shape=(n_pitches, steps)].
+        """
         if self.network.refiner:
             return NoteRefinement.refine_velocities(notes, pitch, self.network.refiner)
         return Notes.refine_velocities(notes, pitch)
 
     @torch.inference_mode()
     def note_probability(self, predictions, frame, key):
-        """Return the probabilities that the notes were played that seem to begin in these frames and keys [shape=(n,)]."""
+        """Return for each onset candidate the probability that the note was played [shape=(n,)].
+
+        `predictions` is the output of `predict_frames`. `frame` and `key` [shape=(n,)] are the onset frame and the key
+        of each candidate.
+        """
         self.network.eval()
         classifier, probability = self.network.classifier, np.zeros(len(frame), np.float32)
         for part in np.array_split(np.argsort(frame, kind="stable"), -(-len(frame) // hp.classifier_batch_size)):
@@ -275,7 +311,7 @@ class NoteModel(AEModel):
 
     @torch.inference_mode()
     def offset_shift(self, predictions, frame, key, end, next_onset):
-        """Return by how many frames these notes ended later than it seems: see `NoteClassifier`."""
+        """Return the predicted correction of each offset in frames [shape=(n,)]: see `NoteClassifier`."""
         self.network.eval()
         places = (torch.from_numpy(place).to(self.device) for place in (0 * frame, frame, key, end, next_onset))
         return self.check_output(self.network.classifier.offset_shift(
@@ -283,7 +319,7 @@ class NoteModel(AEModel):
 
     @property
     def voice(self):
-        """The decoder, if it is a `SampledVoice`, else None."""
+        """Return the decoder if it is a `SampledVoice`, else None."""
         return self.network.decoder if isinstance(self.network.decoder, SampledVoice) else None
 
     def note_spectrogram(self, notes, frames):
@@ -292,23 +328,23 @@ class NoteModel(AEModel):
             return self.note_renderer(notes, frames, [(0, frames)])(0, frames)[0]
         return normalise_level(self.mel_decibels(notes, 0, frames), self.network.decoder.loudest.item())
 
-
     def note_renderer(self, notes, frames, parts):
-        """Return a function that renders a part of what the notes of a whole recording are on the target instrument.
+        """Return a function that renders a range of frames of a recording's notes on the target instrument.
 
         Parameters
         ----------
         notes : np.ndarray [shape=(n, 4)]
+            Notes of the whole recording.
         frames : int
-            Frames of the recording.
+            Number of frames of the recording.
         parts : list of (int, int)
-            Chunks that cover it, of which each alone fits in memory.
+            Chunks that cover the recording: first frame, and the frame after the last.
 
         Returns
         -------
         callable
-            From the first frame and the one after the last to the log-mel spectrogram [shape=(n_mels, last - first), in
-            [0, 1]] and the STFT that it is made from, which a `SampledVoice` gives; else None.
+            Function of the first frame and the frame after the last. It returns the log-mel spectrogram
+            [shape=(n_mels, last - first), in [0, 1]] and the STFT of a `SampledVoice`, or None for a table.
         """
         if not self.voice:
             whole = self.note_spectrogram(notes, frames).astype(np.float16)
@@ -323,10 +359,10 @@ class NoteModel(AEModel):
 
 
 def normalise_level(decibels, loudest):
-    """Map mel power in dB to [0, 1], the loudest frame at the mean power `loudest` in dB; what is silent, to 0.
+    """Map mel power in dB [shape=(n_mels, t)] to [0, 1], with the mean power of the loudest frame at `loudest` dB.
 
-    A spectrogram lies in dB below its own maximum. That of summed powers is not the target's, whose partials meet in
-    phase now and then; the mean of a frame is nearer.
+    A log-mel spectrogram is relative to its maximum. The maximum of summed powers differs from that of real audio,
+    whose partials are sometimes in phase. The mean power of a frame differs less. Silence becomes 0.
     """
     frame = peak_frame_level(decibels)
     return Util.to_unit(decibels + loudest - frame) if frame > hp.decoder_silence + 1 else np.zeros_like(decibels)

@@ -1,4 +1,4 @@
-"""Spectrograms of recordings of any length, chunk by chunk, so that memory holds one chunk of them."""
+"""Compute spectrograms of long recordings chunk by chunk, to limit memory."""
 import numpy as np
 
 import DatasetCreator
@@ -7,37 +7,49 @@ import Util
 
 
 def n_frames(audio):
-    """Return the number of frames of a recording's spectrogram; the last is centred on or after its end."""
+    """Return the number of frames of a recording's spectrogram. The last frame is centred on or after the end."""
     return 1 + max(-(-len(audio) // hp.hop_length), 1)
 
 
 def chunks(frames, number=0):
-    """Cut a recording into chunks.
+    """Divide the frames of a recording into chunks.
 
     Parameters
     ----------
     frames : int
-        As `n_frames` returns it.
+        Number of frames, as `n_frames` returns it.
     number : int
-        Number of chunks; by default as many as `hp.chunk_frames` makes of it.
+        Number of chunks. The default 0 gives chunks of about `hp.chunk_frames`.
 
     Returns
     -------
     list of (int, int)
-        First frame of each chunk, and the frame after its last. None is shorter than `hp.fade_frames`, unless the
-        recording is.
+        First frame of each chunk, and the frame after its last. Each chunk has at least `hp.fade_frames` frames, unless
+        the recording is shorter.
     """
     number = number or -(-frames // hp.chunk_frames)
-    size = max(-(-frames // (8 * number)) * 8, hp.fade_frames)  # the U-Net halves time three times
-    starts = [0, *range(size, frames - hp.fade_frames + 1, size)]  # what is left at the end joins the last chunk
+    size = max(-(-frames // (8 * number)) * 8, hp.fade_frames)  # multiple of 8: the U-Net halves time three times
+    starts = [0, *range(size, frames - hp.fade_frames + 1, size)]  # a short rest joins the last chunk
     return list(zip(starts, [*starts[1:], frames]))
 
 
 def frame_samples(audio, first, last, n_fft, hop_length, exponent=0):
-    """Return the samples that the frames from `first` to `last` of a centred STFT are made of, silence where there is
-    no audio [shape=(n,), float32].
+    """Return the samples under a range of frames of a centred STFT, padded with silence outside the recording.
 
-    `audio` [shape=(n,) or (n, channels)], of which the mean is taken, is divided by 2 ** `exponent`.
+    Parameters
+    ----------
+    audio : np.ndarray [shape=(n,) or (n, channels), float32]
+        Recording. The mean of its channels is used.
+    first, last : int
+        First frame, and the frame after the last.
+    n_fft, hop_length : int
+        Window length and hop of the STFT in samples.
+    exponent : int
+        The samples are divided by 2 ** `exponent`.
+
+    Returns
+    -------
+    np.ndarray [shape=(samples,), float32]
     """
     start, end = first * hop_length - n_fft // 2, (last - 1) * hop_length + n_fft // 2
     before, part = max(-start, 0), audio[max(start, 0):max(end, 0)]
@@ -46,22 +58,33 @@ def frame_samples(audio, first, last, n_fft, hop_length, exponent=0):
 
 
 def spectrum(audio, first, last, exponent=0):
-    """Return the STFT of the frames from `first` to `last` of a recording, as `frame_samples` takes it."""
+    """Return the STFT of a range of frames of a recording: see `frame_samples`."""
     return DatasetCreator.stft(frame_samples(audio, first, last, hp.n_fft, hp.hop_length, exponent), center=False)
 
 
 def pitch_power(audio, first, last, exponent=0):
-    """As `DatasetCreator.pitch_power`, of every other frame from `first` to `last` of the mel spectrogram of a
-    recording, as `frame_samples` takes it."""
+    """Return the pitch power of every second frame in a range of frames of the mel spectrogram.
+
+    See `DatasetCreator.pitch_power` for the result, and `frame_samples` for the parameters.
+    """
     steps = (last - first + 1) // 2
     part = frame_samples(audio, first, first + 2 * steps - 1, hp.pitch_n_fft, hp.hop_length, exponent)
     return DatasetCreator.pitch_power(part, center=False)
 
 
 def add_faded(output, chunk, start, first, last):
-    """Add the sound of the frames from `first` to `last` to the output, faded in and out where others adjoin.
+    """Add the audio of a chunk to the output in place, with a cross-fade to each adjacent chunk.
 
-    `output` [shape=(n,) or (n, channels)]: that of all frames. `chunk`, of as many axes, begins at the frame `start`.
+    Parameters
+    ----------
+    output : np.ndarray [shape=(n,) or (n, channels), float32]
+        Audio of all frames.
+    chunk : np.ndarray [shape=(m,) or (m, channels), float32]
+        Audio of the chunk with its context, from frame `start` on. Its samples are scaled in place.
+    start : int
+        First frame of `chunk`.
+    first, last : int
+        First frame of the chunk without context, and the frame after its last.
     """
     half, hop, frames = hp.fade_frames // 2, hp.hop_length, len(output) // hp.hop_length + 1
     begin, end = max(first - half, 0), min(last + half, frames)
@@ -75,22 +98,21 @@ def add_faded(output, chunk, start, first, last):
 
 
 def loudest_mel_power(audio, exponent=0, parts=None):
-    """Return the largest mel power of a recording, the reference of its log-mel spectrogram."""
+    """Return the largest mel power of a recording. It is the reference of the log-mel spectrogram."""
     parts = chunks(n_frames(audio)) if parts is None else parts
     return max(DatasetCreator.mel_power(spectrum(audio, *part, exponent)).max() for part in parts)
 
 
 def norm(audio, exponent=0, block=1 << 20):
-    """Return the Euclidean norm of the samples of audio divided by 2 ** `exponent`, block by block, in single
-    precision."""
+    """Return the Euclidean norm of audio divided by 2 ** `exponent`, computed in blocks of `block` samples."""
     parts = (np.ldexp(audio[start:start + block], -exponent).ravel() for start in range(0, len(audio), block))
     return np.float32(np.sqrt(sum(float(part @ part) for part in parts)))
 
 
 def whole_spectrogram(audio):
-    """Return the log-mel spectrogram of a recording, relative to its own maximum [shape=(n_mels, t), float16].
+    """Return the log-mel spectrogram of a whole recording, relative to its maximum [shape=(n_mels, t), float16].
 
-    `audio` [shape=(n,) or (n, channels)], of which the mean is taken.
+    `audio` has the shape (n,) or (n, channels). The mean of the channels is used.
     """
     exponent, parts = Util.level_exponent(audio), chunks(n_frames(audio))
     powers = [DatasetCreator.mel_power(spectrum(audio, *part, exponent)).astype(np.float32) for part in parts]
@@ -99,19 +121,21 @@ def whole_spectrogram(audio):
 
 
 def explained_share(audio, notes):
-    """Return the share of a recording's energy that lies at the partials of its notes.
+    """Measure the share of a recording's energy that lies at the partials of its notes.
+
+    Frequencies below the lowest key are ignored. At most `hp.explained_max_chunks` chunks are measured.
 
     Parameters
     ----------
     audio : np.ndarray [shape=(n,) or (n, channels), float32]
+        Recording in A 440, at `hp.sample_rate`.
     notes : np.ndarray [shape=(n, 4)]
-        As `Notes.decode_notes` returns them, in the time of `audio`.
+        Notes as `Notes.decode_notes` returns them, on the time axis of `audio`.
 
     Returns
     -------
     float
-        From 0 to 1; 1 if the recording is silent. Frequencies below the lowest key do not count. Of a long recording,
-        `hp.explained_max_chunks` are measured.
+        Share from 0 to 1. It is 1 if the recording is silent.
     """
     exponent, parts = Util.level_exponent(audio), chunks(n_frames(audio))
     measured = np.linspace(0, len(parts) - 1, min(len(parts), hp.explained_max_chunks)).astype(int)
@@ -128,14 +152,15 @@ def explained_share(audio, notes):
 
 
 def partial_mask(notes, first, steps):
-    """Return which bins of the spectra that the pitch spectrogram is made of belong to partials of notes.
+    """Mark the STFT bins that belong to partials of notes.
 
-    They do from shortly before a note's onset until its reverberation has ended: see `hp.explained_before` and
-    `hp.explained_after`.
+    A note covers its bins from `hp.explained_before` seconds before its onset to `hp.explained_after` seconds after its
+    offset. The margin after the offset covers reverberation.
 
     Parameters
     ----------
     notes : np.ndarray [shape=(n, 4)]
+        Onset and offset in seconds, MIDI key, velocity.
     first, steps : int
         First frame of the pitch spectrogram, and number of frames.
 
@@ -150,7 +175,7 @@ def partial_mask(notes, first, steps):
     for start, end, key in zip(starts, ends, notes[:, 2]):
         if start < steps and end > 0:
             bins = 440 * 2 ** ((key - 69) / 12) * numbers * hp.pitch_n_fft / hp.sample_rate
-            width = np.maximum(hp.explained_width * bins, 2)  # two bins are the window's main lobe
+            width = np.maximum(hp.explained_width * bins, 2)  # main lobe of the window: two bins on each side
             for low, high in zip(np.rint(bins - width).astype(int), np.rint(bins + width).astype(int)):
                 mask[low:high + 1, max(start, 0):end] = True
     return mask

@@ -72,7 +72,7 @@ def open_with_ffmpeg(path):
             channels = first.layout.nb_channels  # of the first frame: the header may name half the rate
             yield first.sample_rate, channels, ffmpeg_blocks(first, frames)
     except (av.error.FFmpegError, OSError) as error:
-        if isinstance(error, OSError) and str(error.filename) == str(path):  # it cannot be opened at all
+        if not isinstance(error, av.error.FFmpegError) and str(error.filename) == str(path):  # not opened at all
             raise
         raise DecodingError(str(error)) from None
 

@@ -1,7 +1,7 @@
-"""Recording -> the same performance on an electric piano: autoencoder, U-Net, spectrogram inversion.
+"""Convert a piano recording to the same performance on an electric piano.
 
-`python Main.py recording.wav` writes recording_epiano.wav and a picture, recording_epiano.png; with --page also an HTML
-page for listening. In Python: `audio = Main.pipeline("recording.wav")`.
+`python Main.py recording.wav` writes recording_epiano.wav and a picture, recording_epiano.png. With --page it also
+writes an HTML page for listening. In Python: `audio = Main.pipeline("recording.wav")`.
 """
 import signal
 
@@ -34,7 +34,7 @@ from Recordings import read_input, read_recording
 from Transcription import transcribe_audio, transcribe_in_tune
 from UNet import UNet
 
-# versions of a recording on its page, with what a reader who knows nothing of the networks needs to know of them
+# name and explanation of each version of a recording on its HTML page
 version_remarks = {"Recording": "the piano, as it was recorded",
                    "Draft": "the electric piano before the last correction",
                    "Electric piano": "the result"}
@@ -42,10 +42,10 @@ stage_names = ("recording", "after the autoencoder", "after the U-Net: the resul
 
 
 def find_weights(model=None):
-    """Return the paths of the autoencoder's and the U-Net's weights of a trained pair.
+    """Return the paths of the weights of an autoencoder and its U-Net.
 
-    `model` is a name below data/models, or "shipped". None is "own", what AEMain.py and UNetMain.py train unless told
-    otherwise, if both are there, else "shipped".
+    `model` is the name of a folder in data/models, or "shipped". None selects "own", the default of the training, if
+    both files exist, else "shipped".
     """
     folder = hp.models / Util.check_model_name(model or "own")
     own = folder / "ae.torch", folder / "unet.torch"
@@ -55,10 +55,10 @@ def find_weights(model=None):
 
 
 def load_models(ae, unet, device="auto"):
-    """Return the two trained models; each pair of weights is read once, and again when its files have changed.
+    """Load the autoencoder and the U-Net. Models stay in memory until their files change.
 
-    Raises as `AEModel.load_weights`, and ValueError if the two were trained for different instruments, or the U-Net
-    behind another autoencoder.
+    Raises the errors of `AEModel.load_model`. Raises ValueError if the two were trained for different instruments, or
+    if the U-Net was trained with another autoencoder.
     """
     statuses = [Path(path).stat() for path in (ae, unet) if Path(path).exists()]
     return read_models(ae, unet, device, *((now.st_mtime_ns, now.st_ctime_ns, now.st_size) for now in statuses))
@@ -66,7 +66,7 @@ def load_models(ae, unet, device="auto"):
 
 @functools.lru_cache(maxsize=4)
 def read_models(ae, unet, device, *stamps):
-    """As `load_models`, of files that have not changed since the same `stamps`."""
+    """Load the models for `load_models`. The cache identifies a file by its times and size in `stamps`."""
     device = Util.choose_device(device)
     models = load_model(Autoencoder, ae, device), load_model(UNet, unet, device)
     pairs = [model.pair for model in models]
@@ -86,36 +86,36 @@ def pipeline(recording, model=None, ae=None, unet=None, device="auto", inversion
     Parameters
     ----------
     recording : str or Path, or np.ndarray [shape=(n,) or (n, channels)]
-        Any audio or video file that libsndfile or FFmpeg reads, of any sample rate and length; or samples, in [-1, 1]
-        or integers of a wav, with their sample rate. Channels are mixed.
+        Audio or video file that libsndfile or FFmpeg reads, of any sample rate and length. Or an array of samples, in
+        [-1, 1] or integers as in a wav file. Channels are mixed.
     model : str, optional
-        Name of the pair of networks: see `find_weights`.
+        Name of the trained model: see `find_weights`.
     ae, unet : str or Path, optional
-        Weights to use in place of the pair's.
+        Weights of the autoencoder and of the U-Net, instead of those of the model.
     device : str
         "auto", "cuda", "mps" or "cpu".
     inversion : str
-        "kl", or "report" for the report's own: see `Inversion.invert`.
+        Method from spectrogram to audio, "kl" or "report": see `Inversion.invert`.
     sample_rate : float, optional
-        Sample rate of an array, in Hz.
+        Sample rate of an array in Hz.
     stereo : bool
         Keep the two channels of a stereo recording.
     tune : float, optional
-        Frequency in Hz of the A above middle C in the output, as in 440; by default that of the recording.
+        Frequency in Hz of the A above middle C in the output, such as 440. The default is that of the recording.
 
     Returns
     -------
     np.ndarray [shape=(n,)], float32
-        Mono at 22,050 Hz, as long and as loud as the recording, in [-1, 1]. With `stereo`, [shape=(n, 2)] of a stereo
-        recording.
+        Audio at 22,050 Hz in [-1, 1], as long and as loud as the recording. A stereo recording gives
+        [shape=(n, 2)] with `stereo`.
 
     Raises
     ------
     FileNotFoundError
         If the recording or the weights are missing.
     ValueError
-        If the recording is not audio, empty or silent, an array without its sample rate, if `tune` is no A of a piano,
-        or if the weights do not fit.
+        If the recording is not audio, empty or silent, or if an array has no sample rate. Also if `tune` is
+        outside `hp.tune_hertz`, or if the weights do not fit together.
 
     Examples
     --------
@@ -142,12 +142,12 @@ def transcribe(recording, model=None, ae=None, unet=None, device="auto", sample_
     Returns
     -------
     np.ndarray [shape=(n, 4)], float32
-        Onset and end in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
+        Onset and offset in seconds, MIDI key, velocity from 1 to 127, sorted by onset.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As `pipeline`, and ValueError if the autoencoder is the report's, which has no notes.
+        As in `pipeline`. Also ValueError if the model is the report's autoencoder, which has no notes.
     """
     audio, paths = read_input(recording, sample_rate), choose_weights(model, ae, unet)
     models = load_models(*paths, device)
@@ -157,35 +157,35 @@ def transcribe(recording, model=None, ae=None, unet=None, device="auto", sample_
 
 
 def choose_weights(model, ae, unet):
-    """Return the paths of both weights: the given ones, else those of the pair `model`."""
+    """Return the paths of the weights of both networks: `ae` and `unet` if given, else those of `model`."""
     found = find_weights(model)
     return Path(ae or found[0]), Path(unet or found[1])
 
 
 def resynthesise(audio, models, inversion=None, notes=None, tune=None):
-    """Turn a recording into the electric piano.
+    """Convert audio to the electric piano with loaded models.
 
-    The networks get it in A 440: see `Tuning`. The output is as loud as the part of the recording that its notes
-    explain: see `Chunks.explained_share`.
+    The networks process the recording in A 440: see `Tuning`. If the notes explain too little of the recording, the
+    output is softer: see `Chunks.explained_share`.
 
     Parameters
     ----------
     audio : np.ndarray [shape=(n,) or (n, channels), float32]
-        At `hp.sample_rate`, not silent. The networks see the mean of the channels; each channel is inverted with its
-        own phase, and keeps its level relative to the mean, band by band.
+        Recording at `hp.sample_rate`, not silent. The networks process the mean of the channels. The inversion uses the
+        phase of each channel, and its level relative to the mean per band.
     models : sequence of AEModel
-        What the spectrogram passes through in turn: autoencoder and U-Net, as `load_models` returns them.
+        Autoencoder and U-Net, as `load_models` returns them, or the autoencoder alone.
     inversion : str
         See `Inversion.invert`.
     notes : np.ndarray [shape=(n, 4)], optional
-        Notes that a NoteModel plays; by default those of `transcribe_audio`.
+        Notes for a `NoteModel`. The default is the output of `transcribe_audio`.
     tune : float, optional
         See `pipeline`.
 
     Returns
     -------
     (np.ndarray [shape as audio, float32], list of np.ndarray [shape=(n_mels, t), in [0, 1]])
-        The audio, and the spectrograms of the first chunk, in A 440: input, then each model's output.
+        Audio, and the spectrograms of the first chunk in A 440: input, then the output of each model.
     """
     factor = Tuning.pitch_factor(audio)
     in_tune, share = Tuning.to_concert_pitch(audio, factor), 1
@@ -199,12 +199,12 @@ def resynthesise(audio, models, inversion=None, notes=None, tune=None):
 
 
 def resynthesise_in_tune(audio, models, inversion=None, notes=None):
-    """As `resynthesise`, of a recording in A 440 and without its level, chunk by chunk.
+    """Convert a recording in A 440 chunk by chunk, without matching its level: see `resynthesise`.
 
-    The networks and the inversion see `hp.context_frames` beyond each side of a chunk, more than they look around. The
-    chunks fade into each other, and the reference of the dB scale is that of the whole recording: there is no seam.
-    Notes are those of the whole recording too, so that one may be held across chunks. The report's inversion starts
-    from random phase, so that its chunks would not fit: it takes the recording whole.
+    Each chunk has `hp.context_frames` more frames on each side, which exceeds the receptive field. Chunks are
+    cross-faded, and share the dB reference of the whole recording. Notes are those of the whole recording, so a note
+    can last over several chunks. The report's inversion starts from random phase, so it needs the whole recording in
+    one chunk.
     """
     inversion = inversion or hp.inversion
     exponent, frames = Util.level_exponent(audio), Chunks.n_frames(audio)
@@ -215,7 +215,7 @@ def resynthesise_in_tune(audio, models, inversion=None, notes=None):
     pictures = []
     for first, last in tqdm(parts, desc="resynthesis", unit="chunk", disable=len(parts) < 2, leave=False):
         context = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
-        sides = [audio, *(audio.T if audio.ndim > 1 else ())]  # of the channels the mean, then each
+        sides = [audio, *(audio.T if audio.ndim > 1 else ())]  # mean of the channels, then each channel
         guides = [Chunks.spectrum(side, *context, exponent) for side in sides]
         stages, voice = [DatasetCreator.log_mel(DatasetCreator.mel_power(guides[0]), reference)], None
         if render:
@@ -232,7 +232,7 @@ def resynthesise_in_tune(audio, models, inversion=None, notes=None):
 
 
 def note_renderer(model, notes, frames, parts):
-    """As `NoteModel.note_renderer`, in memory that a long recording leaves."""
+    """Return the function of `NoteModel.note_renderer`, with less memory for a long recording."""
     if model.voice:
         return model.note_renderer(notes, frames, parts)
     image = note_spectrogram(model, notes, frames)
@@ -240,7 +240,7 @@ def note_renderer(model, notes, frames, parts):
 
 
 def note_spectrogram(model, notes, frames):
-    """As `NoteModel.note_spectrogram`, a part at a time and in half precision, as a long recording needs it."""
+    """Return the spectrogram of `NoteModel.note_spectrogram` in half precision, computed in parts to limit memory."""
     decibels, step = np.empty((hp.n_mels, frames), np.float32), 8 * hp.decoder_frames
     parts = [slice(start, min(start + step, frames)) for start in range(0, frames, step)]
     for part in parts:
@@ -254,8 +254,7 @@ def note_spectrogram(model, notes, frames):
 
 
 def match_rms(recording, audio, share=1):
-    """Scale `audio` in place to the RMS level of `recording`, or to `share` of its power, or as far as its largest
-    sample stays within `hp.peak`; return it."""
+    """Scale `audio` in place to `share` of the power of `recording`, or to the peak `hp.peak` if softer; return it."""
     peak = max(audio.max(), -audio.min())
     if peak == 0:
         return audio
@@ -271,10 +270,11 @@ def recording_page(name, versions, notes=None):
     Parameters
     ----------
     name : str
-        Of the recording.
+        Name of the recording.
     versions : dict of str -> np.ndarray [shape=(n,) or (n, 2)]
-        Name and audio of each version. Those in `version_remarks` are explained on the page.
+        Name and audio of each version. The page explains the versions in `version_remarks`.
     notes : np.ndarray [shape=(m, 4)], optional
+        Notes to show on the page.
     """
     shown = [(version, version_remarks.get(version, ""), audio, whole_spectrogram(audio))
              for version, audio in versions.items()]
@@ -284,8 +284,7 @@ def recording_page(name, versions, notes=None):
 
 
 def make_versions(recording, models, inversion=None, stereo=False):
-    """Return what `recording_page` shows of a recording: its name, its versions, and the notes, None if the autoencoder
-    has none. Raises as `read_recording`."""
+    """Return the arguments of `recording_page`: name, versions, and notes or None. Raises as `read_recording`."""
     audio = read_recording(recording, stereo)
     notes = transcribe_if_possible(audio, models, recording)
     sounds = audio, *(resynthesise(audio, part, inversion, notes)[0] for part in (models[:1], models))
@@ -293,8 +292,9 @@ def make_versions(recording, models, inversion=None, stereo=False):
 
 
 def transcribe_if_possible(audio, models, name):
-    """Return the notes of a recording [shape=(n,) or (n, channels)], or None if the autoencoder has none. If the
-    recording may not be of a piano, a warning with its name says so."""
+    """Transcribe a recording [shape=(n,) or (n, channels)]. Return None if the autoencoder has no notes.
+
+    A recording that may not be of a piano causes a warning with its name."""
     if not isinstance(models[0], NoteModel):
         return None
     notes = transcribe_audio(audio, models[0])
@@ -305,8 +305,7 @@ def transcribe_if_possible(audio, models, name):
 
 
 def doubt_piano(audio, notes):
-    """Return why a recording may not be of a piano, or None: the notes do not explain its sound, or its pitches fit no
-    tuning."""
+    """Return why a recording may not be of a piano (few notes, unexplained energy, no common tuning), or None."""
     factor, seconds = Tuning.pitch_factor(audio), len(audio) / hp.sample_rate
     share = Chunks.explained_share(Tuning.to_concert_pitch(audio, factor), notes * np.float32([factor, factor, 1, 1]))
     if share >= hp.explained_min_share and (Tuning.estimate_cents(audio) is not None or seconds < hp.doubt_min_s):
@@ -319,9 +318,10 @@ def doubt_piano(audio, notes):
 
 
 def render_notes(preset, notes, path, audio, tune=None):
-    """Render notes on a preset of a SoundFont to `path`, as long, as loud and in the same tuning as the recording
-    `audio`, or in that of `tune`: see `pipeline`. Return the audio [shape=(n,)]. Raises as
-    `MIDI2Audio.synthesise_midi_to_audio`."""
+    """Render notes with a preset of a SoundFont, write them to `path` and return the audio [shape=(n,)].
+
+    Length, level and tuning are those of the recording `audio`. `tune` sets another tuning: see `pipeline`. Raises
+    the errors of `MIDI2Audio.synthesise_midi_to_audio`."""
     import MIDI2Audio
 
     length, factor = len(audio), tune / 440 if tune else Tuning.pitch_factor(audio)
@@ -338,8 +338,7 @@ def render_notes(preset, notes, path, audio, tune=None):
 
 
 def convert(recording, path, models, options):
-    """Convert a recording; write to `path`, and beside it what the command line asks for. Return a line that lists the
-    files."""
+    """Convert a recording, write the audio to `path` and other outputs beside it, and return a line that lists them."""
     started = time.monotonic()
     audio = read_recording(recording, options.stereo)
     if options.stereo and audio.ndim == 1:
@@ -347,7 +346,7 @@ def convert(recording, path, models, options):
     notes = transcribe_if_possible(audio, models, recording)
     output, pictures = resynthesise(audio, models, options.inversion, notes, options.tune)
     Util.write_audio(path, output, Recordings.comment)
-    # beside cover.wav not cover.png, which may be anybody's, but cover_epiano.png
+    # the picture of cover.wav is cover_epiano.png, since a user's file may be named cover.png
     own = f"{path.stem.removesuffix('_epiano')}_epiano"
     picture, midi, page = (path.with_name(own + ending) for ending in (".png", ".mid", ".html"))
     beside, versions = [f"its picture {picture.name}"], {}
@@ -374,7 +373,7 @@ def convert(recording, path, models, options):
 
 
 def describe_tuning(audio):
-    """Return a remark on the tuning of a recording, empty if it is in A 440."""
+    """Return a remark on the tuning of a recording in cents. It is empty if the recording is in A 440."""
     cents = Tuning.estimate_cents(audio) or 0
     if abs(cents) <= hp.tuning_tolerance:
         return ""
@@ -384,8 +383,8 @@ def describe_tuning(audio):
 def make_parser():
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        description="Convert piano recordings to an electric piano. Each recording gives a sound file, "
-        "<name>_epiano.wav, and a picture of its spectrograms, <name>_epiano.png.")
+        description="Convert piano recordings to an electric piano. Write an audio file, <name>_epiano.wav, and a "
+        "picture of the spectrograms, <name>_epiano.png, per recording.")
     parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", default=[hp.demo],
                         help="audio or video file, or folder of them (default: the demo recording)")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT",
@@ -396,11 +395,12 @@ def make_parser():
                         help="also write <name>_epiano.html, a page for listening that needs no network")
     parser.add_argument("--stereo", action="store_true", help="keep the two channels of a stereo recording")
     parser.add_argument("--tune", type=float, metavar="HZ",
-                        help="tuning of the output, as the frequency of the A above middle C, such as 440 (default: the "
+                        help="tuning of the output: frequency in Hz of the A above middle C, such as 440 (default: "
                         "tuning of the recording)")
     parser.add_argument("--midi", action="store_true", help="also write the transcribed notes, <name>_epiano.mid")
     parser.add_argument("--play", metavar="FILE.sf2:BANK:PROGRAM",
-                        help="also play the notes on a preset of a SoundFont with FluidSynth, <name>_epiano_played.wav")
+                        help="also render the notes on a preset of a SoundFont with FluidSynth, "
+                        "<name>_epiano_played.wav")
     parser.add_argument("--model",
                         help="name of a model in data/models, or 'shipped' (default: 'own' if trained, else 'shipped')")
     parser.add_argument("--ae", type=Path, metavar="FILE",
@@ -409,12 +409,13 @@ def make_parser():
                         help="weights of the U-Net, instead of those of the model")
     parser.add_argument("--device", default="auto", help="cuda, mps or cpu (default: the first that is available)")
     parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion,
-                        help="method from spectrogram to audio; 'report' is that of the 2020 report, and slower "
+                        help="method from spectrogram to audio; 'report' is the slower method of the 2020 report "
                         "(default: %(default)s)")
     return parser
 
 
 def main(arguments=None):
+    """Run the command line. `arguments` replaces those of the process."""
     options = make_parser().parse_args(arguments)
     if options.stereo and options.inversion == "report":
         raise ValueError("--inversion report has no stereo; leave out --inversion or --stereo")

@@ -1,4 +1,4 @@
-"""The autoencoder whose latent representation is a list of notes: encoder, note classifier and decoder."""
+"""Define the note autoencoder: encoders, note classifier, note refiner and table decoder."""
 import torch
 from torch import nn
 
@@ -6,7 +6,7 @@ import Hyperparameters as hp
 
 
 class ConvBlock(nn.Sequential):
-    """A convolution that keeps the size of the image, batch normalisation and ReLU."""
+    """Apply a convolution that keeps the image size, batch normalisation and ReLU."""
 
     def __init__(self, inputs, outputs, kernel):
         super().__init__(
@@ -15,25 +15,24 @@ class ConvBlock(nn.Sequential):
 
 
 class NoteEncoder(nn.Module):
-    """What was played: for each key and frame, how surely a note begins, whether it sounds, and its velocity.
+    """Predict onset, sounding and velocity of each key in each frame.
 
-    Convolutions over an image of time x keys, with the same weights for every key. What a key sees are the bands of its
-    own partials, gathered from both spectrograms (harmonic stacking: Bittner et al. 2022, "A lightweight
-    instrument-agnostic model for polyphonic note transcription and multipitch estimation"), and later its neighbours.
-    Half way up, layers that span all keys look further back and ahead (dilated: van den Oord et al. 2016,
-    https://arxiv.org/abs/1609.03499), so that one key may know what the others do. A step is two frames of the mel
+    The network convolves an image of time x keys. All keys share the same weights. The input of a key is the bands of
+    its partials in both spectrograms (harmonic stacking: Bittner et al. 2022, "A Lightweight Instrument-Agnostic Model
+    for Polyphonic Note Transcription and Multipitch Estimation"). Dilated layers (van den Oord et al. 2016,
+    https://arxiv.org/abs/1609.03499) then connect all keys over a longer time. One step is two frames of the mel
     spectrogram.
 
     Parameters
     ----------
     first, channels : int
-        Channels a key in the first layer, and in those that follow.
+        Channels per key in the first layer, and in the other layers.
     blocks : int
-        3 x 3 convolutions before the layers that span all keys.
+        Number of 3 x 3 residual convolutions before the dilated layers.
     narrow, width : int
-        Channels a key on the way into those layers and out of them, and their own.
+        Channels per key around the dilated layers, and channels within them for all keys together.
     layers : int
-        How many of them there are, each looking twice as far as the one before.
+        Number of dilated layers. The dilation doubles from layer to layer.
     """
 
     def __init__(self, **form):
@@ -58,8 +57,11 @@ class NoteEncoder(nn.Module):
             self.head.bias[2:4] = -2
 
     def forward(self, pitch, mel):
-        """Map a pitch spectrogram [shape=(batch, n_pitches, ceil(t / 2))] and a mel spectrogram [shape=(batch, n_mels,
-        t)], both in [0, 1], to the logits of onset, sounding and velocity [shape=(batch, 3, t, n_keys)]."""
+        """Return the logits of onset, sounding and velocity [shape=(batch, 3, t, n_keys)].
+
+        `pitch` is a pitch spectrogram [shape=(batch, n_pitches, ceil(t / 2)), in [0, 1]], and `mel` a mel spectrogram
+        [shape=(batch, n_mels, t), in [0, 1]].
+        """
         frames, (batch, _, steps) = mel.shape[2], pitch.shape
         x = self.time(nn.functional.relu(self.stem(stack_harmonics(pitch, mel, self.bands, self.mels)) + self.key))
         for block in self.blocks:
@@ -74,11 +76,10 @@ class NoteEncoder(nn.Module):
 
 
 def stack_harmonics(pitch, mel, bands, weights):
-    """Return what each key sees of both spectrograms, the bands of its partials [shape=(batch, features, steps,
-    n_keys)].
+    """Return the bands of each key's partials in both spectrograms [shape=(batch, features, steps, n_keys)].
 
-    `pitch` [shape=(batch, n_pitches, steps)], `mel` [shape=(batch, n_mels, t)], two frames per step; `bands` and
-    `weights` as `partial_bands` and `partial_mel_weights` return them, flattened.
+    `pitch` has the shape (batch, n_pitches, steps), and `mel` (batch, n_mels, t) with two frames per step. `bands` and
+    `weights` are the flattened outputs of `partial_bands` and `partial_mel_weights`.
     """
     pitch, mel = pitch.transpose(1, 2), nn.functional.pad(mel, (0, mel.shape[2] % 2)).transpose(1, 2)
     batch, steps, _ = pitch.shape
@@ -87,16 +88,16 @@ def stack_harmonics(pitch, mel, bands, weights):
     return torch.cat([own, sharp.transpose(2, 3).flatten(3)], -1).permute(0, 3, 1, 2)
 
 
-decibel = 10 / torch.log(torch.tensor(10.0)).item()  # dB a neper of power
+decibel = 10 / torch.log(torch.tensor(10.0)).item()  # dB per unit of the natural logarithm of power
 
 
 class NoteDecoder(nn.Module):
-    """How it sounds: the log-mel spectrogram that each key makes on the target instrument, learnt, and summed over
-    notes.
+    """Decode notes to the mel spectrogram of the target instrument with a learnt table.
 
-    A key has a level in dB for each mel band and time since the onset, from `knots` with straight lines between them,
-    so that an onset may lie between two frames; two ways in which it grows with velocity; and a fall in dB a frame
-    once key and pedal are up. The powers of the notes add up.
+    The table holds the level of each key in dB, per mel band and per knot. A knot is a time since the onset. Levels
+    between knots are interpolated linearly, so an onset can lie between two frames. Two parameters per band set the
+    growth of the level with velocity. A third sets its decay in dB per frame after the offset. The powers of all notes
+    are summed.
     """
 
     def __init__(self):
@@ -104,27 +105,39 @@ class NoteDecoder(nn.Module):
         dense, geometric = torch.arange, lambda first, last, n: torch.logspace(*torch.tensor(
             [float(first), float(last)]).log10(), n)
         knots = torch.cat([dense(-4, 16), dense(16, 64, 2), dense(64, 160, 4), geometric(160, 1000, 16)]).float()
-        self.register_buffer("knots", knots, persistent=False)  # frames since the onset; the last is 11.6 s later
-        level = -40 - knots.clamp(min=0) / 10  # where a key is seldom heard so late, it is left at that
+        self.register_buffer("knots", knots, persistent=False)  # frames since the onset; the last is at 11.6 s
+        level = -40 - knots.clamp(min=0) / 10  # late knots of a rare key get no training data and keep this value
         level[knots < 0] = -95
         self.level = nn.Parameter(level[None, :, None].repeat(hp.n_keys, 1, hp.n_mels))
         self.register_buffer("loudest", torch.tensor(-15.0))
-        self.loudness = nn.Parameter(torch.full((hp.n_keys, 1, hp.n_mels), 40.0))  # dB a decade of velocity
-        self.slope = nn.Parameter(torch.zeros(hp.n_keys, 1, hp.n_mels))            # dB more at full velocity
-        self.release = nn.Parameter(torch.full((hp.n_keys, hp.n_mels), 1.5))       # dB a frame
+        self.loudness = nn.Parameter(torch.full((hp.n_keys, 1, hp.n_mels), 40.0))  # dB per decade of velocity
+        self.slope = nn.Parameter(torch.zeros(hp.n_keys, 1, hp.n_mels))            # dB per full range of velocity
+        self.release = nn.Parameter(torch.full((hp.n_keys, hp.n_mels), 1.5))       # dB per frame
 
     def forward(self, notes, first, frames):
-        """Return the mel power in dB [shape=(n_mels, frames)] of a piece, from its frame `first` on.
+        """Return the mel power in dB of notes.
 
-        `notes` [shape=(n, 4)]: onset and end in seconds, MIDI key, velocity from 1 to 127; keys that no piano has, such
-        as 0, count for nothing. A silent frame has `hp.decoder_silence`.
+        Parameters
+        ----------
+        notes : torch.Tensor [shape=(n, 4)]
+            Onset and offset in seconds, MIDI key, velocity from 1 to 127. Keys outside the piano's range, such as 0,
+            are ignored.
+        first : int
+            First frame to return.
+        frames : int
+            Number of frames to return.
+
+        Returns
+        -------
+        torch.Tensor [shape=(n_mels, frames)]
+            Mel power in dB. A silent frame has the value `hp.decoder_silence`.
         """
         onset, end = notes[:, :2].T * (hp.sample_rate / hp.hop_length)
         key = notes[:, 2].long() - hp.lowest_key
         start, last = self.knots[0], self.knots[-1]
         known = (key >= 0) & (key < hp.n_keys)
         release = self.release.clamp(min=hp.decoder_min_release)
-        falling = release.amin(1)[key.clamp(0, hp.n_keys - 1)]  # of the key's bands the slowest
+        falling = release.amin(1)[key.clamp(0, hp.n_keys - 1)]  # slowest band of each key
         audible = known & (onset + start < first + frames) & (end + hp.decoder_inaudible / falling > first)
         if not audible.any():
             return self.level.new_full((hp.n_mels, frames), hp.decoder_silence)
@@ -145,7 +158,7 @@ class NoteDecoder(nn.Module):
 
 
 class MLPHead(nn.Module):
-    """A number for each of some notes from what is seen of them [shape=(n, features)], by fully connected layers."""
+    """Compute one value per note from the note's features with fully connected layers."""
 
     def __init__(self, features):
         super().__init__()
@@ -156,40 +169,53 @@ class MLPHead(nn.Module):
             nn.Linear(width, narrow), nn.ReLU(), nn.Dropout(dropout), nn.Linear(narrow, 1))
 
     def forward(self, seen):
+        """Map features [shape=(n, features)] to one value per note [shape=(n,)]."""
         return self.layers(self.scale(seen[..., None, None])[..., 0, 0])[:, 0]
 
 
 class NoteClassifier(nn.Module):
-    """A second look at each note that seems to have been played, with what the other keys do meanwhile.
+    """Classify onset candidates as played or not, and correct the offsets of played notes.
 
-    Whether it was played, or is another's overtone, its echo, or no more than a noise: of that tell the keys whose
-    partials meet its own. And when it ended: many end together, when the pedal is let go.
+    False positives are overtones, echoes or noise. The predictions for keys with common partials help to tell them
+    from played notes. Offsets use the other keys too, since many notes end together when the pedal is released.
 
-    `predictions` [shape=(batch, 3, t, n_keys), in [0, 1]] is what `NoteEncoder` says of onset, sounding and velocity.
-    Notes begin in `clip`, `frame` and `key`, seem to end in frame `end`, and their key is struck again in frame
-    `next_onset`, each [shape=(n,)].
+    The methods share these parameters:
+
+    Parameters
+    ----------
+    predictions : torch.Tensor [shape=(batch, 3, t, n_keys), in [0, 1]]
+        Onset, sounding and velocity, as `NoteEncoder` predicts them.
+    clip : torch.Tensor [shape=(n,), int64]
+        Index in the batch of each note.
+    frame, key : torch.Tensor [shape=(n,), int64]
+        Onset frame and key of each note. Key 0 is the lowest of the piano.
+    end : torch.Tensor [shape=(n,)]
+        Estimated offset in frames.
+    next_onset : torch.Tensor [shape=(n,)]
+        Frame of the next onset of the same key.
     """
 
     keys = tuple(sorted(sign * distance for sign in (-1, 1) for distance in (
-        1, 2, 3, 4, 5, 7, 12, 16, 19, 24, 28, 31, 36)))  # semitones to those it looks at
-    before, after = 14, 45                              # frames of the onset
-    offset_steps = tuple(range(-48, 49, 4))                   # frames from the end
+        1, 2, 3, 4, 5, 7, 12, 16, 19, 24, 28, 31, 36)))  # distances in semitones of the other keys in the features
+    before, after = 14, 45                               # frames before and after the onset in the features
+    offset_steps = tuple(range(-48, 49, 4))              # frames relative to the estimated offset
 
     def __init__(self):
         super().__init__()
         self.onset_head, self.offset_head = MLPHead(7 * len(self.keys) + 28), MLPHead(3 * len(self.offset_steps) + 3)
 
     def forward(self, predictions, clip, frame, key):
-        """Return the logits that the notes were played [shape=(n,)]."""
+        """Return for each note the logit of the probability that it was played [shape=(n,)]."""
         return self.onset_head(self.onset_features(predictions, clip, frame, key))
 
     def offset_shift(self, predictions, clip, frame, key, end, next_onset):
-        """Return by how many frames they ended later [shape=(n,)]."""
+        """Return the predicted correction of each estimated offset in frames, positive if later [shape=(n,)]."""
         features = self.offset_features(predictions, clip, frame, key, end, next_onset)
         return hp.offset_loss_frames * self.offset_head(features)
 
     def onset_features(self, predictions, clip, frame, key):
-        reach, at = max(self.keys), self.before  # where the note's own frame and key lie
+        """Return the features that tell whether each note was played [shape=(n, 7 * len(keys) + 28)]."""
+        reach, at = max(self.keys), self.before  # index of the note's own key and frame after padding
         padded = nn.functional.pad(predictions[:, :3], (reach, reach, self.before, self.after)).unbind(1)
         frames = (frame[:, None] + torch.arange(self.before + self.after, device=frame.device))[..., None]
         own, others = key[:, None] + reach, key[:, None] + reach + torch.tensor(self.keys, device=key.device)
@@ -205,6 +231,7 @@ class NoteClassifier(nn.Module):
             key[:, None] / hp.n_keys - 0.5], 1)
 
     def offset_features(self, predictions, clip, frame, key, end, next_onset):
+        """Return the features for the correction of offsets [shape=(n, 3 * len(offset_steps) + 3)]."""
         sounding, last = predictions[:, 1], predictions.shape[2] - 1
         frames = torch.arange(last + 1, device=predictions.device)
         released = (sounding[:, (frames - 2).clamp(min=0)] - sounding[:, (frames + 2).clamp(max=last)]).clamp(min=0)
@@ -216,8 +243,18 @@ class NoteClassifier(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual stage of the `HarmonicEncoder`: neighbouring keys and frames, then frames further off and the octaves
-    below and above. [shape=(batch, channels, t, n_keys)] in and out."""
+    """Apply one residual stage of the `HarmonicEncoder`.
+
+    The first convolution spans neighbouring keys and frames. A second spans distant frames, and a third the octaves
+    below and above.
+
+    Parameters
+    ----------
+    channels : int
+        Channels per key.
+    dilation : int
+        Distance in steps of the frames in the second convolution.
+    """
 
     def __init__(self, channels, dilation):
         super().__init__()
@@ -230,26 +267,33 @@ class Stage(nn.Module):
             nn.BatchNorm2d(channels), nn.ReLU())
 
     def forward(self, x):
+        """Map [shape=(batch, channels, steps, n_keys)] to the same shape."""
         x = x + self.near(x)
         return x + self.long(x) + self.octaves(x)
 
 
 class HarmonicEncoder(nn.Module):
-    """A wider `NoteEncoder`, which also predicts offsets.
+    """Predict onset, sounding, velocity and offset of each key in each frame.
 
-    The input is the same. Every key has more channels; every stage looks further in time, and at the octaves, where
-    most false positives lie (dilated convolutions along harmonics: Wei et al. 2022, "HPPNet: Modeling the harmonic
-    structure and pitch invariance in piano transcription"). Layers that span all keys lie between the two halves of
-    the stages.
+    The input is that of `NoteEncoder`, and each key has more channels. Each stage spans a longer time and the
+    neighbouring octaves, where most false positives lie (dilated convolutions along harmonics [1]_). Dilated layers
+    that connect all keys lie between the two halves of the stages.
 
     Parameters
     ----------
-    first, channels : int
-        Channels per key in the first layer, and in those that follow.
+    first : int
+        Channels per key in the first layer.
+    channels : int
+        Channels per key in the other layers.
     stages : sequence of int
-        Dilation in time of each stage.
+        Dilation of each stage, in steps.
     narrow, width, layers : int
-        See `NoteEncoder`.
+        As in `NoteEncoder`.
+
+    References
+    ----------
+    .. [1] W. Wei et al.: HPPNet: Modeling the Harmonic Structure and Pitch Invariance in Piano Transcription.
+       ISMIR 2022.
     """
 
     outputs = 4
@@ -276,8 +320,7 @@ class HarmonicEncoder(nn.Module):
             self.head.bias[2:4] = -2
 
     def forward(self, pitch, mel):
-        """Map spectrograms as `NoteEncoder` to the logits of onset, sounding, velocity and offset [shape=(batch, 4, t,
-        n_keys)]."""
+        """Return logits of onset, sounding, velocity and offset [shape=(batch, 4, t, n_keys)]: see `NoteEncoder`."""
         frames, (batch, _, steps) = mel.shape[2], pitch.shape
         x = self.time(nn.functional.relu(self.stem(stack_harmonics(pitch, mel, self.bands, self.mels)) + self.key))
         half = len(self.stages) // 2
@@ -296,10 +339,10 @@ class HarmonicEncoder(nn.Module):
 
 
 class NoteRefiner(nn.Module):
-    """Note-level post-processing behind a `HarmonicEncoder`: see NoteRefinement.py.
+    """Hold the networks that refine the notes of a `HarmonicEncoder`: see NoteRefinement.py.
 
-    `offset_head` scores where a note may end; `velocity_head` says by how much the logarithm of its velocity is off, in
-    units of `hp.velocity_scale`.
+    `offset_head` scores offset candidates. `velocity_head` predicts the error of the logarithm of a note's velocity,
+    in units of `hp.velocity_scale`.
     """
 
     def __init__(self):
@@ -309,18 +352,18 @@ class NoteRefiner(nn.Module):
 
 
 class NoteAutoencoder(nn.Module):
-    """An autoencoder whose latent is notes.
+    """Combine the parts of an autoencoder whose latent representation is a list of notes.
 
     Parameters
     ----------
     with_classifier : bool
-        Whether a `NoteClassifier` follows a `NoteEncoder`.
+        Add a `NoteClassifier`. A `HarmonicEncoder` never has one.
     decoder : NoteDecoder or SampledVoice, optional
-        By default a `NoteDecoder`.
+        Decoder of the notes. The default is a new `NoteDecoder`.
     harmonic : bool
-        Whether the encoder is a `HarmonicEncoder`, followed by a `NoteRefiner`, in place of a `NoteEncoder`.
+        Use a `HarmonicEncoder` and a `NoteRefiner` instead of a `NoteEncoder`.
     **form
-        Sizes of the encoder.
+        Sizes of the encoder: see the parameters of the encoders.
     """
 
     name = "an autoencoder"
@@ -335,8 +378,10 @@ class NoteAutoencoder(nn.Module):
 
     @classmethod
     def from_state(cls, state, decoder=None):
-        """Return a network, not trained, of the form that a state_dict has, with this decoder. Raises KeyError if it is of
-        another kind."""
+        """Return an untrained network with the sizes of a state_dict and with the given decoder.
+
+        Raises KeyError if the state_dict is that of another kind of network.
+        """
         def count(name):
             return len({key.split(".")[2] for key in state if key.startswith(f"encoder.{name}.")})
 
@@ -349,14 +394,15 @@ class NoteAutoencoder(nn.Module):
         return cls("classifier.onset_head.scale.weight" in state, decoder, harmonic, **form)
 
     def forward(self, pitch, mel):
-        """Map spectrograms to the logits of notes: see the encoders."""
+        """Return the encoder's logits of two spectrograms: see `NoteEncoder.forward`."""
         return self.encoder(pitch, mel)
 
 
 def partial_bands(partials):
-    """Index of the band at each partial of each key, and of those below and above it [shape=(n_keys, 3 * partials)].
+    """Return the indices of three pitch bands around each partial of each key [shape=(n_keys, 3 * partials), int64].
 
-    `hp.n_pitches`, one past the last, stands for bands that are not there.
+    `partials` is a sequence of frequency ratios to the fundamental. The index `hp.n_pitches` stands for a band outside
+    the pitch spectrogram.
     """
     keys = torch.arange(hp.n_keys)[:, None]
     centre = torch.round(1 + hp.pitch_bands_per_key * (keys + 12 * torch.log2(torch.tensor(partials).double())))
@@ -365,9 +411,10 @@ def partial_bands(partials):
 
 
 def partial_mel_weights(partials):
-    """Weights of the two mel bands around each partial of each key [shape=(n_mels, n_keys, partials)].
+    """Return the weights of the two mel bands around each partial of each key [shape=(n_mels, n_keys, partials)].
 
-    The bands lie as in Slaney's scale: evenly up to 1 kHz, then in equal ratios.
+    `partials` is a sequence of frequency ratios to the fundamental. The mel scale is Slaney's: linear up to 1 kHz, then
+    logarithmic.
     """
     step, knee, ratio = 200 / 3, 1000.0, torch.log(torch.tensor(6.4)).double() / 27
     top = knee / step + torch.log(torch.tensor(hp.fmax / knee).double()) / ratio

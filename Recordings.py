@@ -1,4 +1,4 @@
-"""Recordings to convert: reading and checking them, finding them in folders, and where their outputs go."""
+"""Find, read and check the recordings to convert, and choose their output paths."""
 import re
 import tempfile
 from pathlib import Path
@@ -10,11 +10,11 @@ import Decoding
 import Util
 from Decoding import recording_endings
 
-comment = "electric piano version by Main.py of Instrument resynthesis"  # in the metadata of what Main.py writes
+comment = "electric piano version by Main.py of Instrument resynthesis"  # metadata of the output files
 
 
 def read_input(recording, sample_rate=None, stereo=False):
-    """Return a recording, a path or an array with its rate, at `hp.sample_rate`: see `Main.pipeline`."""
+    """Return a recording at `hp.sample_rate`, given as a path or as an array: see `Main.pipeline`."""
     if not isinstance(recording, (str, Path)):
         return check_array(recording, sample_rate, stereo)
     if sample_rate is not None:
@@ -23,7 +23,7 @@ def read_input(recording, sample_rate=None, stereo=False):
 
 
 def read_recording(path, stereo=False):
-    """Read a recording as `Util.read_audio`, and raise ValueError if it is silent."""
+    """Read a recording with `Util.read_audio`. Raises ValueError if the recording is silent."""
     audio = Util.read_audio(path, stereo)
     if not audio.any():
         raise ValueError(f"{path} is silent; choose another recording")
@@ -31,7 +31,26 @@ def read_recording(path, stereo=False):
 
 
 def check_array(audio, rate, stereo=False):
-    """Return an array as `read_recording` does a file: see `Main.pipeline`."""
+    """Convert an array of samples to a recording at `hp.sample_rate`.
+
+    Parameters
+    ----------
+    audio : array_like [shape=(n,) or (n, channels)]
+        Samples in [-1, 1], or integers over their full range.
+    rate : float
+        Sample rate in Hz.
+    stereo : bool
+        Keep the two channels of a stereo recording.
+
+    Returns
+    -------
+    np.ndarray [shape=(n,) or (n, 2), float32]
+
+    Raises
+    ------
+    ValueError
+        If the rate is missing or implausible, or if the array is not audio, not finite or silent.
+    """
     audio = np.asarray(audio)
     if rate is None or not 1000 <= rate <= 1_000_000:
         raise ValueError(f"an array needs its sample rate in Hz, as in sample_rate=44100, not {rate}")
@@ -58,18 +77,18 @@ def find_recordings(given):
     Parameters
     ----------
     given : sequence of Path
-        Files, and folders of which all recordings are taken, also those in folders below. Our own outputs are left
-        out.
+        Files and folders. A folder gives all recordings in it and in its subfolders, without outputs of `Main.py`.
 
     Returns
     -------
     list of (Path, Path)
-        Recording, and the name of its output without an ending; one below a folder keeps its place there.
+        Path of each recording, and the path of its output without an ending. A recording in a subfolder keeps the path
+        of its subfolder.
 
     Raises
     ------
     FileNotFoundError
-        If a folder holds no recordings.
+        If a folder has no recordings.
     """
     found = []
     for path in given:
@@ -88,16 +107,16 @@ def find_recordings(given):
 
 
 def output_paths(recordings, output=None, overwrite=False):
-    """Return where to write the sound of each recording.
+    """Return the path of the output audio file of each recording.
 
     Parameters
     ----------
     recordings : list of (Path, Path)
-        As `find_recordings` returns them.
+        Recordings and output names, as `find_recordings` returns them.
     output : Path, optional
-        A file if there is one recording, else a folder; by default the working folder.
+        Output file for one recording, or output folder. The default is the working folder.
     overwrite : bool
-        Replace files that are no outputs of ours.
+        Replace files that `Main.py` did not write.
 
     Returns
     -------
@@ -106,10 +125,10 @@ def output_paths(recordings, output=None, overwrite=False):
     Raises
     ------
     ValueError
-        If two recordings would be written to one file, or one over a recording or over a file that is no output of
-        ours, or if `output` names a kind of file that is not written.
+        If two recordings have the same output path, or if an output would replace a recording. Also if it would replace
+        a file that `Main.py` did not write, or if the format of `output` is not supported.
     OSError
-        If the place cannot be written to.
+        If the output folder is not writable.
     """
     ending = output.suffix.lower() if output and not output.is_dir() else ""
     if ending in Util.audio_formats:
@@ -137,14 +156,14 @@ def output_paths(recordings, output=None, overwrite=False):
 
 
 def is_same_file(one, other):
-    """Whether two paths lead to one file, there already or not."""
+    """Return whether two paths lead to the same file. The file need not exist."""
     if one.exists() and other.exists():
         return one.samefile(other)
     return one.resolve() == other.resolve()
 
 
 def is_output(path):
-    """Whether `Main.py` wrote a sound file: its name or its metadata says so."""
+    """Return whether `Main.py` wrote an audio file, according to its name or its metadata."""
     if path.stem.endswith(("_epiano", "_epiano_played")):
         return True
     try:
@@ -155,7 +174,7 @@ def is_output(path):
 
 
 def check_place(folder, path):
-    """Raise `Util.write_error` of `path` if no file can be written to `folder`, which need not exist yet."""
+    """Raise `Util.write_error` with the name `path` if `folder` is not writable. The folder need not exist yet."""
     place = folder.resolve()
     while not place.exists():
         place = place.parent

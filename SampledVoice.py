@@ -1,4 +1,4 @@
-"""The target instrument as a sampled instrument: its own sounds, summed at the notes. The decoder that knows phases."""
+"""Play notes on a sampled instrument that is stored in the weights. This decoder returns audio, with phase."""
 import io
 
 import numpy as np
@@ -12,27 +12,28 @@ import Util
 
 
 class SampledVoice(nn.Module):
-    """A decoder of notes to audio, in place of `NoteAutoencoder.NoteDecoder`.
+    """Decode notes to audio with the recorded sounds of the target instrument.
 
-    All that it knows are buffers, so that weights hold it; `Scale.render_voice` makes them. Nothing is trained by
-    gradient. Sounds are decoded when a note needs them, and then kept.
+    The sounds are buffers, so the weights store them. `Scale.render_voice` makes them, and gradient descent does not
+    change them. A sound is decoded from FLAC when a note first needs it, and stays in memory. This class can replace
+    `NoteAutoencoder.NoteDecoder`.
 
     Parameters
     ----------
     streams : torch.Tensor [shape=(bytes,), uint8]
-        The sounds, FLAC one after the other: for each recorded key those of its layers.
+        Concatenated FLAC streams, ordered by recorded key and then by layer.
     ends : torch.Tensor [shape=(keys, layers), int64]
-        Where the bytes of each sound end.
+        Index in `streams` of the end of each sound.
     keys : torch.Tensor [shape=(keys,)]
-        MIDI keys that are recorded, ascending. The others take the sound of the nearest one, resampled.
+        Recorded MIDI keys, ascending. Any other key uses the sound of the nearest recorded key, resampled.
     layers : torch.Tensor [shape=(layers,)]
-        Velocities at which sounds are recorded, ascending; between them, sounds are mixed.
+        Velocities of the recorded sounds, ascending. Other velocities mix two layers.
     velocities : torch.Tensor [shape=(velocities,)]
-        Velocities at which levels and releases are known, ascending.
+        Velocities of the columns of `level` and `release`, ascending.
     level : torch.Tensor [shape=(keys, velocities)]
-        RMS level in dB of the first `hp.voice_level_s` of a note.
+        RMS level in dB of a note's first `hp.voice_level_s` seconds.
     release : torch.Tensor [shape=(keys, velocities)]
-        Seconds in which a note falls to 1 / e of its amplitude, once it has ended.
+        Time in seconds in which the amplitude falls to 1 / e after the offset.
     """
 
     names = ("streams", "ends", "keys", "layers", "velocities", "level", "release")
@@ -45,31 +46,35 @@ class SampledVoice(nn.Module):
 
     @classmethod
     def from_state(cls, state, prefix="decoder."):
-        """Return the voice that a state_dict holds. Raises KeyError if it holds none."""
+        """Build the voice that a state_dict stores. Raises KeyError if the state_dict has no voice."""
         return cls(**{name: state[prefix + name].clone() for name in cls.names})
 
     def forward(self, notes, first, frames):
-        """Return the mel power in dB [shape=(n_mels, frames)] of notes, from a frame on: see `NoteDecoder.forward`."""
+        """Return the mel power in dB [shape=(n_mels, frames)] of notes: see `NoteDecoder.forward`."""
         spectrum = self.spectrum(notes.cpu().numpy(), first, first + frames)
         decibels = 10 * np.log10(np.maximum(DatasetCreator.mel_power(spectrum), 10 ** (hp.decoder_silence / 10)))
         return torch.from_numpy(decibels.astype(np.float32)).to(notes.device)
 
     def spectrum(self, notes, first, last):
-        """Return the STFT of the frames from `first` to `last` of the notes' audio [shape=(1 + n_fft / 2, last -
-        first), complex64]."""
+        """Return the STFT of the notes' audio [shape=(1 + n_fft / 2, last - first), complex64].
+
+        `first` is the first frame, and `last` is the frame after the last one. `notes` are those of `audio`.
+        """
         samples = (last - 1 - first) * hp.hop_length + hp.n_fft
         audio = self.audio(notes, first * hp.hop_length - hp.n_fft // 2, samples)
         return DatasetCreator.stft(audio, center=False)
 
     def audio(self, notes, start, samples):
-        """Play notes.
+        """Render notes to audio at `hp.sample_rate`.
 
         Parameters
         ----------
         notes : np.ndarray [shape=(n, 4)]
-            Onset and end in seconds, MIDI key, velocity from 1 to 127. Keys that no piano has count for nothing.
-        start, samples : int
-            First sample to return, also before 0, and how many.
+            Onset and offset in seconds, MIDI key, velocity from 1 to 127. Keys outside the piano's range are ignored.
+        start : int
+            First sample to return. It can be negative.
+        samples : int
+            Number of samples to return.
 
         Returns
         -------
@@ -97,7 +102,7 @@ class SampledVoice(nn.Module):
         return total
 
     def law(self, key, velocity):
-        """Return amplitude and release, in samples, of a key that is struck so hard."""
+        """Return the amplitude of a key at a velocity, and its release in samples."""
         row = self.row(key)
         if "law" not in self.decoded:
             self.decoded["law"] = [np.log(self.velocities.cpu().numpy()), *(
@@ -107,12 +112,14 @@ class SampledVoice(nn.Module):
         return 10 ** (np.interp(hard, known, level[row]) / 20), np.interp(hard, known, release[row]) * hp.sample_rate
 
     def row(self, key):
-        """Return the place of the recorded key that is nearest to a key."""
+        """Return the index in `keys` of the recorded key that is nearest to a MIDI key."""
         return int(np.abs(self.keys.cpu().numpy() - key).argmin())
 
     def sound(self, key, velocity):
-        """Return the sound of a key [shape=(n,)], of unit RMS in its first `hp.voice_level_s`: the two layers around a
-        velocity, mixed."""
+        """Mix the sounds of the two layers around a velocity [shape=(n,)].
+
+        The RMS of each layer's first `hp.voice_level_s` seconds is 1.
+        """
         layers = self.layers.cpu().numpy()
         right = int(np.searchsorted(layers, velocity).clip(1, len(layers) - 1)) if len(layers) > 1 else 0
         share = np.float32(np.clip((velocity - layers[right - 1]) / (layers[right] - layers[right - 1]), 0, 1)
@@ -121,7 +128,7 @@ class SampledVoice(nn.Module):
         return louder if share == 1 else mix(self.layer(key, right - 1), louder, share)
 
     def layer(self, key, layer):
-        """Return the sound of a key in a layer, decoded and, if another key's is taken, resampled."""
+        """Return the decoded sound of a key in a layer [shape=(n,)]. A key that is not recorded is resampled."""
         if (key, layer) not in self.decoded:
             row = self.row(key)
             ends = self.ends.cpu().flatten().tolist()
@@ -137,7 +144,7 @@ class SampledVoice(nn.Module):
 
 
 def mix(softer, louder, share):
-    """Mix two sounds, the shorter one filled up with silence."""
+    """Return (1 - share) * softer + share * louder. The shorter sound is padded with silence."""
     sound = np.zeros(max(len(softer), len(louder)), np.float32)
     sound[:len(softer)] += (1 - share) * softer
     sound[:len(louder)] += share * louder
@@ -145,8 +152,21 @@ def mix(softer, louder, share):
 
 
 def delayed(sound, first, last, share):
-    """Return the samples from `first` to `last` of a sound that begins `share` of a sample later, by an interpolation
-    with `hp.voice_taps` values of a windowed sinc."""
+    """Delay a sound by a fraction of a sample, and return its samples from `first` to `last`.
+
+    Parameters
+    ----------
+    sound : np.ndarray [shape=(n,), float32]
+        Sound to delay, at least `hp.voice_taps` samples longer than `last`.
+    first, last : int
+        First sample to return, and the sample after the last.
+    share : float
+        Delay in samples, from 0 to 1. The interpolation is a windowed sinc of `hp.voice_taps` values.
+
+    Returns
+    -------
+    np.ndarray [shape=(last - first,), float32]
+    """
     half = hp.voice_taps // 2
     part = sound[max(first - half, 0):last + half - 1]
     part = np.pad(part, (last - first + 2 * half - 1 - len(part), 0))
@@ -160,8 +180,7 @@ def delayed(sound, first, last, share):
 
 
 def delay_kernel(share):
-    """Return the values of a sinc, windowed by Hann's window, that delay by a share of a sample [shape=(voice_taps,)].
-    """
+    """Return a sinc with a Hann window that delays by `share` of a sample [shape=(voice_taps,), float32]."""
     half = hp.voice_taps // 2
     place = np.arange(1 - half, half + 1) - share
     kernel = np.sinc(place) * (1 + np.cos(np.pi * place / half))
@@ -169,10 +188,11 @@ def delay_kernel(share):
 
 
 def prolonged(sound, samples):
-    """Return a sound that lasts for at least so many samples: its end repeated, ever softer, as it fell before.
+    """Extend a sound to at least `samples` samples by looping its end.
 
-    It is repeated after the period, between a half and all of `hp.voice_loop_s`, after which it is most like itself.
-    A sound that has died away ends in silence.
+    Each repetition is softer than the one before, at the rate at which the end of the sound decays. The loop lasts
+    between half and all of `hp.voice_loop_s` seconds. Its length has the largest correlation between the sound's last
+    samples and those one loop earlier. A sound that has decayed to silence is padded with zeros.
     """
     if samples <= len(sound):
         return sound

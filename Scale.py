@@ -17,17 +17,20 @@ from SampledVoice import SampledVoice
 
 
 def render_voice(preset):
-    """Render the sounds of every key of a preset, as the pairs are rendered, and return them as a `SampledVoice`.
+    """Render every key of a preset in the same way as the training pairs, and return a `SampledVoice`.
 
-    Every key is struck at the velocities `hp.voice_layers` and held, and struck shortly at those in
-    `hp.voice_velocities`, which shows how loud it is and how it is released. If the layers are the same sound, louder
-    or softer, the loudest is stored alone. Of an instrument whose sounds need more than `hp.voice_bytes`, every second
-    or third key is.
+    Long notes at the velocities `hp.voice_layers` give the sounds. Short notes at the velocities `hp.voice_velocities`
+    give level and release. If the layers differ only in level, the voice stores the loudest layer alone. If the sounds
+    need more than `hp.voice_bytes`, the voice stores every second or third key.
 
     Parameters
     ----------
     preset : tuple
         File, bank and program: see `MIDI2Audio.parse_preset`.
+
+    Returns
+    -------
+    SampledVoice
 
     Raises
     ------
@@ -60,13 +63,25 @@ def render_voice(preset):
 
 
 def record_key(key, preset):
-    """Render the notes of a key.
+    """Render the long and short notes of a key, and measure them.
+
+    Parameters
+    ----------
+    key : int
+        MIDI key.
+    preset : tuple
+        File, bank, program and whether the render has a room.
 
     Returns
     -------
-    (list of bytes, float, np.ndarray, np.ndarray)
-        The sound of each layer as FLAC; the distance of the layers from the loudest, relative to it; level and release
-        at each of `hp.voice_velocities`, as `SampledVoice` has them.
+    streams : list of bytes
+        Sound of each layer as FLAC.
+    difference : float
+        Relative distance of the layers from the loudest: see `layer_difference`.
+    level : list of float
+        RMS level in dB at each velocity in `hp.voice_velocities`.
+    release : np.ndarray [shape=(velocities,)]
+        Time in seconds in which the amplitude falls to 1 / e after the offset, at the same velocities.
     """
     long, short = (length * hp.voice_slot for length in (hp.voice_long_slots, 1))
     held = int(hp.voice_held_s * hp.sample_rate)
@@ -90,7 +105,26 @@ def record_key(key, preset):
 
 
 def render_events(events, samples, preset):
-    """Return what FluidSynth makes of (sample, message) [shape=(samples,)]."""
+    """Render MIDI events with FluidSynth.
+
+    Parameters
+    ----------
+    events : list of (int, mido.Message)
+        Time in samples and message of each event.
+    samples : int
+        Length of the audio in samples.
+    preset : tuple
+        As in `record_key`.
+
+    Returns
+    -------
+    np.ndarray [shape=(samples,), float32]
+
+    Raises
+    ------
+    ValueError
+        If FluidSynth fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scale.mid"
         Notes.single_track([(sample / hp.sample_rate, i, message) for i, (sample, message) in enumerate(events)]).save(
@@ -108,15 +142,29 @@ def decibels(audio):
 
 
 def layer_difference(layers):
-    """Return how far the layers are from the loudest at the best gain, relative to their norm: the largest."""
+    """Return the largest distance of a layer from the loudest layer, relative to its norm and at the best gain."""
     first = [layer[:2 * hp.sample_rate].astype(np.float64) for layer in layers]
     units = [sound / (np.linalg.norm(sound) + 1e-12) for sound in first]
     return max(np.sqrt(max(1 - (unit @ units[-1]) ** 2, 0)) for unit in units)
 
 
 def measure_release(note, sustained, held):
-    """Return the seconds in which a note that ends after `held` samples falls to 1 / e, relative to one that is
-    sustained, by a line through its levels; NaN if it cannot be told."""
+    """Estimate the time in seconds in which the amplitude of a note falls to 1 / e after its offset.
+
+    A line is fitted to the level difference in dB between the released note and a sustained note.
+
+    Parameters
+    ----------
+    note, sustained : np.ndarray [shape=(n,), float32]
+        Audio of the released note and of the sustained note.
+    held : int
+        Offset of the released note in samples.
+
+    Returns
+    -------
+    float
+        Time in seconds, or NaN if too few blocks of the note can be measured.
+    """
     block = hp.voice_release_block
     first = held + 2 * block
     blocks = (min(len(note), len(sustained)) - first) // block
@@ -126,7 +174,7 @@ def measure_release(note, sustained, held):
     used = np.flatnonzero((fallen < fallen[0] - 1) & (fallen > fallen[0] - hp.voice_release_fit_db) & (own > -140))
     if len(used) < 3:
         return np.nan
-    used = used[used <= used[0] + np.argmax(np.append(np.diff(used) > 1, True))]  # up to the first gap
+    used = used[used <= used[0] + np.argmax(np.append(np.diff(used) > 1, True))]  # keep the blocks before the first gap
     if len(used) < 3:
         return np.nan
     slope = np.polyfit(used * block / hp.sample_rate, fallen[used], 1)[0]  # dB per second
@@ -134,8 +182,11 @@ def measure_release(note, sustained, held):
 
 
 def encode_sound(sound, key):
-    """Return a sound as FLAC of 16 bits, cut where it has died away, or after the seconds of `hp.voice_seconds`, those
-    of the lowest and the highest key."""
+    """Trim a sound and encode it as 16-bit FLAC.
+
+    The sound ends where it has decayed by `hp.voice_range_db`, or at its longest duration. `hp.voice_seconds` sets this
+    duration for the lowest and the highest key, and the keys between them are interpolated.
+    """
     share = (key - hp.lowest_key) / (hp.n_keys - 1)
     longest = hp.voice_seconds[0] * (hp.voice_seconds[1] / hp.voice_seconds[0]) ** share
     sound = sound[:int(longest * hp.sample_rate)]

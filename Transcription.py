@@ -1,4 +1,4 @@
-"""Recording -> notes: frame-wise predictions chunk by chunk, decoded in windows, for any length and tuning."""
+"""Transcribe recordings of any length and tuning: predict frames chunk by chunk, then decode notes in windows."""
 import numpy as np
 from tqdm import tqdm
 
@@ -15,13 +15,14 @@ def transcribe_audio(audio, model):
     Parameters
     ----------
     audio : np.ndarray [shape=(n,) or (n, channels), float32]
-        At `hp.sample_rate`, not silent. The mean of the channels is transcribed.
+        Recording at `hp.sample_rate`, not silent. The mean of the channels is transcribed.
     model : NoteModel
+        Trained note autoencoder.
 
     Returns
     -------
     np.ndarray [shape=(n, 4), float32]
-        As `Notes.decode_notes` returns them, with `NoteModel.refine_velocities`.
+        Onset and offset in seconds, MIDI key, velocity from 1 to 127, sorted by onset.
     """
     factor = Tuning.pitch_factor(audio)
     notes = transcribe_in_tune(Tuning.to_concert_pitch(audio, factor), model)
@@ -30,7 +31,7 @@ def transcribe_audio(audio, model):
 
 
 def transcribe_in_tune(audio, model):
-    """As `transcribe_audio`, of a recording in A 440."""
+    """Transcribe a recording in A 440: see `transcribe_audio`."""
     exponent, frames = Util.level_exponent(audio), Chunks.n_frames(audio)
     parts = Chunks.chunks(frames)
     references = (max(Chunks.pitch_power(audio, *part, exponent).max() for part in parts),
@@ -49,10 +50,30 @@ def transcribe_in_tune(audio, model):
 
 
 def predict_chunk(audio, model, first, last, exponent, references):
-    """Return the frame-wise predictions of a chunk [shape=(outputs, last - first, n_keys)], and its pitch spectrogram.
+    """Predict the frames of a chunk.
 
-    The encoder's steps are two frames long. Its predictions differ if it starts one frame later, and the mean of both
-    is better than either. `references`: the largest power of the recording's pitch and mel spectrograms.
+    A step of the encoder is two frames. The encoder runs twice, from the first and from the second frame. The mean of
+    both runs is more accurate than either run.
+
+    Parameters
+    ----------
+    audio : np.ndarray [shape=(n,) or (n, channels), float32]
+        Whole recording in A 440.
+    model : NoteModel
+        Trained note autoencoder.
+    first, last : int
+        First frame of the chunk, and the frame after its last.
+    exponent : int
+        The samples are divided by 2 ** `exponent`.
+    references : (float, float)
+        Largest power in the pitch and in the mel spectrogram of the recording.
+
+    Returns
+    -------
+    predictions : np.ndarray [shape=(outputs, last - first, n_keys), in [0, 1]]
+        See `NoteModel.predict_frames`.
+    pitch : np.ndarray [shape=(n_pitches, steps), in [0, 1]]
+        Pitch spectrogram of the chunk.
     """
     frames = Chunks.n_frames(audio)
     before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
@@ -66,20 +87,21 @@ def predict_chunk(audio, model, first, last, exponent, references):
 
 
 def decode_in_windows(predictions, frames, model):
-    """Decode the notes of a long recording without holding all of its predictions in memory.
+    """Decode the notes of a long recording window by window, to limit memory.
 
     Parameters
     ----------
     predictions : iterable of np.ndarray [shape=(outputs, t, n_keys)]
-        As `predict_chunk` returns them, chunk after chunk.
+        Predictions of consecutive chunks, as `predict_chunk` returns them.
     frames : int
-        Number of all frames.
+        Number of frames of the recording.
     model : NoteModel
+        Trained note autoencoder.
 
     Yields
     ------
     np.ndarray [shape=(n, 4), float32]
-        Notes, in the order of their onsets. A note ends `hp.decode_ahead` frames after its window at the latest.
+        Notes of one window, sorted by onset. A note ends at most `hp.decode_ahead` frames after its window.
     """
     window, start, decoded = None, 0, -np.inf  # first frame of the window; frame up to which notes are decoded
     for part in predictions:

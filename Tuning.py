@@ -1,4 +1,4 @@
-"""Tuning: by how many cents a recording differs from A 440, and its correction by resampling."""
+"""Estimate the tuning of a recording in cents relative to A 440, and correct it by resampling."""
 import numpy as np
 
 import Decoding
@@ -9,19 +9,19 @@ import Util
 def estimate_cents(audio):
     """Estimate the tuning of a recording relative to A 440.
 
-    Spectral peaks of the whole recording vote for their distance from the nearest key of a piano in A 440, weighted by
-    their amplitude. The estimate lies at the mode of these distances. Partials that are off the tempered scale move it
-    less than they move the mean.
+    The function measures the distance of each spectral peak from the nearest key of a piano in A 440. The estimate is
+    the mode of these distances, weighted by amplitude. Partials off the tempered scale affect the mode less than the
+    mean.
 
     Parameters
     ----------
     audio : np.ndarray [shape=(n,) or (n, channels), float32]
-        At `hp.sample_rate`.
+        Recording at `hp.sample_rate`.
 
     Returns
     -------
     float or None
-        Cents from -50 to 50, positive if the recording is sharp. None if the peaks prefer no tuning, as in noise.
+        Cents from -50 to 50, positive if the recording is sharp. None if the peaks show no common tuning, as in noise.
     """
     cents, weights = peak_cents(audio)
     if not weights.any():
@@ -32,14 +32,17 @@ def estimate_cents(audio):
     distance = (cents - mode + 50) % 100 - 50
     near = np.abs(distance) < 2 * hp.tuning_width
     share, chance = weights[near].sum() / weights.sum(), 4 * hp.tuning_width / 100
-    number = weights.sum() ** 2 / (weights ** 2).sum()  # of peaks, if all had the same weight
+    number = weights.sum() ** 2 / (weights ** 2).sum()  # effective number of peaks
     if share < max(hp.tuning_share, chance + 4 * np.sqrt(chance * (1 - chance) / number)):
         return None
     return float((mode + np.average(distance[near], weights=weights[near]) + 50) % 100 - 50)
 
 
 def peak_cents(audio):
-    """Return the distances in cents of spectral peaks from the nearest key, and their amplitudes [shape=(n,) each]."""
+    """Return the distances in cents of spectral peaks from the nearest key, and the amplitudes of the peaks.
+
+    Both arrays have the shape (n,). `audio` is the recording of `estimate_cents`.
+    """
     size, most = hp.tuning_n_fft, hp.tuning_frames
     starts = np.arange(0, max(len(audio) - size, 0) + 1, size // 2)
     starts = starts[np.linspace(0, len(starts) - 1, min(len(starts), most)).astype(int)]
@@ -52,7 +55,8 @@ def peak_cents(audio):
         spectrum = np.abs(np.fft.rfft(window * Decoding.fix_length(part, size)))[first - 1:last + 2]
         level = np.log(spectrum + 1e-30)
         before, top, after = level[:-2], level[1:-1], level[2:]
-        peaks = np.nonzero((top > before) & (top >= after) & (top > top.max() + hp.tuning_floor_db * np.log(10) / 20))[0]
+        floor = top.max() + hp.tuning_floor_db * np.log(10) / 20
+        peaks = np.nonzero((top > before) & (top >= after) & (top > floor))[0]
         shift = 0.5 * (before - after)[peaks] / (before - 2 * top + after)[peaks]
         cents.append(1200 * np.log2((first + peaks + shift) * hertz / 440))
         weights.append(spectrum[1:-1][peaks])
@@ -61,34 +65,36 @@ def peak_cents(audio):
 
 
 def pitch_factor(audio):
-    """Return by what factor the frequencies of a recording differ from A 440: 1 up to `hp.tuning_tolerance` cents.
+    """Return the ratio of a recording's frequencies to those of a piano in A 440.
 
-    `audio` as in `estimate_cents`.
+    The ratio is 1 if the difference is at most `hp.tuning_tolerance` cents. `audio` is the recording of
+    `estimate_cents`.
     """
     cents = estimate_cents(audio) or 0
     return 2 ** (cents / 1200) if abs(cents) > hp.tuning_tolerance else 1.0
 
 
 def to_concert_pitch(audio, factor):
-    """Return a recording [shape=(n,) or (n, channels)] in A 440, by resampling: it becomes `factor` times as long.
+    """Resample a recording [shape=(n,) or (n, channels)] to A 440, which makes it `factor` times as long.
 
-    `factor` as `pitch_factor` returns it; 1 leaves the recording as it is.
+    `factor` is the ratio that `pitch_factor` returns. With 1, the recording stays the same.
     """
     return Util.resample(audio, hp.sample_rate, hp.sample_rate * factor)
 
 
 def from_concert_pitch(audio, factor, length, tune=None):
-    """Return what was made of `to_concert_pitch` in the recording's own tuning and length.
+    """Resample audio in A 440 to the tuning and length of the recording.
 
     Parameters
     ----------
     audio : np.ndarray [shape=(n,) or (n, channels), float32]
-        In A 440, `factor` times as long as the recording.
+        Audio in A 440, `factor` times as long as the recording.
     factor : float
+        Ratio that `pitch_factor` returns for the recording.
     length : int
-        Samples of the recording.
+        Number of samples of the recording.
     tune : float, optional
-        Frequency in Hz of the A above middle C of the result, in place of the recording's own.
+        Frequency in Hz of the A above middle C in the result. The default is the tuning of the recording.
 
     Returns
     -------
@@ -96,14 +102,14 @@ def from_concert_pitch(audio, factor, length, tune=None):
     """
     wanted = factor if tune is None else tune / 440
     if wanted != factor:
-        import librosa  # slow to import, and needed for nothing else here
+        import librosa  # slow to import, and only needed here
 
         audio = librosa.effects.time_stretch(audio.T, rate=factor / wanted).T
     return Decoding.fix_length(Util.resample(audio, hp.sample_rate * wanted, hp.sample_rate), length)
 
 
 def check_tune(tune):
-    """Return the frequency in Hz of an A that a piano may have. Raises ValueError for another."""
+    """Return `tune`, a frequency in Hz or None. Raises ValueError if it is outside `hp.tune_hertz`."""
     lowest, highest = hp.tune_hertz
     if tune is not None and not lowest <= tune <= highest:
         raise ValueError(f"tune is the frequency of the A above middle C in Hz, from {lowest} to {highest}, as in 440, "

@@ -207,7 +207,7 @@ def identity_loss(names):
     """Return the MSE of the autoencoder's outputs for the training and validation pieces, as without a U-Net."""
     return [np.average([float(((source - target) ** 2).mean()) for source, target in clips],
                        weights=[target.shape[-1] for _, target in clips])
-            for clips in (list(UNetDataset(part, data)) for part in split_for_training(names, hp.seed))]
+            for clips in (list(UNetDataset(part, data, model="report")) for part in split_for_training(names, hp.seed))]
 
 
 def epoch_table(training, test, unet):

@@ -362,7 +362,7 @@ def test_a_link_to_a_recording_is_that_recording(tmp_path):
 
 @pytest.mark.parametrize("name", ("../escape", "..", "", "/tmp/escape", "a\\b", "C:escape"))
 def test_a_model_is_a_name_and_no_path(name):
-    with pytest.raises(ValueError, match="is no name of a model"):
+    with pytest.raises(ValueError, match="not the name of a single folder"):
         Main.find_weights(name or ".")
     if name != "C:escape":  # a drive, which only Windows has
         with pytest.raises(argparse.ArgumentTypeError, match="not the name of a single folder"):
