@@ -39,10 +39,11 @@ def sample_preset(preset):
     sounds = []
     for key in tqdm(hp.clip_piano_keys, desc=Path(preset[0]).name, unit="key", leave=False):
         events = [(i * slot + at, mido.Message(kind, note=key, velocity=velocity))
-                  for i, velocity in enumerate(hp.clip_piano_layers) for at, kind in ((0, "note_on"), (size, "note_off"))]
+                  for i, velocity in enumerate(hp.clip_piano_layers)
+                  for at, kind in ((0, "note_on"), (size, "note_off"))]
         audio = Scale.render_events(events, len(hp.clip_piano_layers) * slot, preset).reshape(-1, slot)[:, :size]
-        sounds.append([np.append(sound[late:], np.zeros(late, np.float32)) for sound in audio
-                       for late in [attack_delay(sound)]])
+        delays = map(attack_delay, audio)
+        sounds.append([np.append(sound[late:], np.zeros(late, np.float32)) for sound, late in zip(audio, delays)])
     return np.array(sounds, np.float32)
 
 
@@ -123,8 +124,15 @@ def pedal_spans(changes, end):
 
 
 def read_pieces(path):
-    """Return what `collect_pieces` has stored: a list of (notes, pedal), of which every `hp.clip_validation_step`-th is
-    for validation, and a list of the others."""
+    """Read the file of `collect_pieces`, and split it into pieces for validation and for training.
+
+    Every `hp.clip_validation_step`-th piece is for validation.
+
+    Returns
+    -------
+    (list of (np.ndarray [shape=(n, 4)], np.ndarray [shape=(m, 2)]), list of the same)
+        Notes and pedal of each piece.
+    """
     stored = np.load(path)
     notes, pedals = (np.split(stored[name].astype(float), np.cumsum(stored[counts])[:-1])
                      for name, counts in (("notes", "note_counts"), ("pedal", "pedal_counts")))

@@ -15,20 +15,33 @@ frame_rate = hp.sample_rate / hp.hop_length
 
 
 class FrontEnd:
-    """The spectrograms of `DatasetCreator`, of batches, on the device."""
+    """Compute the spectrograms of `DatasetCreator` for batches, on the device."""
 
     def __init__(self, device):
         self.mel, self.pitch = (torch.from_numpy(filters()).to(device) for filters in (
             DatasetCreator.mel_filters, DatasetCreator.pitch_filters))
 
     def power(self, audio, filters, n_fft, hop):
+        """Return the power of audio [shape=(clips, n)] in the bands of filters [shape=(clips, bands, frames)]."""
         spectrum = torch.stft(audio, n_fft, hop, window=torch.hann_window(n_fft, device=audio.device),
                               pad_mode="constant", return_complex=True)
         return filters @ (spectrum.real ** 2 + spectrum.imag ** 2)
 
     def __call__(self, audio, frames, quieter=0.0):
-        """Return pitch and mel spectrogram [shape=(clips, n_pitches, frames / 2), (clips, n_mels, frames)] of clips in
-        dB below their maximum and `quieter` dB [shape=(clips, 1, 1)], mapped to [0, 1]."""
+        """Compute the pitch and the mel spectrogram of clips.
+
+        Parameters
+        ----------
+        audio : torch.Tensor [shape=(clips, n)]
+        frames : int
+            Frames of the mel spectrogram.
+        quieter : float or torch.Tensor [shape=(clips, 1, 1)]
+            Level of the loudest band below full scale, in dB.
+
+        Returns
+        -------
+        list of torch.Tensor [shape=(clips, n_pitches, ceil(frames / 2)) and (clips, n_mels, frames), in [0, 1]]
+        """
         mel = self.power(audio, self.mel, hp.n_fft, hp.hop_length)[..., :frames]
         pitch = self.power(audio, self.pitch, hp.pitch_n_fft, hp.pitch_hop_length)[..., :-(-frames // 2)]
         return [((10 * (power / power.amax((1, 2), keepdim=True).clamp(min=1e-20)).clamp(min=1e-12).log10() - quieter)
@@ -36,10 +49,18 @@ class FrontEnd:
 
 
 def label_clips(notes, clips, frames):
-    """Return the labels of clips [shape=(clips, 4, frames, n_keys)]: onset, sounding, velocity as `note_labels` has
-    them, and offset, which falls from 1 at the end of a note as the onset does.
+    """Make the labels of clips, those of `Notes.note_labels`, on the device.
 
-    `notes` [shape=(n, 5)]: clip, onset and end in seconds, MIDI key, velocity.
+    Parameters
+    ----------
+    notes : torch.Tensor [shape=(n, 5)]
+        Clip, onset and end in seconds, MIDI key, velocity from 1 to 127.
+    clips, frames : int
+
+    Returns
+    -------
+    torch.Tensor [shape=(clips, 4, frames, n_keys), in [0, 1]]
+        Onset, sounding, velocity and offset.
     """
     device = notes.device
     clip, key = notes[:, 0].long(), notes[:, 3].long() - hp.lowest_key
@@ -64,12 +85,14 @@ def label_clips(notes, clips, frames):
 
 
 class ClipMaker:
-    """From a batch of notes to a batch to train on.
+    """Make batches to train on from batches of notes.
 
     Parameters
     ----------
-    pianos, simulated : list
-        As `read_piano` returns them, and impulse responses.
+    pianos : list
+        As `RandomPianos.read_piano` returns them.
+    simulated : list of np.ndarray [shape=(n,)]
+        Room impulse responses.
     frames : int
         Frames of a clip, even.
     pool : int
@@ -92,7 +115,19 @@ class ClipMaker:
         return other
 
     def audio(self, notes, pedal, clips):
-        """Return the recordings [shape=(clips, frames * hop_length)]."""
+        """Play and record clips.
+
+        Parameters
+        ----------
+        notes : torch.Tensor [shape=(n, 5)]
+        pedal : torch.Tensor [shape=(m, 3)]
+            As in a batch of `Performances`.
+        clips : int
+
+        Returns
+        -------
+        torch.Tensor [shape=(clips, frames * hop_length)]
+        """
         lead, samples = int(self.lead * hp.sample_rate), self.frames * hp.hop_length
         dry = self.instruments.play(notes, clips, lead + samples, lead)
         down = torch.zeros(clips, lead + samples + 1, device=self.device)
@@ -105,7 +140,8 @@ class ClipMaker:
 
     @torch.no_grad()
     def __call__(self, batch, clips):
-        """Return (pitch, mel, labels) of a batch of `Performances`."""
+        """Return pitch spectrogram, mel spectrogram and labels of a batch of `Performances`: see `FrontEnd` and
+        `label_clips`."""
         notes, pedal = batch["notes"].to(self.device), batch["pedal"].to(self.device)
         audio = self.audio(notes, pedal, clips)
         quieter = torch.rand(clips, 1, 1, device=self.device) ** 2 * hp.recorded_quieter_db * (

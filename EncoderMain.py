@@ -56,6 +56,7 @@ class EncoderTrainer:
         self.step, self.seconds = 0, 0.0
 
     def parts(self):
+        """Return what a checkpoint holds, by name."""
         return {"encoder": self.encoder, "mean": self.mean, "optimiser": self.optimiser}
 
     def save(self, path):

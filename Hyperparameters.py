@@ -409,6 +409,7 @@ system_soundfonts = (
 soundfont_packages = {  # of Debian and Ubuntu
     "FluidR3_GM.sf2": "fluid-soundfont-gm", "TimGM6mb.sf2": "timgm6mb-soundfont",
     "MuseScore_General_Full.sf3": "musescore-general-soundfont", "MuseScore_General.sf3": "musescore-general-soundfont",
+    "sf_GMbank.sf2": "csound-soundfont",
 }
 ae_weights = root / "ae.torch"
 unet_weights = root / "unet.torch"

@@ -145,8 +145,10 @@ def draw_exercise(rng, seconds, lead):
 
 
 class Performances(torch.utils.data.IterableDataset):
-    """An endless stream of batches of notes: dict of "notes" [shape=(n, 5)], clip, onset, end, key and velocity of each,
-    and "pedal" [shape=(m, 3)], clip, down and up.
+    """Stream endless batches of notes.
+
+    A batch is a dict of "notes" [shape=(n, 5)], clip, onset and end in seconds, MIDI key and velocity of each, and
+    "pedal" [shape=(m, 3)], clip, and the times in seconds when the pedal goes down and up.
 
     Parameters
     ----------

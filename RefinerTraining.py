@@ -72,6 +72,7 @@ def velocity_examples(network, predictions, pitch, notes):
 
 
 def make_optimiser(head):
+    """Return an optimiser, and a learning rate that falls linearly over the epochs."""
     optimiser = torch.optim.AdamW(head.parameters(), hp.refiner_learning_rate, weight_decay=hp.refiner_weight_decay)
     return optimiser, torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0.02, hp.refiner_epochs)
 
@@ -108,10 +109,12 @@ def fit_velocities(head, examples):
 
 
 def centred(values):
+    """Return values minus their mean."""
     return values - values.mean()
 
 
 def step(optimiser, loss):
+    """Make one step of gradient descent."""
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()

@@ -24,7 +24,7 @@ def clip_notes(notes, clip=0):
 
 
 def sine_piano(keys=(30, 60, 90), layers=(24, 56, 88, 120), seconds=1.0):
-    """Sounds of sines that decay, louder in the layers of higher velocities, as `RandomPianos.read_piano` gives them."""
+    """Return decaying sines, louder in the layers of higher velocities, as `RandomPianos.read_piano` returns sounds."""
     t = torch.arange(int(seconds * hp.sample_rate)) / hp.sample_rate
     hertz = 440 * 2 ** ((torch.tensor(keys)[:, None, None] - 69) / 12)
     sounds = torch.sin(2 * np.pi * hertz * t) * torch.exp(-3 * t) * (torch.tensor(layers)[:, None] / 127)

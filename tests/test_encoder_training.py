@@ -61,7 +61,8 @@ def steps(monkeypatch):
 
 
 def train(data, seconds, **options):
-    return EncoderMain.train(data, minutes=seconds / 60, batch_size=2, pool=1, clips=2, device="cpu", form=form, **options)
+    return EncoderMain.train(data, minutes=seconds / 60, batch_size=2, pool=1, clips=2, device="cpu", form=form,
+                             **options)
 
 
 # training
