@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import AEMain
+import UNetMain
 
 brief = dict(epochs=2, batch_size=2, crop_frames=64, device="cpu")  # 4 batches an epoch: two clips of 258 frames
 
@@ -18,6 +19,20 @@ def behind_an_autoencoder(data, model):
     """Give the U-Net of that name an autoencoder to be trained behind."""
     (data / "models" / model).mkdir(exist_ok=True)
     shutil.copy(data / "models" / "untrained" / "ae.torch", data / "models" / model)
+
+
+@pytest.fixture(params=("ae", "unet"))
+def train(request, data):
+    """Function that trains one of the networks, briefly unless told otherwise, and returns the path of its weights."""
+
+    def run(**options):
+        script, width = (AEMain, {}) if request.param == "ae" else (UNetMain, {"wf": 3})
+        if script is UNetMain:
+            behind_an_autoencoder(data, options.get("model", "own"))
+        script.train(**{**brief, "data": data, **width, **options})
+        return data / "models" / options.get("model", "own") / f"{request.param}.torch"
+
+    return run
 
 
 def train_ae(data, **options):
