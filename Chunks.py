@@ -19,7 +19,8 @@ def chunks(frames, number=0):
     frames : int
         Number of frames, as `n_frames` returns it.
     number : int
-        Number of chunks. The default 0 gives chunks of about `hp.chunk_frames`.
+        Number of chunks. The default 0 gives one chunk of up to `hp.chunk_frames`, or chunks of about
+        `hp.long_chunk_frames`, which with their context need no more memory.
 
     Returns
     -------
@@ -27,7 +28,8 @@ def chunks(frames, number=0):
         First frame of each chunk, and the frame after its last. Each chunk has at least `hp.fade_frames` frames, unless
         the recording is shorter.
     """
-    number = number or -(-frames // hp.chunk_frames)
+    most = hp.chunk_frames if frames <= hp.chunk_frames else min(hp.chunk_frames, hp.long_chunk_frames)
+    number = number or -(-frames // most)
     size = max(-(-frames // (8 * number)) * 8, hp.fade_frames)  # multiple of 8: the U-Net halves time three times
     starts = [0, *range(size, frames - hp.fade_frames + 1, size)]  # a short rest joins the last chunk
     return list(zip(starts, [*starts[1:], frames]))
