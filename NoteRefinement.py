@@ -7,7 +7,7 @@ import torch
 
 import Hyperparameters as hp
 import Util
-from Notes import interpolate_peaks, next_onsets, onset_candidates
+from Notes import find_peaks, interpolate_peaks, next_onsets, onset_candidates
 
 frame_rate = hp.sample_rate / hp.hop_length
 harmonics = np.array(hp.refiner_harmonics)
@@ -64,10 +64,7 @@ def offset_candidates(predictions, frame, key, following):
         Frames, and which of them are filled.
     """
     _, sounding, _, offset = predictions
-    padded = np.pad(offset, ((2, 2), (0, 0)))
-    before_2, before, after, after_2 = (padded[i:i + len(offset)] for i in (0, 1, 3, 4))
-    peaks = ((offset > hp.offset_peak_threshold) & (offset >= before) & (offset > after) & (offset >= before_2)
-             & (offset > after_2))
+    peaks = find_peaks(offset, hp.offset_peak_threshold)
     candidates = np.zeros((len(frame), hp.offset_candidates))
     known = np.zeros(candidates.shape, bool)
     most = hp.offset_candidates - len(hp.offset_sounding_thresholds) - 1

@@ -226,6 +226,14 @@ def slopes(times, frames):
     return note, near[note, place].astype(int), likely[note, place]
 
 
+def find_peaks(image, threshold):
+    """Return where an image [shape=(t, n_keys)] is above a threshold and at its highest within two frames [shape as
+    image, bool]."""
+    padded = np.pad(image, ((2, 2), (0, 0)))
+    before_2, before, after, after_2 = (padded[i:i + len(image)] for i in (0, 1, 3, 4))
+    return (image > threshold) & (image >= before) & (image > after) & (image >= before_2) & (image > after_2)
+
+
 def onset_candidates(predictions, onset_threshold, frame_threshold=None):
     """Find the frames and keys where notes may begin.
 
@@ -239,10 +247,7 @@ def onset_candidates(predictions, onset_threshold, frame_threshold=None):
     """
     onset, sounding, *_ = predictions
     frame_threshold = hp.frame_threshold if frame_threshold is None else frame_threshold
-    padded = np.pad(onset, ((2, 2), (0, 0)))
-    before_2, before, after, after_2 = (padded[i:i + len(onset)] for i in (0, 1, 3, 4))
-    peaks = (onset > onset_threshold) & (onset >= before) & (onset > after) & (onset >= before_2) & (onset > after_2)
-    key, frame = np.nonzero(peaks.T)
+    key, frame = np.nonzero(find_peaks(onset, onset_threshold).T)
     soon = np.minimum(frame[:, None] + (1, 2, 3), len(onset) - 1)
     sounds = sounding[soon, key[:, None]].mean(axis=1) >= frame_threshold
     return frame[sounds], key[sounds]
