@@ -1,5 +1,6 @@
 """Audio files -> samples: decoding by libsndfile or FFmpeg block by block, mixing of channels, resampling."""
 import contextlib
+import io
 import itertools
 import os
 import shlex
@@ -44,6 +45,16 @@ def open_with_libsndfile(path):
         raise DecodingError(str(error)) from None
 
 
+class SeekableFile(io.FileIO):
+    """A file that answers an impossible seek with -1, as FFmpeg expects. PyAV prints a traceback for an exception."""
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        try:
+            return super().seek(offset, whence)
+        except OSError:
+            return -1
+
+
 @contextlib.contextmanager
 def open_with_ffmpeg(path):
     """Open an audio or video file with FFmpeg. Yields as `open_with_libsndfile`, of the first audio stream.
@@ -62,7 +73,7 @@ def open_with_ffmpeg(path):
     try:
         # a playlist may not open other files: only this one is open
         how = dict(metadata_errors="ignore", options={"protocol_whitelist": "none"})
-        with open(path, "rb") as file, av.open(file, **how) as container:
+        with SeekableFile(path) as file, av.open(file, **how) as container:
             if not container.streams.audio:
                 raise DecodingError("no audio stream")
             frames = ffmpeg_frames(container, container.streams.audio[0])

@@ -407,6 +407,7 @@ system_soundfonts = (
     Path("/usr/local/share/soundfonts"), Path("/usr/local/share/fluidsynth"), Path("/opt/homebrew/share/soundfonts"),
     Path("/opt/homebrew/share/fluid-synth/sf2"),
 )
+salamander = "Salamander.sf2"   # SoundFonts/salamander.py makes it
 soundfont_packages = {  # of Debian and Ubuntu
     "FluidR3_GM.sf2": "fluid-soundfont-gm", "TimGM6mb.sf2": "timgm6mb-soundfont",
     "MuseScore_General_Full.sf3": "musescore-general-soundfont", "MuseScore_General.sf3": "musescore-general-soundfont",

@@ -182,6 +182,15 @@ def test_reading_block_by_block_is_reading_at_once(tmp_path, monkeypatch, rate, 
     np.testing.assert_array_equal(Util.read_audio(tmp_path / "in.wav"), Util.resample(noise.mean(axis=1), rate))
 
 
+def test_a_damaged_file_prints_no_traceback(tmp_path, capfd):
+    encode(tmp_path / "good.wma", "wmav2", tone(0.5), hp.sample_rate)
+    damage = np.random.default_rng(49)  # FFmpeg then seeks before the beginning of the file
+    tmp_path.joinpath("bad.wma").write_bytes(damaged(tmp_path.joinpath("good.wma").read_bytes(), damage))
+    with pytest.raises(ValueError, match="bad.wma"):
+        Util.read_audio(tmp_path / "bad.wma")
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("ending, codec, rate", (("m4a", "aac", 44100), ("webm", "libopus", 48000),
                                                  ("wma", "wmav2", 22050), ("aac", "aac", 32000)))
 def test_damaged_containers(tmp_path, ending, codec, rate):
