@@ -110,4 +110,4 @@ def test_missing_fluidsynth_and_soundfonts_are_named_with_the_command_that_insta
 def test_a_soundfont_that_a_script_makes_is_named_with_the_script(tmp_path, monkeypatch):
     monkeypatch.setattr(hp, "system_soundfonts", ()), monkeypatch.setattr(hp, "soundfonts", tmp_path)
     with pytest.raises(FileNotFoundError, match="Salamander.sf2 is neither .*; make it: python SoundFonts/salamander.py"):
-        Presets.find_soundfont("Salamander.sf2")
+        MIDI2Audio.find_soundfont("Salamander.sf2")
