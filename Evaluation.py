@@ -136,9 +136,10 @@ def gap_closed(piece):
 def markdown_table(scores):
     """Return the scores of `evaluate` as Markdown: a table of the sound and, if there are any, a table of the notes."""
     present = [metric for metric in metrics if any(metric in piece["final"] for piece in scores.values())]
+    shown = [version for version in next(iter(scores.values())) if version != "transcription"]
     heads = [f"{metrics[metric]}: {version}" if version == versions[0] else version for metric in present
-             for version in versions]
-    rows = {name: [f"{piece[version].get(metric, float('nan')):.2f}" for metric in present for version in versions]
+             for version in shown]
+    rows = {name: [f"{piece[version].get(metric, float('nan')):.2f}" for metric in present for version in shown]
             + [f"{100 * gap_closed(piece):.0f} %"] for name, piece in scores.items()}
     text = table_lines(["piece", *heads, "timbre gap closed"], rows)
     rows = {name: [f"{piece['transcription'][metric]:.3f}" for metric in note_metrics]

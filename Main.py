@@ -37,7 +37,8 @@ from UNet import UNet
 # name and explanation of each version of a recording on its HTML page
 version_remarks = {"Recording": "the piano, as it was recorded",
                    "Draft": "the electric piano before the last correction",
-                   "Electric piano": "the result"}
+                   "Electric piano": "the result",
+                   "report": "the result of the 2020 report's networks"}
 stage_names = ("recording", "after the autoencoder", "after the U-Net: the result")
 
 
@@ -283,12 +284,16 @@ def recording_page(name, versions, notes=None):
                             "to the recording and played it again.</p>")
 
 
-def make_versions(recording, models, inversion=None, stereo=False):
-    """Return the arguments of `recording_page`: name, versions, and notes or None. Raises as `read_recording`."""
+def make_versions(recording, models, inversion=None, stereo=False, compare=()):
+    """Return the arguments of `recording_page`: name, versions, and notes or None. Raises as `read_recording`.
+
+    `compare` holds names of other models, such as "report", whose results are more versions.
+    """
     audio = read_recording(recording, stereo)
     notes = transcribe_if_possible(audio, models, recording)
     sounds = audio, *(resynthesise(audio, part, inversion, notes)[0] for part in (models[:1], models))
-    return Path(recording).stem, dict(zip(version_remarks, sounds)), notes
+    others = {name: resynthesise(audio, load_models(*find_weights(name)), inversion)[0] for name in compare}
+    return Path(recording).stem, {**dict(zip(version_remarks, sounds)), **others}, notes
 
 
 def transcribe_if_possible(audio, models, name):
@@ -356,6 +361,9 @@ def convert(recording, path, models, options):
     if options.page:
         draft = resynthesise(audio, models[:1], options.inversion, notes, options.tune)[0]
         versions = dict(zip(version_remarks, (audio, draft, output)))
+        if options.compare:
+            others = load_models(*find_weights(options.compare), options.device)
+            versions[options.compare] = resynthesise(audio, others, options.inversion, tune=options.tune)[0]
     if options.play and not len(notes):
         beside.append("no notes, since none were found")
     elif options.play:
@@ -393,6 +401,8 @@ def make_parser():
     parser.add_argument("--overwrite", action="store_true", help="replace output files that Main.py did not write")
     parser.add_argument("--page", action="store_true",
                         help="also write <name>_epiano.html, a page for listening that needs no network")
+    parser.add_argument("--compare", metavar="MODEL",
+                        help="with --page: also show the result of another model on the page, such as 'report'")
     parser.add_argument("--stereo", action="store_true", help="keep the two channels of a stereo recording")
     parser.add_argument("--tune", type=float, metavar="HZ",
                         help="tuning of the output: frequency in Hz of the A above middle C, such as 440 (default: "
@@ -402,7 +412,8 @@ def make_parser():
                         help="also render the notes on a preset of a SoundFont with FluidSynth, "
                         "<name>_epiano_played.wav")
     parser.add_argument("--model",
-                        help="name of a model in data/models, or 'shipped' (default: 'own' if trained, else 'shipped')")
+                        help="name of a model in data/models, such as 'report', the 2020 report's networks, or 'shipped' "
+                        "(default: 'own' if trained, else 'shipped')")
     parser.add_argument("--ae", type=Path, metavar="FILE",
                         help="weights of the autoencoder, instead of those of the model")
     parser.add_argument("--unet", type=Path, metavar="FILE",
@@ -420,10 +431,14 @@ def main(arguments=None):
     if options.stereo and options.inversion == "report":
         raise ValueError("--inversion report has no stereo; leave out --inversion or --stereo")
     Tuning.check_tune(options.tune)
+    if options.compare and not options.page:
+        raise ValueError("--compare adds a version to the page; add --page")
     found = Recordings.find_recordings(options.recordings)
     paths = Recordings.output_paths(found, options.output, options.overwrite)
     chosen = choose_weights(options.model, options.ae, options.unet)
     models = load_models(*chosen, options.device)
+    if options.compare:
+        load_models(*find_weights(options.compare), options.device)  # tried before the work
     if (options.midi or options.play) and not isinstance(models[0], NoteModel):
         raise ValueError(f"{chosen[0]} is an autoencoder without notes, as --report trains it; leave out "
                          f"{'--midi' if options.midi else '--play'}, or choose another --model")

@@ -24,7 +24,7 @@ import Notes
 import Util
 from AEModel import NoteModel
 from cases import cases, prepare
-from common import check_packages, check_soundfonts, output_path, scored_pieces, silence, table
+from common import check_packages, check_soundfonts, is_default, output_path, scored_pieces, silence, table
 
 visqol_rate = 48000     # Hz, of its mode for music
 basic_pitch_modules = "basic_pitch.inference", "onnxruntime", "pretty_midi"
@@ -91,12 +91,12 @@ sound_metrics = [
 basic_pitch_metric = "note F1 of the audio", lambda output, truth, midi: note_f1(output, midi)
 
 
-def score_sound(folder, midi_files, models, columns):
+def score_sound(folder, midi_files, models, columns, inversion):
     """Score the sound of each version of each piece of a folder: np.ndarray [shape=(pieces, versions, columns)]."""
     scores = []
     for name, paths in tqdm(DatasetCreator.find_pairs(folder).items(), desc="sound", unit="piece"):
         recording, truth = Evaluation.read_pair(paths)
-        outputs = Evaluation.make_outputs(recording, truth, models)
+        outputs = Evaluation.make_outputs(recording, truth, models, inversion)
         scores.append([[score(outputs[version], truth, midi_files[name]) for _, score in columns]
                        for version in Evaluation.versions])
     return np.array(scores)
@@ -148,9 +148,9 @@ def notes_table(notes):
                     for case, (scores, decoder) in notes.items())])
 
 
-def make_page(sound, notes, names, columns):
-    """Return the page of the cases scored so far."""
-    parts = [f"Means over {len(names)} pieces, made by `python benchmarks/goals.py FOLDER`.\n"]
+def make_page(sound, notes, names, columns, command):
+    """Return the page of the cases scored so far. `command` is the command line that makes it."""
+    parts = [f"Means over {len(names)} pieces, made by `{command}`.\n"]
     if notes:
         parts.append(f"## Notes\n\n{notes_table(notes)}")
     parts += [f"## Sound\n\n{sound_table(sound, columns)}",
@@ -162,11 +162,14 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description="Score sound and notes on five kinds of recordings.")
     parser.add_argument("midi", type=Path, help="folder with MIDI files")
     parser.add_argument("--model", default="shipped", help="as for Main.py (default: shipped)")
+    parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion,
+                        help="as for Main.py (default: %(default)s)")
     parser.add_argument("--no-notes", action="store_true",
                         help="leave out the note F1 of the audio, which needs basic-pitch")
     parser.add_argument("-o", "--output", type=Path,
                         help="page to write (default: results/goals.md for the twelve pieces, the shipped weights and "
-                        "all metrics, else goals.md in the working folder)")
+                        "all metrics, results/goals_report.md for --model report, else a page of that name in the "
+                        "working folder)")
     parser.add_argument("--no-visqol", action="store_true",
                         help="leave out ViSQOL, which takes a minute per piece")
     options = parser.parse_args(arguments)
@@ -178,15 +181,19 @@ def main(arguments=None):
     columns += [("ViSQOL", lambda output, truth, midi: visqol(output, truth))] if visqol else []
     if not options.no_notes:
         check_packages("the note F1 of the audio", basic_pitch_modules, to_install, "--no-notes")
-    full = (weights == Main.find_weights("shipped") and names == sorted(scored_pieces) and not options.no_notes)
-    output = output_path(hp.root / "results" / "goals.md", full, options.output)
+    report = options.model == "report"
+    full = (weights == Main.find_weights("report" if report else "shipped") and names == sorted(scored_pieces)
+            and not options.no_notes and is_default(parser, options, "inversion"))
+    page, command = ("goals_report.md", " --model report") if report else ("goals.md", "")
+    output = output_path(hp.root / "results" / page, full, options.output)
     models, sound, notes = Main.load_models(*weights), {}, {}
     for case in cases:
         folder, midi_files = prepare(case, options.midi)
-        sound[case] = score_sound(folder, midi_files, models, columns)
+        sound[case] = score_sound(folder, midi_files, models, columns, options.inversion)
         if isinstance(models[0], NoteModel):
             notes[case] = score_notes(folder, midi_files, models[0]), score_decoder(folder, midi_files, models[0])
-        Util.save_text(output, make_page(sound, notes, names, columns))
+        Util.save_text(output, make_page(sound, notes, names, columns,
+                                          f"python benchmarks/goals.py FOLDER{command}"))
     print(f"{output.read_text(encoding='utf-8')}\n{output}")
 
 

@@ -6,6 +6,7 @@ piano transcription") and basic-pitch (Bittner et al. 2022), and renders their n
 With other pieces, weights or options, the page is written to the working folder.
 """
 import argparse
+import hashlib
 import shutil
 import sys
 import time
@@ -108,14 +109,22 @@ def basic_pitch():
 
 
 def transcribe_and_render(write, folder):
-    """Return a function from a recording to (audio, notes), with the transcription that `write` makes."""
+    """Return a function from a recording to (audio, notes, seconds), with the transcription that `write` makes.
+
+    Transcriptions and their seconds are kept in `folder`, so that an interrupted run resumes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
 
     def play(audio):
-        midi, wav = folder / "predicted.mid", folder / "rendered.wav"
-        write(audio, midi)
+        midi, wav = folder / f"{hashlib.sha256(audio.tobytes()).hexdigest()[:16]}.mid", folder / "rendered.wav"
+        if not midi.with_suffix(".txt").exists():
+            started = time.perf_counter()
+            write(audio, midi)
+            Util.save_text(midi.with_suffix(".txt"), f"{time.perf_counter() - started:.2f}")
+        started = time.perf_counter()
         MIDI2Audio.synthesise_midi_to_audio(midi, wav, *hp.synth_preset)
-        return Util.read_audio(wav), Notes.read_notes(midi)
+        seconds = float(Util.read_text(midi.with_suffix(".txt"))) + time.perf_counter() - started
+        return Util.read_audio(wav), Notes.read_notes(midi), seconds
 
     return play
 
@@ -123,8 +132,10 @@ def transcribe_and_render(write, folder):
 def ours(models):
     """Return a function as `transcribe_and_render` for this repository. Without a note autoencoder, notes are None."""
     def play(audio):
+        started = time.perf_counter()
         notes = Main.transcribe_audio(audio, models[0]) if isinstance(models[0], NoteModel) else None
-        return Main.resynthesise(audio, models, notes=notes)[0], notes
+        output = Main.resynthesise(audio, models, notes=notes)[0]
+        return output, notes, time.perf_counter() - started
 
     return play
 
@@ -139,7 +150,7 @@ def make_players(names, weights, folder):
     weights : (Path, Path)
         Of this repository's autoencoder and U-Net.
     folder : Path
-        For intermediate files.
+        For transcriptions and renders.
 
     Raises
     ------
@@ -151,8 +162,8 @@ def make_players(names, weights, folder):
     check_packages("the comparison", [module for name in names for module in peers[name][1]], to_install,
                    "--players this")
     make = {"this": lambda: ours(Main.load_models(*weights)),
-            "transkun": lambda: transcribe_and_render(transkun(), folder),
-            "basic-pitch": lambda: transcribe_and_render(basic_pitch(), folder)}
+            "transkun": lambda: transcribe_and_render(transkun(), folder / "transkun"),
+            "basic-pitch": lambda: transcribe_and_render(basic_pitch(), folder / "basic_pitch")}
     with silence():
         return {peers[name][0]: make[name]() for name in names}
 
@@ -177,9 +188,8 @@ def score(play, folder, midi_files, with_note_f1):
     scores = []
     for name, paths in tqdm(DatasetCreator.find_pairs(folder).items(), unit="piece", leave=False):
         recording, truth = Evaluation.read_pair(paths)
-        started = time.perf_counter()
-        audio, notes = play(recording)
-        seconds, audio = time.perf_counter() - started, librosa.util.fix_length(audio, size=truth.size)
+        audio, notes, seconds = play(recording)
+        audio = librosa.util.fix_length(audio, size=truth.size)
         found = {} if notes is None else Metrics.note_scores(Notes.read_notes(midi_files[name]), notes)
         scores.append([*(metric(audio, truth, midi_files[name]) for _, metric in goals.sound_metrics),
                        goals.note_f1(audio, midi_files[name]) if with_note_f1 else np.nan,

@@ -60,6 +60,14 @@ def choose(folder, number=n_pieces):
     return dict(sorted(Util.find_pieces(folder, Notes.midi_endings).items())[::3][:number])
 
 
+def copy_pieces(pieces, folder):
+    """Copy MIDI files to a folder. `pieces` is a dict from name to path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, path in pieces.items():
+        if not Util.is_up_to_date(folder / f"{name}.mid", path):
+            shutil.copy2(path, folder / f"{name}.mid")
+
+
 def prepare(train, test, target):
     """Render the pieces of the folders `train` and `test` below `data`, with the preset `target` as the e-piano.
 
@@ -70,10 +78,7 @@ def prepare(train, test, target):
         raise ValueError(f"{test} does not hold {unseen}.mid, one of the report's pieces; get it from piano-midi.de")
     check_soundfonts(MIDI2Audio.parse_preset(target), left_out, *several)
     for folder, pieces in pieces_of.items():
-        (data / folder).mkdir(parents=True, exist_ok=True)
-        for name, path in pieces.items():
-            if not Util.is_up_to_date(data / folder / f"{name}.mid", path):
-                shutil.copy2(path, data / folder / f"{name}.mid")
+        copy_pieces(pieces, data / folder)
     MIDI2Audio.main(["--data", str(data), "--target", target])
     MIDI2Audio.synthesise_folder(data / "MIDI_test", data / "left_out" / "piano", left_out)
     shutil.copytree(data / "test" / "synth", data / "left_out" / "synth", dirs_exist_ok=True)
@@ -203,11 +208,12 @@ def comparison_table(training, test, unet):
         yield row(version, published[version][0], *cells[0], published[version][1], *cells[1], *cells[2])
 
 
-def identity_loss(names):
+def identity_loss(names, folder=data):
     """Return the MSE of the autoencoder's outputs for the training and validation pieces, as without a U-Net."""
+    parts = split_for_training(names, hp.seed)
     return [np.average([float(((source - target) ** 2).mean()) for source, target in clips],
                        weights=[target.shape[-1] for _, target in clips])
-            for clips in (list(UNetDataset(part, data, model="report")) for part in split_for_training(names, hp.seed))]
+            for clips in (list(UNetDataset(part, folder, model="report")) for part in parts)]
 
 
 def epoch_table(training, test, unet):

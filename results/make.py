@@ -39,12 +39,12 @@ sounds = {
                       "a piece not trained on, on a piano not trained on"),
 }
 sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net",
-         "truth": "true e-piano"}
+         "report": "the report's networks", "truth": "true e-piano"}
 picture_size, picture_at = (1200, 884), 12.5  # the README's picture: pixels, and position in seconds
 browsers = ("chromium", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
-intro = """<p>Each piece has four versions: the piano recording, the output of the autoencoder, the output of the U-Net
-behind it, and the same notes rendered on the true electric piano. Switch between them while they play. They keep one
-position, so you can compare them at the same bar.</p>
+intro = """<p>Each piece has five versions: the piano recording, the output of the autoencoder, the output of the U-Net
+behind it, the output of the two networks of the 2020 report, and the same notes rendered on the true electric piano.
+Switch between them while they play. They keep one position, so you can compare them at the same bar.</p>
 <p>Distances are mean differences of log-mel spectrograms. They are explained <a href="#numbers">below</a>.</p>"""
 figure_names = {
     "figure_1_autoencoder_losses": "Losses of the autoencoder, training and validation",
@@ -63,8 +63,8 @@ figure_names = {
 def load_json(path):
     """Read a JSON file of results/. Raises FileNotFoundError if it is missing, ValueError if it is damaged."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; python results/make.py makes the scores, and AEMain.py and "
-                                "UNetMain.py the losses (data/models/<model>)")
+        raise FileNotFoundError(f"{path} is missing; python results/make.py makes the scores, and "
+                                "benchmarks/report_weights.py the losses (data/report_pair)")
     try:
         return json.loads(Util.read_text(path))
     except json.JSONDecodeError:
@@ -112,23 +112,26 @@ def render_sounds(midi_folder, folder=results):
 
 def save_sounds(models, folder=results):
     """Write the outputs for each `<sound>_input.wav`, and their scores (sounds.md)."""
-    scores = {}
+    scores, report = {}, Main.load_models(*Main.find_weights("report"))
     for name in sounds:
         recording, truth = (Main.read_recording(folder / f"{name}_{side}.wav") for side in ("input", "truth"))
         outputs = Evaluation.make_outputs(recording, truth, models)
+        outputs["report"] = Main.resynthesise(recording, report)[0]
         scores[name] = Evaluation.score_outputs(outputs, truth)
-        for side, version in ("after_autoencoder", "autoencoder"), ("final", "final"):
+        for side, version in ("after_autoencoder", "autoencoder"), ("final", "final"), ("report", "report"):
             Util.write_audio(folder / f"{name}_{side}.wav", outputs[version])
     Evaluation.save_scores(folder / "sounds", scores)
 
 
 def save_figures(models, folder=results):
-    """Draw the ten figures of the report (`figure_names`), the stages of the demo recording and its transcription.
+    """Draw the ten figures of the report (`figure_names`) with its own networks, then figures of the shipped ones.
+
+    The latter are the stages of the demo recording and its transcription.
 
     Parameters
     ----------
     models : sequence of AEModel.AEModel
-        Autoencoder and U-Net. The transcription needs a note autoencoder.
+        Shipped autoencoder and U-Net. The transcription needs a note autoencoder.
     folder : Path
 
     Raises
@@ -138,12 +141,14 @@ def save_figures(models, folder=results):
     ValueError
         If that output does not have the shape of the training piece.
     """
-    early = folder / "training" / "ae_epoch_1.npy"
+    early = folder / "training" / "report_ae_epoch_1.npy"
     if not early.exists():
-        raise FileNotFoundError(f"{early} is missing; AEMain.py writes it to data/models/<model>: copy it from the "
-                                "training that made ae.torch")
-    ae_losses, unet_losses = (load_json(folder / "training" / f"{network}_losses.json") for network in ("ae", "unet"))
-    stages = (Main.resynthesise(Main.read_recording(folder / f"{name}_input.wav"), models)[1]
+        raise FileNotFoundError(f"{early} is missing; benchmarks/report_weights.py writes it to data/report_pair: copy it "
+                                "from there")
+    ae_losses, unet_losses = (load_json(folder / "training" / f"report_{network}_losses.json")
+                              for network in ("ae", "unet"))
+    report = Main.load_models(*Main.find_weights("report"))
+    stages = (Main.resynthesise(Main.read_recording(folder / f"{name}_input.wav"), report)[1]
               for name in ("train_sample", "clair_de_lune"))
     piece, unseen = ([stage[:, :hp.clip_frames] for stage in images] for images in stages)
     epoch_1, ten_seconds = np.load(early), 10 * hp.sample_rate // hp.hop_length
@@ -167,11 +172,12 @@ def save_figures(models, folder=results):
 
 
 def sound_piece(name, scores, folder=results):
-    """Return the part of the page that plays the four versions of one of `sounds`."""
+    """Return the part of the page that plays the versions of one of `sounds`."""
     _, _, title, remark = sounds[name]
     remark = (f"{remark[0].upper()}{remark[1:]}. Timbre gap closed: {100 * Evaluation.gap_closed(scores):.0f}&nbsp;%. "
               f"Ceiling: {scores['ceiling']['log_mel_l1']:.2f}&nbsp;dB.")
-    asides = [f"{scores[version]['log_mel_l1']:.2f} dB from the true e-piano" for version in Evaluation.versions[:3]]
+    asides = [f"{scores[version]['log_mel_l1']:.2f} dB from the true e-piano"
+              for version in (*Evaluation.versions[:3], "report")]
     versions = []
     for (side, label), aside in zip(sides.items(), [*asides, "the same notes, rendered"]):
         audio = Main.read_recording(folder / f"{name}_{side}.wav")
@@ -230,7 +236,7 @@ def save_picture(models, folder=results):
     browser = find_browser()
     with tempfile.TemporaryDirectory() as temporary:
         page, shot = Path(temporary) / "page.html", Path(temporary) / "page.png"
-        Util.save_text(page, Main.recording_page(*Main.make_versions(hp.demo, models)))
+        Util.save_text(page, Main.recording_page(*Main.make_versions(hp.demo, models, compare=["report"])))
         subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                         f"--user-data-dir={temporary}/profile", f"--screenshot={shot}", "--virtual-time-budget=5000",
                         f"--window-size={picture_size[0]},{picture_size[1]}", f"{page.as_uri()}#{picture_at}"],
