@@ -24,7 +24,7 @@ from AEModel import half_precision, load_tensors
 from common import check_soundfonts, table
 
 data = hp.data / "report_pair"
-n_epochs = 12   # of the U-Net
+n_epochs = 10   # of the U-Net
 
 
 def train_pair(folder):
