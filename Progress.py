@@ -57,7 +57,7 @@ def write_events(events, state, learning_rate):
 def report_epoch(model, training_set, validation_set, weights, state, minutes):
     """Print the losses of an epoch, write and plot the losses so far, and sometimes write the output for a piece.
 
-    The output is written every `hp.log_epochs` epochs and after the last one.
+    The output is written after the first and the last epoch, and every `hp.log_epochs` epochs.
     """
     losses, epoch, epochs = state["losses"], state["epoch"], state["settings"]["epochs"]
     print(f"epoch {epoch}/{epochs}  training {losses['training'][-1]:.5f}  validation {losses['validation'][-1]:.5f}  "
@@ -67,7 +67,7 @@ def report_epoch(model, training_set, validation_set, weights, state, minutes):
          "validation_pieces": validation_set.names,
          "minutes": round(minutes, 3)}, indent=1) + "\n")
     Plots.save_figure(weights.with_name(f"{weights.stem}_losses.png"), Plots.plot_losses(losses, weights.stem))
-    if epoch % hp.log_epochs == 0 or epoch == epochs:
+    if epoch in (1, epochs) or epoch % hp.log_epochs == 0:
         source, output, target = model.example(training_set[0])
         stem = weights.with_name(f"{weights.stem}_epoch_{epoch}")
         Util.save_array(stem.with_suffix(".npy"), output.astype(np.float16))

@@ -208,12 +208,12 @@ def comparison_table(training, test, unet):
         yield row(version, published[version][0], *cells[0], published[version][1], *cells[1], *cells[2])
 
 
-def identity_loss(names, folder=data):
+def identity_loss(names, folder=None):
     """Return the MSE of the autoencoder's outputs for the training and validation pieces, as without a U-Net."""
     parts = split_for_training(names, hp.seed)
     return [np.average([float(((source - target) ** 2).mean()) for source, target in clips],
                        weights=[target.shape[-1] for _, target in clips])
-            for clips in (list(UNetDataset(part, folder, model="report")) for part in parts)]
+            for clips in (list(UNetDataset(part, folder or data, model="report")) for part in parts)]
 
 
 def epoch_table(training, test, unet):

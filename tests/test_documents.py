@@ -243,6 +243,8 @@ def recordings(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "demo.wav", audio, rate)
     (tmp_path / "demo.wav").rename(tmp_path / hp.demo.name)
     monkeypatch.setattr(hp, "demo", tmp_path / hp.demo.name)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "report").symlink_to(hp.models / "report")
     monkeypatch.setattr(hp, "models", tmp_path / "models")  # the shipped weights, whatever has been trained here
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -20,7 +20,7 @@ def results(tmp_path, root):
         for side in ("input", "truth"):
             audio = Util.read_audio(root / "results" / f"{name}_{side}.wav")
             Util.write_audio(tmp_path / f"{name}_{side}.wav", audio[:hp.sample_rate])
-    np.save(tmp_path / "training" / "ae_epoch_1.npy",
+    np.save(tmp_path / "training" / "report_ae_epoch_1.npy",
             np.zeros((hp.n_mels, hp.sample_rate // hp.hop_length + 2), np.float16))
     return tmp_path
 
@@ -44,12 +44,12 @@ def test_everything_in_results_is_the_same_bytes_twice(results, short_demo, quic
 
 
 def test_the_epoch_1_output_has_to_be_there_and_of_the_training_piece(results):
-    models, early = Main.load_models(*Main.find_weights("shipped")), results / "training" / "ae_epoch_1.npy"
+    models, early = Main.load_models(*Main.find_weights("shipped")), results / "training" / "report_ae_epoch_1.npy"
     np.save(early, np.zeros((hp.n_mels, 7), np.float16))
-    with pytest.raises(ValueError, match="ae_epoch_1.npy"):
+    with pytest.raises(ValueError, match="report_ae_epoch_1.npy"):
         make.save_figures(models, results)
     early.unlink()
-    with pytest.raises(FileNotFoundError, match="ae_epoch_1.npy.*copy it"):
+    with pytest.raises(FileNotFoundError, match="report_ae_epoch_1.npy.*copy it"):
         make.save_figures(models, results)
     assert not results.joinpath("figures").exists()
 
