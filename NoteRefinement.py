@@ -13,7 +13,7 @@ frame_rate = hp.sample_rate / hp.hop_length
 harmonics = np.array(hp.refiner_harmonics)
 
 
-def decode_notes(predictions, refiner, onset_threshold=None):
+def decode_notes(predictions, refiner):
     """Decode notes from frame-wise predictions of onset, sounding, velocity and offset.
 
     Parameters
@@ -21,15 +21,13 @@ def decode_notes(predictions, refiner, onset_threshold=None):
     predictions : np.ndarray [shape=(4, t, n_keys), in [0, 1]]
         As `NoteModel.predict_frames` returns them.
     refiner : NoteRefiner
-    onset_threshold : float, optional
-        By default `hp.peak_threshold`.
 
     Returns
     -------
     np.ndarray [shape=(n, 4), float32]
         Onset and end in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
     """
-    frame, key, begin, following = find_onsets(predictions, onset_threshold)
+    frame, key, begin, following = find_onsets(predictions, refiner)
     if not len(frame):
         return np.zeros((0, 4), np.float32)
     candidates, known = offset_candidates(predictions, frame, key, following)
@@ -43,13 +41,42 @@ def decode_notes(predictions, refiner, onset_threshold=None):
     return notes[np.lexsort(notes.T[::-1])].astype(np.float32)
 
 
-def find_onsets(predictions, onset_threshold=None):
+def find_onsets(predictions, refiner):
     """Return frame, key, interpolated frame of the onset, and that of the next onset of the same key, of each note
     [shape=(n,) each], key by key."""
-    threshold = hp.peak_threshold if onset_threshold is None else onset_threshold
-    frame, key = onset_candidates(predictions, threshold, hp.peak_frame_threshold)
+    if refiner.onset_head:
+        frame, key = refined_candidates(predictions)
+        played = note_probability(refiner, predictions, frame, key) > hp.refiner_threshold
+        frame, key = frame[played], key[played]
+    else:
+        frame, key = onset_candidates(predictions, hp.peak_threshold, hp.peak_frame_threshold)
     begin = interpolate_peaks(predictions[0], frame, key)
     return frame, key, begin, next_onsets(key, begin, np.float32(predictions.shape[1]))
+
+
+def refined_candidates(predictions):
+    """Return frame and key of the onset candidates that an `onset_head` classifies: see `Notes.onset_candidates`."""
+    return onset_candidates(predictions, hp.refiner_candidate_threshold, hp.refiner_candidate_frame_threshold)
+
+
+@torch.inference_mode()
+def note_probability(classifier, predictions, frame, key):
+    """Return for each onset candidate the probability that it was played [shape=(n,)].
+
+    Parameters
+    ----------
+    classifier : NoteClassifier or NoteRefiner
+    predictions : np.ndarray [shape=(3 or more, t, n_keys), in [0, 1]]
+    frame, key : np.ndarray [shape=(n,)]
+    """
+    device, probability = next(classifier.parameters()).device, np.zeros(len(frame), np.float32)
+    classifier.eval()
+    for part in np.array_split(np.argsort(frame, kind="stable"), -(-len(frame) // hp.classifier_batch_size) or 1):
+        first = max(frame[part[0]] - classifier.before, 0) if len(part) else 0
+        near = torch.from_numpy(predictions[None, :3, first:frame[part].max(initial=0) + classifier.after]).to(device)
+        places = (torch.from_numpy(place).to(device) for place in (0 * part, frame[part] - first, key[part]))
+        probability[part] = classifier(near, *places).sigmoid().cpu().numpy()
+    return probability
 
 
 def offset_candidates(predictions, frame, key, following):
@@ -138,10 +165,16 @@ def refine_velocities(notes, pitch, refiner):
     """
     if len(notes) < hp.refiner_min_notes:
         return notes
-    change = run_head(refiner.velocity_head, velocity_features(notes, pitch))
+    change = run_head(refiner.velocity_head, velocity_inputs(notes, pitch, refiner))
     refined = notes.copy()
     refined[:, 3] = (notes[:, 3] * np.exp(hp.velocity_scale * (change - change.mean()))).clip(1, 127)
     return refined
+
+
+def velocity_inputs(notes, pitch, refiner):
+    """Return the features of notes that the velocity head of a refiner takes [shape=(n, features), float32]."""
+    seen = velocity_features(notes, pitch)
+    return np.concatenate([seen, order_features(notes)], axis=1) if refiner.onset_head else seen
 
 
 def velocity_features(notes, pitch):
@@ -170,6 +203,14 @@ def velocity_features(notes, pitch):
         (rise - whole[:, None]).clip(-40, 5) / 10, (whole - np.median(whole))[:, None] / 10, shared.clip(0, 3),
         ((notes[:, 2] - hp.lowest_key) / hp.n_keys - 0.5)[:, None], together[:, None] / 4,
         np.log(notes[:, 1] - notes[:, 0] + 0.02)[:, None]], 1).astype(np.float32)
+
+
+def order_features(notes):
+    """Return how notes in the order of their onsets follow each other [shape=(n, refiner_order_features), float32]: the
+    logarithms of the seconds to the note before and to the note after, and the step in semitones."""
+    passed = np.log(np.diff(notes[:, 0], prepend=notes[0, 0] - 1).clip(*hp.order_s)) / 2
+    step = np.diff(notes[:, 2], prepend=notes[0, 2]) / 12
+    return np.stack([passed, np.append(passed[1:], 0), step], 1).astype(np.float32)
 
 
 def partial_rises(notes, pitch):
