@@ -134,26 +134,32 @@ def train_encoder(trainer, maker, stream, minutes, batch_size, checkpoint):
                                     f"{checkpoint}; give the same command to go on")
 
 
-def initial_network(start, part, form):
-    """Return the network to train, its encoder that of the weights `start` if they are given, and what is noted of its
-    origin: see `AEModel.provenance`.
+def initial_network(start, part, heads, form):
+    """Return the network to train, its encoder and the heads that are not trained those of the weights `start` if they
+    are given, and what is noted of its origin: see `AEModel.provenance`.
 
-    Raises FileNotFoundError as `AEModel.load_model`, ValueError as it and if the weights have no `HarmonicEncoder`.
+    Raises FileNotFoundError as `AEModel.load_model`, ValueError as it and if the weights lack what is kept of them.
     """
+    kept = [f"{head}_head" for head in RefinerTraining.heads if head not in heads]
     if not start:
-        if part == "refiner":
-            raise ValueError("--part refiner keeps the encoder of given weights; name them with --start")
+        if part == "refiner" or kept:
+            raise ValueError("--part refiner and --heads keep the rest of given weights; name them with --start")
         return NoteAutoencoder(harmonic=True, **(form or {})), {}
     given = load_model(Autoencoder, start)
-    network = given.network
+    network, refiner = given.network, NoteRefiner()
     if not getattr(network, "refiner", None):
         raise ValueError(f"{start} has no HarmonicEncoder; give ae.torch or what EncoderMain.py has written to --start")
-    network.refiner = NoteRefiner()
+    for name in kept:
+        old, new = getattr(network.refiner, name), getattr(refiner, name)
+        if type(old) is not type(new):
+            raise ValueError(f"{start} is of an earlier form, without this {name}; name this head in --heads too")
+        new.load_state_dict(old.state_dict())
+    network.refiner = refiner
     return network, {"pair": given.pair} if given.pair else {}
 
 
-def train(data=None, model="own", part="all", start=None, minutes=None, learning_rate=None, batch_size=None, pool=None,
-          clips=None, device="auto", overwrite=False, form=None):
+def train(data=None, model="own", part="all", start=None, heads=RefinerTraining.heads, minutes=None,
+          learning_rate=None, batch_size=None, pool=None, clips=None, device="auto", overwrite=False, form=None):
     """Train data/models/<model>/encoder.torch, encoder and refiner.
 
     Parameters
@@ -164,7 +170,9 @@ def train(data=None, model="own", part="all", start=None, minutes=None, learning
     part : str
         "all", or "refiner" to keep the encoder of `start`.
     start : Path, optional
-        Initial weights; a decoder in them is kept. The refiner always begins anew.
+        Initial weights; a decoder in them is kept.
+    heads : sequence of str
+        Heads of the refiner that are trained anew; the others are kept.
     minutes : float, optional
         Training time of the encoder.
     learning_rate : float, optional
@@ -192,7 +200,7 @@ def train(data=None, model="own", part="all", start=None, minutes=None, learning
     if weights.exists() and not overwrite:
         raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it again")
     torch.manual_seed(hp.seed)
-    network, origin = initial_network(start, part, form)
+    network, origin = initial_network(start, part, heads, form)
     maker, _, training = load_clip_maker(data / "clips", hp.training_clip_frames, device, pool or hp.clip_pool)
     if part == "all":
         trainer = EncoderTrainer(network.encoder, device, learning_rate)
@@ -202,7 +210,7 @@ def train(data=None, model="own", part="all", start=None, minutes=None, learning
         train_encoder(trainer, maker, stream, minutes, batch_size, checkpoint)
         trainer.measure_statistics(maker(next(stream), batch_size) for _ in range(hp.encoder_statistics_batches))
         network.encoder.load_state_dict(trainer.mean.module.state_dict())
-    RefinerTraining.train_refiner(network, maker, training, clips or hp.refiner_clips, device)
+    RefinerTraining.train_refiner(network, maker, training, clips or hp.refiner_clips, device, heads)
     save_tensors(weights, half_precision(snapshot(network, {"front_end": DatasetCreator.front_end(), **origin})))
     checkpoint.unlink(missing_ok=True)
     return weights
@@ -222,6 +230,9 @@ def main(arguments=None):
     parser.add_argument("--part", choices=("all", "refiner"), default="all",
                         help="refiner: keep the encoder of --start and train what follows it (default: all)")
     parser.add_argument("--start", type=Path, help="initial weights, such as ae.torch; the network gets their form")
+    parser.add_argument("--heads", nargs="+", choices=RefinerTraining.heads, default=RefinerTraining.heads,
+                        help="heads of the note-level post-processing to train; others are those of --start "
+                        "(default: all)")
     parser.add_argument("--minutes", type=Util.positive_float, help=f"training time (default: {hp.encoder_minutes})")
     parser.add_argument("--learning-rate", type=Util.positive_float,
                         help=f"of the encoder (default: {hp.encoder_learning_rate:g})")

@@ -394,8 +394,8 @@ class NoteRefiner(nn.Module):
         super().__init__()
         self.onset_head = None if early else MLPHead(NoteClassifier.onset_inputs)
         self.offset_head = MLPHead(hp.refiner_offset_features)
-        self.velocity_head = (MLPHead(hp.refiner_velocity_features) if early else
-                              SequenceHead(hp.refiner_velocity_features + hp.refiner_order_features))
+        features = hp.refiner_velocity_features + hp.refiner_order_features + hp.refiner_partial_features
+        self.velocity_head = MLPHead(hp.refiner_velocity_features) if early else SequenceHead(features)
 
     def forward(self, predictions, clip, frame, key):
         """Return for each onset candidate the logit of the probability that it was played: see `NoteClassifier`."""

@@ -15,20 +15,27 @@ from Notes import interpolate_peaks
 from RandomPerformances import Performances
 
 
-def train_refiner(network, maker, pieces, number, device):
-    """Train `network.refiner` on `number` clips, made by a `Clips.ClipMaker` from these pieces."""
-    fit_refiner(network.refiner.to(device), predicted_clips(network, maker, pieces, number, device))
+heads = "onset", "offset", "velocity"
 
 
-def fit_refiner(refiner, clips):
-    """Train a refiner on the output of `predicted_clips`. Each head learns from the notes that the ones before give."""
+def train_refiner(network, maker, pieces, number, device, trained=heads):
+    """Train these heads of `network.refiner` on `number` clips, made by a `Clips.ClipMaker` from these pieces."""
+    fit_refiner(network.refiner.to(device), predicted_clips(network, maker, pieces, number, device), trained)
+
+
+def fit_refiner(refiner, clips, trained=heads):
+    """Train heads of a refiner on the output of `predicted_clips`. Each learns from the notes that those before it
+    give."""
     onsets = [onset_examples(predictions, notes) for predictions, _, notes in clips]
     if not sum(played.sum() for _, played in onsets):
         tqdm.write("warning: the encoder finds no notes, so that nothing can be trained behind it; train it for longer")
         return
-    fit_onsets(refiner.onset_head, onsets)
-    fit_offsets(refiner.offset_head, [offset_examples(refiner, predictions, notes) for predictions, _, notes in clips])
-    fit_velocities(refiner.velocity_head, [velocity_examples(refiner, *clip) for clip in clips])
+    if "onset" in trained:
+        fit_onsets(refiner.onset_head, onsets)
+    if "offset" in trained:
+        fit_offsets(refiner.offset_head, [offset_examples(refiner, image, notes) for image, _, notes in clips])
+    if "velocity" in trained:
+        fit_velocities(refiner.velocity_head, [velocity_examples(refiner, *clip) for clip in clips])
 
 
 def predicted_clips(network, maker, pieces, number, device):
@@ -97,14 +104,14 @@ def offset_examples(refiner, predictions, notes):
 
 
 def velocity_examples(refiner, predictions, pitch, notes):
-    """Return features of found notes [shape=(n, features)], and by how much the logarithm of each velocity is off, NaN
-    if the note was not played."""
+    """Return features of found notes [shape=(n, features)], the logarithms of their velocities, and the true velocities,
+    NaN of notes that were not played [shape=(n,) each]; None of too few notes."""
     found = NoteRefinement.decode_notes(predictions.astype(np.float32), refiner)
     true = match(notes, found[:, 0], found[:, 2])
     if (true >= 0).sum() < hp.refiner_min_notes:
         return None
-    error = np.where(true >= 0, np.log(notes[true, 3]) - np.log(found[:, 3]), np.nan)
-    return NoteRefinement.velocity_inputs(found, pitch, refiner), error.astype(np.float32)
+    velocity = np.where(true >= 0, notes[true, 3], np.nan).astype(np.float32)
+    return NoteRefinement.velocity_inputs(found, pitch, refiner), np.log(found[:, 3]), velocity
 
 
 def make_optimiser(head):
@@ -142,22 +149,38 @@ def fit_offsets(head, examples):
 
 
 def fit_velocities(head, examples):
-    """Teach a head by how much velocities are off relative to the mean of their clip: L1 distance of logarithms.
-
-    Examples are outputs of `velocity_examples`.
-    """
+    """Teach a head to correct velocities: see `velocity_loss`. Examples are outputs of `velocity_examples`."""
     device = next(head.parameters()).device
     optimiser, scheduler = make_optimiser(head)
     examples = [tuple(torch.from_numpy(part).to(device) for part in example) for example in examples if example]
     head.train()
     for _ in tqdm(range(hp.refiner_epochs if examples else 0), desc="velocities", unit="epoch", leave=False):
         for rows in torch.randperm(len(examples)).split(hp.refiner_batch_clips):
-            seen, error = zip(*(examples[row] for row in rows))
-            counts = [len(part) for part in error]
+            seen, logarithm, true = zip(*(examples[row] for row in rows))
+            counts = [len(part) for part in true]
             changes = head(torch.cat(seen), counts).split(counts)
-            off = [centred((hp.velocity_scale * change - part)[part.isfinite()]) for change, part in zip(changes, error)]
-            step(optimiser, torch.cat(off).abs().mean())
+            step(optimiser, torch.cat([velocity_loss(old + hp.velocity_scale * change, velocity)
+                                       for old, change, velocity in zip(logarithm, changes, true)]).mean())
         scheduler.step()
+
+
+def velocity_loss(logarithm, true):
+    """Return how far velocities are from the true ones of a clip [shape=(k,)].
+
+    As in the metric, they are first fitted to the true ones by a linear function, and distances are relative to the
+    range of the clip. A share of the distance of logarithms keeps their spread.
+
+    Parameters
+    ----------
+    logarithm, true : torch.Tensor [shape=(n,)]
+        Logarithm of the velocities, and the true velocities, NaN of notes that do not count.
+    """
+    counts = true.isfinite()
+    logarithm, true = logarithm[counts], true[counts]
+    velocity, target = centred(logarithm.clamp(max=hp.refiner_max_logarithm).exp()), centred(true)
+    slope = ((velocity * target).sum() / ((velocity ** 2).sum() + 1e-3)).clamp(min=hp.refiner_min_slope)
+    distance = (slope * velocity - target).abs() / (true.max() - true.min()).clamp(min=hp.refiner_min_range)
+    return distance + hp.refiner_logarithm_weight * centred(logarithm - true.log()).abs()
 
 
 def centred(values):

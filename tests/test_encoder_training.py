@@ -137,11 +137,18 @@ def test_a_second_run_begins_with_given_weights_and_a_refiner_can_be_trained_alo
     torch.testing.assert_close(alone.encoder.state_dict(), start, rtol=0, atol=0)
     refiner = AEModel.load_model(Autoencoder, first).network.refiner.state_dict()
     assert not all(torch.equal(value, refiner[name]) for name, value in alone.refiner.state_dict().items())
+    kept = train(clips, 3, start=first, part="refiner", model="fourth", heads=["onset", "velocity"])
+    for name, value in AEModel.load_model(Autoencoder, kept).network.refiner.state_dict().items():
+        assert torch.equal(value, refiner[name]) or not name.startswith("offset")
 
 
 def test_initial_weights_need_a_harmonic_encoder(clips, tmp_path):
     with pytest.raises(ValueError, match="name them with --start"):
         train(clips, 3, part="refiner")
+    early = NoteAutoencoder(harmonic=True, early_refiner=True, **form)
+    torch.save(early.state_dict(), tmp_path / "early.torch")
+    with pytest.raises(ValueError, match="without this velocity_head"):
+        train(clips, 3, start=tmp_path / "early.torch", heads=["onset"])
     torch.save(NoteAutoencoder(first=4, channels=4, blocks=1, narrow=2, width=4, layers=1).state_dict(),
                tmp_path / "small.torch")
     with pytest.raises(ValueError, match="has no HarmonicEncoder"):
@@ -305,12 +312,23 @@ def test_the_velocity_head_learns_which_notes_are_louder(monkeypatch):
     examples = []
     for _ in range(64):
         seen = rng.standard_normal((40, features)).astype(np.float32)
-        error = louder(seen) + np.float32(rng.normal())  # the mean of a clip is not to be learnt
-        error[::10] = np.nan  # notes that were not played
-        examples.append((seen, error.astype(np.float32)))
+        heard = np.full(40, 4 + rng.normal() / 10)  # the mean of a clip is not to be learnt
+        true = np.exp(3.8 + louder(seen))
+        true[::10] = np.nan  # notes that were not played
+        examples.append((seen, heard.astype(np.float32), true.astype(np.float32)))
     RefinerTraining.fit_velocities(head, [*examples, None])
     seen = rng.standard_normal((200, features)).astype(np.float32)
     assert np.corrcoef(NoteRefinement.run_head(head, seen)[1:], louder(seen)[1:])[0, 1] > 0.8
+
+
+def test_the_velocity_loss_is_that_of_a_linear_fit():
+    true = torch.tensor([30.0, 50, 70, 90, float("nan")])
+    fitted = RefinerTraining.velocity_loss((0.5 * true + 20).nan_to_num(40).log(), true)
+    assert len(fitted) == 4 and (fitted < 0.02).all()
+    off = true.nan_to_num(40).log()
+    off[1] += 0.4
+    assert RefinerTraining.velocity_loss(off, true).argmax() == 1
+    assert RefinerTraining.velocity_loss(off[:1], true[:1]).isfinite().all()  # no range
 
 
 def test_several_recordings_do_not_see_each_other():
