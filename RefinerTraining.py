@@ -104,8 +104,8 @@ def offset_examples(refiner, predictions, notes):
 
 
 def velocity_examples(refiner, predictions, pitch, notes):
-    """Return features of found notes [shape=(n, features)], the logarithms of their velocities, and the true velocities,
-    NaN of notes that were not played [shape=(n,) each]; None of too few notes."""
+    """Return features of found notes [shape=(n, features)], the logarithms of their velocities, and the true
+    velocities, NaN of notes that were not played [shape=(n,) each]; None of too few notes."""
     found = NoteRefinement.decode_notes(predictions.astype(np.float32), refiner)
     true = match(notes, found[:, 0], found[:, 2])
     if (true >= 0).sum() < hp.refiner_min_notes:
@@ -114,19 +114,19 @@ def velocity_examples(refiner, predictions, pitch, notes):
     return NoteRefinement.velocity_inputs(found, pitch, refiner), np.log(found[:, 3]), velocity
 
 
-def make_optimiser(head):
+def make_optimiser(head, epochs):
     """Return an optimiser, and a learning rate that falls linearly over the epochs."""
     optimiser = torch.optim.AdamW(head.parameters(), hp.refiner_learning_rate, weight_decay=hp.refiner_weight_decay)
-    return optimiser, torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0.02, hp.refiner_epochs)
+    return optimiser, torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0.02, epochs)
 
 
 def fit_onsets(head, examples):
     """Teach a head which candidates were played: cross entropy."""
     device = next(head.parameters()).device
     seen, played = (torch.from_numpy(np.concatenate(part)).to(device) for part in zip(*examples))
-    optimiser, scheduler = make_optimiser(head)
+    optimiser, scheduler = make_optimiser(head, hp.refiner_epochs["onset"])
     head.train()
-    for _ in tqdm(range(hp.refiner_epochs), desc="onsets", unit="epoch", leave=False):
+    for _ in tqdm(range(hp.refiner_epochs["onset"]), desc="onsets", unit="epoch", leave=False):
         for rows in torch.randperm(len(seen), device=device).split(hp.refiner_batch_size):
             step(optimiser, nn.functional.binary_cross_entropy_with_logits(head(seen[rows].float()),
                                                                            played[rows].float()))
@@ -138,9 +138,9 @@ def fit_offsets(head, examples):
     device = next(head.parameters()).device
     seen, known, good = (torch.from_numpy(np.concatenate(part)).to(device) for part in zip(*examples))
     share = good / good.sum(1, keepdim=True)
-    optimiser, scheduler = make_optimiser(head)
+    optimiser, scheduler = make_optimiser(head, hp.refiner_epochs["offset"])
     head.train()
-    for _ in tqdm(range(hp.refiner_epochs), desc="offsets", unit="epoch", leave=False):
+    for _ in tqdm(range(hp.refiner_epochs["offset"]), desc="offsets", unit="epoch", leave=False):
         for rows in torch.randperm(len(seen), device=device).split(hp.refiner_batch_size):
             scores = torch.full(known[rows].shape, -30.0, device=device)
             scores[known[rows]] = head(seen[rows][known[rows]])
@@ -151,10 +151,11 @@ def fit_offsets(head, examples):
 def fit_velocities(head, examples):
     """Teach a head to correct velocities: see `velocity_loss`. Examples are outputs of `velocity_examples`."""
     device = next(head.parameters()).device
-    optimiser, scheduler = make_optimiser(head)
+    optimiser, scheduler = make_optimiser(head, hp.refiner_epochs["velocity"])
     examples = [tuple(torch.from_numpy(part).to(device) for part in example) for example in examples if example]
     head.train()
-    for _ in tqdm(range(hp.refiner_epochs if examples else 0), desc="velocities", unit="epoch", leave=False):
+    epochs = hp.refiner_epochs["velocity"] if examples else 0
+    for _ in tqdm(range(epochs), desc="velocities", unit="epoch", leave=False):
         for rows in torch.randperm(len(examples)).split(hp.refiner_batch_clips):
             seen, logarithm, true = zip(*(examples[row] for row in rows))
             counts = [len(part) for part in true]

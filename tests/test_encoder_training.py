@@ -30,8 +30,10 @@ form = dict(first=4, channels=4, stages=(1, 2), narrow=2, width=4, layers=1)
 @pytest.fixture
 def clips(tmp_path, responses, monkeypatch):
     """A data folder with clips/, of one piano of sines, and constants for a training of seconds."""
+    epochs = dict.fromkeys(RefinerTraining.heads, 2)
     for name, value in dict(clip_piano_keys=(40, 60, 80), clip_piano_fade=100, training_clip_frames=32, clip_lead_s=1.0,
-                            encoder_statistics_batches=2, refiner_clip_frames=256, refiner_epochs=2, encoder_warmup_steps=2).items():
+                            encoder_statistics_batches=2, refiner_clip_frames=256, refiner_epochs=epochs,
+                            encoder_warmup_steps=2).items():
         monkeypatch.setattr(hp, name, value)
     t = np.arange(6000) / hp.sample_rate
     hertz = 440 * 2 ** ((np.array(hp.clip_piano_keys) - 69) / 12)
@@ -249,7 +251,7 @@ def test_notes_are_decoded_from_their_labels(early):
 
 
 def test_a_trained_refiner_finds_the_offsets(monkeypatch):
-    monkeypatch.setattr(hp, "refiner_epochs", 15)
+    monkeypatch.setattr(hp, "refiner_epochs", dict.fromkeys(RefinerTraining.heads, 15))
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
 
@@ -300,7 +302,7 @@ def test_velocities_keep_their_mean_and_few_notes_stay_as_they_are(early):
 
 
 def test_the_velocity_head_learns_which_notes_are_louder(monkeypatch):
-    monkeypatch.setattr(hp, "refiner_epochs", 20)
+    monkeypatch.setattr(hp, "refiner_epochs", dict.fromkeys(RefinerTraining.heads, 20))
     torch.manual_seed(0)
     rng, head = np.random.default_rng(0), NoteRefiner().velocity_head
     features = len(head.scale.weight)
@@ -340,7 +342,7 @@ def test_several_recordings_do_not_see_each_other():
 
 
 def test_the_onset_head_learns_which_candidates_were_played(monkeypatch):
-    monkeypatch.setattr(hp, "refiner_epochs", 40)
+    monkeypatch.setattr(hp, "refiner_epochs", dict.fromkeys(RefinerTraining.heads, 40))
     torch.manual_seed(0)
     refiner, rng = NoteRefiner(), np.random.default_rng(0)
 
