@@ -300,14 +300,7 @@ class NoteModel(AEModel):
         `predictions` is the output of `predict_frames`. `frame` and `key` [shape=(n,)] are the onset frame and the key
         of each candidate.
         """
-        self.network.eval()
-        classifier, probability = self.network.classifier, np.zeros(len(frame), np.float32)
-        for part in np.array_split(np.argsort(frame, kind="stable"), -(-len(frame) // hp.classifier_batch_size)):
-            first = max(frame[part[0]] - classifier.before, 0)
-            near = torch.from_numpy(predictions[None, :3, first:frame[part[-1]] + classifier.after]).to(self.device)
-            places = (torch.from_numpy(place).to(self.device) for place in (0 * part, frame[part] - first, key[part]))
-            probability[part] = classifier(near, *places).sigmoid().cpu().numpy()
-        return self.check_output(probability)
+        return self.check_output(NoteRefinement.note_probability(self.network.classifier, predictions, frame, key))
 
     @torch.inference_mode()
     def offset_shift(self, predictions, frame, key, end, next_onset):

@@ -21,9 +21,10 @@ import RefinerTraining
 import Training
 import TrainingOptions
 import Util
-from AEModel import autocast, half_precision, snapshot
+from AEModel import autocast, half_precision, load_model, snapshot
+from Autoencoder import Autoencoder
 from Checkpoints import save_tensors
-from NoteAutoencoder import NoteAutoencoder
+from NoteAutoencoder import NoteAutoencoder, NoteRefiner
 from NoteLoss import frame_loss
 from RandomPerformances import Performances
 from RandomPianos import read_piano
@@ -47,11 +48,12 @@ def load_clip_maker(folder, frames, device, pool):
 class EncoderTrainer:
     """Network, the mean of its weights, optimiser, and the time that it has trained."""
 
-    def __init__(self, encoder, device):
+    def __init__(self, encoder, device, learning_rate=None):
         self.encoder, self.device = encoder.to(device, memory_format=torch.channels_last), device
+        self.learning_rate = learning_rate or hp.encoder_learning_rate
         self.mean = torch.optim.swa_utils.AveragedModel(
             encoder, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(1 - 1 / hp.encoder_average))
-        self.optimiser = torch.optim.AdamW(encoder.parameters(), hp.encoder_learning_rate,
+        self.optimiser = torch.optim.AdamW(encoder.parameters(), self.learning_rate,
                                            weight_decay=hp.encoder_weight_decay)
         self.step, self.seconds = 0, 0.0
 
@@ -79,7 +81,7 @@ class EncoderTrainer:
         pitch, mel, labels = clip
         warm = min(1, (self.step + 1) / hp.encoder_warmup_steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = hp.encoder_learning_rate * warm * max(1 - share, 1e-3)
+            group["lr"] = self.learning_rate * warm * max(1 - share, 1e-3)
         self.encoder.train()
         with autocast(torch.device(self.device)):
             logits = self.encoder(pitch, mel)
@@ -132,8 +134,32 @@ def train_encoder(trainer, maker, stream, minutes, batch_size, checkpoint):
                                     f"{checkpoint}; give the same command to go on")
 
 
-def train(data=None, model="own", minutes=None, batch_size=None, pool=None, clips=None, device="auto",
-          overwrite=False, form=None):
+def initial_network(start, part, heads, form):
+    """Return the network to train, its encoder and the heads that are not trained those of the weights `start` if they
+    are given, and what is noted of its origin: see `AEModel.provenance`.
+
+    Raises FileNotFoundError as `AEModel.load_model`, ValueError as it and if the weights lack what is kept of them.
+    """
+    kept = [f"{head}_head" for head in RefinerTraining.heads if head not in heads]
+    if not start:
+        if part == "refiner" or kept:
+            raise ValueError("--part refiner and --heads keep the rest of given weights; name them with --start")
+        return NoteAutoencoder(harmonic=True, **(form or {})), {}
+    given = load_model(Autoencoder, start)
+    network, refiner = given.network, NoteRefiner()
+    if not getattr(network, "refiner", None):
+        raise ValueError(f"{start} has no HarmonicEncoder; give ae.torch or what EncoderMain.py has written to --start")
+    for name in kept:
+        old, new = getattr(network.refiner, name), getattr(refiner, name)
+        if type(old) is not type(new):
+            raise ValueError(f"{start} is of an earlier form, without this {name}; name this head in --heads too")
+        new.load_state_dict(old.state_dict())
+    network.refiner = refiner
+    return network, {"pair": given.pair} if given.pair else {}
+
+
+def train(data=None, model="own", part="all", start=None, heads=RefinerTraining.heads, minutes=None,
+          learning_rate=None, batch_size=None, pool=None, clips=None, device="auto", overwrite=False, form=None):
     """Train data/models/<model>/encoder.torch, encoder and refiner.
 
     Parameters
@@ -141,21 +167,29 @@ def train(data=None, model="own", minutes=None, batch_size=None, pool=None, clip
     data : Path, optional
         Folder with clips/.
     model : str
+    part : str
+        "all", or "refiner" to keep the encoder of `start`.
+    start : Path, optional
+        Initial weights; a decoder in them is kept.
+    heads : sequence of str
+        Heads of the refiner that are trained anew; the others are kept.
     minutes : float, optional
         Training time of the encoder.
+    learning_rate : float, optional
+        Of the encoder.
     batch_size, pool : int, optional
         Clips per step, and pianos at a time.
     clips : int, optional
-        Clips of 30 s for the refiner.
+        Clips of 16 s for the refiner.
     form : dict, optional
         Sizes of the encoder: see `HarmonicEncoder`.
 
     Raises
     ------
     FileNotFoundError
-        If ClipSources.py has not been run.
+        If ClipSources.py has not been run, or the initial weights do not exist.
     ValueError
-        If the weights are finished already, or a loss is not finite.
+        If the weights are finished already, the initial ones do not fit, or a loss is not finite.
     KeyboardInterrupt
         After Ctrl-C, with a checkpoint saved.
     """
@@ -165,18 +199,19 @@ def train(data=None, model="own", minutes=None, batch_size=None, pool=None, clip
     checkpoint = weights.with_suffix(".checkpoint")
     if weights.exists() and not overwrite:
         raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it again")
-    maker, validation, training = load_clip_maker(data / "clips", hp.training_clip_frames, device, pool or hp.clip_pool)
     torch.manual_seed(hp.seed)
-    network = NoteAutoencoder(harmonic=True, **(form or {}))
-    trainer = EncoderTrainer(network.encoder, device)
-    if checkpoint.exists() and not overwrite:
-        trainer.load(checkpoint)
-    stream = performance_stream(training, batch_size, maker.seconds, trainer.step, device)
-    train_encoder(trainer, maker, stream, minutes, batch_size, checkpoint)
-    trainer.measure_statistics(maker(next(stream), batch_size) for _ in range(hp.encoder_statistics_batches))
-    network.encoder.load_state_dict(trainer.mean.module.state_dict())
-    RefinerTraining.train_refiner(network, maker, validation, clips or hp.refiner_clips, device)
-    save_tensors(weights, half_precision(snapshot(network, {"front_end": DatasetCreator.front_end()})))
+    network, origin = initial_network(start, part, heads, form)
+    maker, _, training = load_clip_maker(data / "clips", hp.training_clip_frames, device, pool or hp.clip_pool)
+    if part == "all":
+        trainer = EncoderTrainer(network.encoder, device, learning_rate)
+        if checkpoint.exists() and not overwrite:
+            trainer.load(checkpoint)
+        stream = performance_stream(training, batch_size, maker.seconds, trainer.step, device)
+        train_encoder(trainer, maker, stream, minutes, batch_size, checkpoint)
+        trainer.measure_statistics(maker(next(stream), batch_size) for _ in range(hp.encoder_statistics_batches))
+        network.encoder.load_state_dict(trainer.mean.module.state_dict())
+    RefinerTraining.train_refiner(network, maker, training, clips or hp.refiner_clips, device, heads)
+    save_tensors(weights, half_precision(snapshot(network, {"front_end": DatasetCreator.front_end(), **origin})))
     checkpoint.unlink(missing_ok=True)
     return weights
 
@@ -192,15 +227,24 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description="Train the note encoder on clips made from notes and sampled pianos.")
     parser.add_argument("--data", type=Path, help="folder with clips/ (default: data/)")
     parser.add_argument("--model", default="own", type=TrainingOptions.parse_model_name, help="name below data/models")
+    parser.add_argument("--part", choices=("all", "refiner"), default="all",
+                        help="refiner: keep the encoder of --start and train what follows it (default: all)")
+    parser.add_argument("--start", type=Path, help="initial weights, such as ae.torch; the network gets their form")
+    parser.add_argument("--heads", nargs="+", choices=RefinerTraining.heads, default=RefinerTraining.heads,
+                        help="heads of the note-level post-processing to train; others are those of --start "
+                        "(default: all)")
     parser.add_argument("--minutes", type=Util.positive_float, help=f"training time (default: {hp.encoder_minutes})")
+    parser.add_argument("--learning-rate", type=Util.positive_float,
+                        help=f"of the encoder (default: {hp.encoder_learning_rate:g})")
     parser.add_argument("--batch-size", type=Util.positive_int, help=f"clips per step (default: {hp.clip_batch_size})")
     parser.add_argument("--pool", type=Util.positive_int, help=f"pianos at a time (default: {hp.clip_pool})")
     parser.add_argument("--clips", type=Util.positive_int,
-                        help=f"clips of 30 s for the note-level post-processing (default: {hp.refiner_clips})")
+                        help=f"clips of 16 s for the note-level post-processing (default: {hp.refiner_clips})")
     parser.add_argument("--device", default="auto", help="cuda, mps or cpu (default: the first available)")
     parser.add_argument("--overwrite", action="store_true", help="train finished weights again")
     weights = train(**vars(parser.parse_args(arguments)))
-    print(f"{weights} is finished; next: python AEMain.py --part decoder --start {weights}")
+    print(f"{weights} is finished; next, if it shall have another decoder: python AEMain.py --part decoder --start "
+          f"{weights}")
 
 
 if __name__ == "__main__":

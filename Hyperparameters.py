@@ -168,6 +168,7 @@ harmonic_encoder_form = dict(first=64, channels=64, stages=(1, 2, 4, 8, 16, 32),
 encoder_partials = (0.5, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # in the pitch spectrogram, with the bands on both sides
 encoder_mel_partials = (1, 2, 3, 4, 6)                      # in the mel spectrogram, which has the finer time scale
 classifier_form = dict(width=64, narrow=32, dropout=0.3, limit=5)
+sequence_form = dict(width=64, narrow=32, kernel=5, dilations=(1, 2, 4), dropout=0.2, limit=5)
 decoder_silence = -300.0    # dB of a frame without notes
 decoder_min_release = 0.5   # smallest decay after key and pedal are up, dB per frame
 decoder_inaudible = 160.0   # decay in dB after which a note is left out
@@ -198,8 +199,15 @@ encoder_warmup_steps = 200
 encoder_average = 667       # steps
 encoder_statistics_batches = 40     # from which the batch normalisations of the mean weights are measured
 offset_loss_weight = 0.5    # beside the onsets' 1
-refiner_clips = 144         # of 30 s
-refiner_epochs = 30
+refiner_clips = 343         # from which the refiner learns
+refiner_clip_frames = 1378  # 16 s
+refiner_clips_per_piano = 16    # after which a piano of the pool is replaced
+refiner_epochs = dict(onset=8, offset=30, velocity=8)   # more than eight and velocities and onsets overfit
+refiner_logarithm_weight = 0.03     # in the loss of velocities, of the logarithms' error
+refiner_min_slope = 0.3     # of the linear function that fits velocities to the true ones, so that none is reversed
+refiner_max_logarithm = 5.3     # of a velocity, above that of 127
+refiner_min_range = 8       # of the velocities of a clip, for its loss
+refiner_batch_clips = 4     # from which the velocity head learns in a step
 refiner_learning_rate, refiner_batch_size, refiner_weight_decay = 2e-3, 256, 0.02
 refiner_min_tolerance = 4.3     # frames: 50 ms
 
@@ -290,16 +298,21 @@ recorded_coding_share, recorded_coding_steps, recorded_coding_hz = 0.4, (1, 14),
 recorded_quieter_share, recorded_quieter_db = 0.5, 25   # of the clips; dB below full scale, at most
 
 # note autoencoder: note-level post-processing behind a HarmonicEncoder (NoteRefinement.py)
-peak_threshold = 0.28       # onset probability of a note
+peak_threshold = 0.28       # onset probability of a note, behind a refiner of the early form
 peak_frame_threshold = 0.2  # mean probability that the key sounds after it
+refiner_candidate_threshold = 0.08  # smallest onset probability of a candidate
+refiner_candidate_frame_threshold = 0.1     # smallest mean probability that the key sounds after it
+refiner_threshold = 0.45    # smallest probability of a note after the onset head
 offset_candidates = 10      # frames, of which the refiner chooses where a note ends
 offset_peak_threshold = 0.02    # offset probability of a candidate
 offset_sounding_thresholds = (0.6, 0.3)     # below which the key seems to sound no more
 offset_sounding_lags = (-16, -8, -4, -2, 0, 2, 4, 8, 16, 32)    # frames around a candidate that the refiner looks at
 refiner_harmonics = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # partials whose rise tells how hard a note was struck
 refiner_offset_features, refiner_velocity_features = 37, 32
+refiner_order_features, refiner_partial_features = 3, 37
 refiner_min_notes = 8       # fewer have no curve over the keys
 velocity_scale = 0.3        # of the velocity's logarithm, the unit in which it is corrected
+order_s = (0.003, 3)        # between the onsets of two notes in a row, bounds in the features
 overlap_s = 0.04            # between onsets of notes that hide each other
 
 # note autoencoder: labels and loss

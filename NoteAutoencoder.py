@@ -198,11 +198,12 @@ class NoteClassifier(nn.Module):
     keys = tuple(sorted(sign * distance for sign in (-1, 1) for distance in (
         1, 2, 3, 4, 5, 7, 12, 16, 19, 24, 28, 31, 36)))  # distances in semitones of the other keys in the features
     before, after = 14, 45                               # frames before and after the onset in the features
+    onset_inputs = 7 * len(keys) + 28                    # features of an onset candidate
     offset_steps = tuple(range(-48, 49, 4))              # frames relative to the estimated offset
 
     def __init__(self):
         super().__init__()
-        self.onset_head, self.offset_head = MLPHead(7 * len(self.keys) + 28), MLPHead(3 * len(self.offset_steps) + 3)
+        self.onset_head, self.offset_head = MLPHead(self.onset_inputs), MLPHead(3 * len(self.offset_steps) + 3)
 
     def forward(self, predictions, clip, frame, key):
         """Return for each note the logit of the probability that it was played [shape=(n,)]."""
@@ -213,12 +214,13 @@ class NoteClassifier(nn.Module):
         features = self.offset_features(predictions, clip, frame, key, end, next_onset)
         return hp.offset_loss_frames * self.offset_head(features)
 
-    def onset_features(self, predictions, clip, frame, key):
-        """Return the features that tell whether each note was played [shape=(n, 7 * len(keys) + 28)]."""
-        reach, at = max(self.keys), self.before  # index of the note's own key and frame after padding
-        padded = nn.functional.pad(predictions[:, :3], (reach, reach, self.before, self.after)).unbind(1)
-        frames = (frame[:, None] + torch.arange(self.before + self.after, device=frame.device))[..., None]
-        own, others = key[:, None] + reach, key[:, None] + reach + torch.tensor(self.keys, device=key.device)
+    @classmethod
+    def onset_features(cls, predictions, clip, frame, key):
+        """Return the features that tell whether each note was played [shape=(n, onset_inputs)]."""
+        reach, at = max(cls.keys), cls.before  # index of the note's own key and frame after padding
+        padded = nn.functional.pad(predictions[:, :3], (reach, reach, cls.before, cls.after)).unbind(1)
+        frames = (frame[:, None] + torch.arange(cls.before + cls.after, device=frame.device))[..., None]
+        own, others = key[:, None] + reach, key[:, None] + reach + torch.tensor(cls.keys, device=key.device)
         onset, sounding, velocity = (image[clip[:, None, None], frames, others[:, None]] for image in padded)
         struck, sounds, hard = (image[clip[:, None, None], frames, own[:, None]][..., 0] for image in padded)
         loudness = (127 * hard[:, at]).clamp(min=1).log()[:, None]
@@ -338,17 +340,66 @@ class HarmonicEncoder(nn.Module):
         return y.view(batch, self.outputs, 2, steps, hp.n_keys).transpose(2, 3).flatten(2, 3)[:, :, :frames]
 
 
-class NoteRefiner(nn.Module):
-    """Hold the networks that refine the notes of a `HarmonicEncoder`: see NoteRefinement.py.
+class SequenceHead(nn.Module):
+    """Compute one value per note from the features of the note and of those before and after it.
 
-    `offset_head` scores offset candidates. `velocity_head` predicts the error of the logarithm of a note's velocity,
-    in units of `hp.velocity_scale`.
+    The notes are in the order of their onsets, and dilated convolutions span them.
+
+    Parameters
+    ----------
+    features : int
+        Features per note.
     """
 
-    def __init__(self):
+    def __init__(self, features):
         super().__init__()
+        width, narrow, kernel, dilations, dropout, limit = hp.sequence_form.values()
+        self.scale = nn.BatchNorm2d(features)
+        self.first = nn.Sequential(nn.Hardtanh(-limit, limit), nn.Linear(features, width), nn.ReLU(),
+                                   nn.Dropout(dropout))
+        self.layers = nn.ModuleList(nn.Conv1d(width, width, kernel, padding=kernel // 2 * dilation, dilation=dilation)
+                                    for dilation in dilations)
+        self.dropout = nn.Dropout(dropout)
+        self.last = nn.Sequential(nn.Linear(width, narrow), nn.ReLU(), nn.Dropout(dropout), nn.Linear(narrow, 1))
+
+    def forward(self, seen, counts=None):
+        """Map features [shape=(n, features)] to one value per note [shape=(n,)]; `counts` are the notes of each of
+        several recordings, one after the other."""
+        seen = self.first(self.scale(seen[..., None, None])[..., 0, 0])
+        return torch.cat([self.last(self.in_context(part)) for part in seen.split(counts or len(seen))])[:, 0]
+
+    def in_context(self, x):
+        """Add to the values of the notes of a recording [shape=(n, width)] what is around them."""
+        x = x.T[None]
+        for layer in self.layers:
+            x = x + self.dropout(nn.functional.relu(layer(x)))
+        return x[0].T
+
+
+class NoteRefiner(nn.Module):
+    """Hold the networks that find and refine the notes of a `HarmonicEncoder`: see NoteRefinement.py.
+
+    `onset_head` classifies onset candidates as played or not. `offset_head` scores offset candidates. `velocity_head`
+    predicts the error of the logarithm of a note's velocity, in units of `hp.velocity_scale`.
+
+    Parameters
+    ----------
+    early : bool
+        Take the form of earlier weights, which have no `onset_head` and see single notes for their velocities.
+    """
+
+    before, after = NoteClassifier.before, NoteClassifier.after
+
+    def __init__(self, early=False):
+        super().__init__()
+        self.onset_head = None if early else MLPHead(NoteClassifier.onset_inputs)
         self.offset_head = MLPHead(hp.refiner_offset_features)
-        self.velocity_head = MLPHead(hp.refiner_velocity_features)
+        features = hp.refiner_velocity_features + hp.refiner_order_features + hp.refiner_partial_features
+        self.velocity_head = MLPHead(hp.refiner_velocity_features) if early else SequenceHead(features)
+
+    def forward(self, predictions, clip, frame, key):
+        """Return for each onset candidate the logit of the probability that it was played: see `NoteClassifier`."""
+        return self.onset_head(NoteClassifier.onset_features(predictions, clip, frame, key))
 
 
 class NoteAutoencoder(nn.Module):
@@ -362,6 +413,8 @@ class NoteAutoencoder(nn.Module):
         Decoder of the notes. The default is a new `NoteDecoder`.
     harmonic : bool
         Use a `HarmonicEncoder` and a `NoteRefiner` instead of a `NoteEncoder`.
+    early_refiner : bool
+        Use a `NoteRefiner` of the early form.
     **form
         Sizes of the encoder: see the parameters of the encoders.
     """
@@ -369,12 +422,12 @@ class NoteAutoencoder(nn.Module):
     name = "an autoencoder"
     in_channels = 2
 
-    def __init__(self, with_classifier=True, decoder=None, harmonic=False, **form):
+    def __init__(self, with_classifier=True, decoder=None, harmonic=False, early_refiner=False, **form):
         super().__init__()
         self.encoder = (HarmonicEncoder if harmonic else NoteEncoder)(**form)
         self.decoder = decoder or NoteDecoder()
         self.classifier = NoteClassifier() if with_classifier and not harmonic else None
-        self.refiner = NoteRefiner() if harmonic else None
+        self.refiner = NoteRefiner(early_refiner) if harmonic else None
 
     @classmethod
     def from_state(cls, state, decoder=None):
@@ -391,7 +444,8 @@ class NoteAutoencoder(nn.Module):
         harmonic = "encoder.merge.0.weight" in state
         form |= {"stages": hp.harmonic_encoder_form["stages"][:count("stages")]} if harmonic else {
             "blocks": count("blocks")}
-        return cls("classifier.onset_head.scale.weight" in state, decoder, harmonic, **form)
+        early = "refiner.onset_head.scale.weight" not in state
+        return cls("classifier.onset_head.scale.weight" in state, decoder, harmonic, early, **form)
 
     def forward(self, pitch, mel):
         """Return the encoder's logits of two spectrograms: see `NoteEncoder.forward`."""

@@ -13,7 +13,7 @@ frame_rate = hp.sample_rate / hp.hop_length
 harmonics = np.array(hp.refiner_harmonics)
 
 
-def decode_notes(predictions, refiner, onset_threshold=None):
+def decode_notes(predictions, refiner):
     """Decode notes from frame-wise predictions of onset, sounding, velocity and offset.
 
     Parameters
@@ -21,15 +21,13 @@ def decode_notes(predictions, refiner, onset_threshold=None):
     predictions : np.ndarray [shape=(4, t, n_keys), in [0, 1]]
         As `NoteModel.predict_frames` returns them.
     refiner : NoteRefiner
-    onset_threshold : float, optional
-        By default `hp.peak_threshold`.
 
     Returns
     -------
     np.ndarray [shape=(n, 4), float32]
         Onset and end in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
     """
-    frame, key, begin, following = find_onsets(predictions, onset_threshold)
+    frame, key, begin, following = find_onsets(predictions, refiner)
     if not len(frame):
         return np.zeros((0, 4), np.float32)
     candidates, known = offset_candidates(predictions, frame, key, following)
@@ -43,13 +41,42 @@ def decode_notes(predictions, refiner, onset_threshold=None):
     return notes[np.lexsort(notes.T[::-1])].astype(np.float32)
 
 
-def find_onsets(predictions, onset_threshold=None):
+def find_onsets(predictions, refiner):
     """Return frame, key, interpolated frame of the onset, and that of the next onset of the same key, of each note
     [shape=(n,) each], key by key."""
-    threshold = hp.peak_threshold if onset_threshold is None else onset_threshold
-    frame, key = onset_candidates(predictions, threshold, hp.peak_frame_threshold)
+    if refiner.onset_head:
+        frame, key = refined_candidates(predictions)
+        played = note_probability(refiner, predictions, frame, key) > hp.refiner_threshold
+        frame, key = frame[played], key[played]
+    else:
+        frame, key = onset_candidates(predictions, hp.peak_threshold, hp.peak_frame_threshold)
     begin = interpolate_peaks(predictions[0], frame, key)
     return frame, key, begin, next_onsets(key, begin, np.float32(predictions.shape[1]))
+
+
+def refined_candidates(predictions):
+    """Return frame and key of the onset candidates that an `onset_head` classifies: see `Notes.onset_candidates`."""
+    return onset_candidates(predictions, hp.refiner_candidate_threshold, hp.refiner_candidate_frame_threshold)
+
+
+@torch.inference_mode()
+def note_probability(classifier, predictions, frame, key):
+    """Return for each onset candidate the probability that it was played [shape=(n,)].
+
+    Parameters
+    ----------
+    classifier : NoteClassifier or NoteRefiner
+    predictions : np.ndarray [shape=(3 or more, t, n_keys), in [0, 1]]
+    frame, key : np.ndarray [shape=(n,)]
+    """
+    device, probability = next(classifier.parameters()).device, np.zeros(len(frame), np.float32)
+    classifier.eval()
+    for part in np.array_split(np.argsort(frame, kind="stable"), -(-len(frame) // hp.classifier_batch_size) or 1):
+        first = max(frame[part[0]] - classifier.before, 0) if len(part) else 0
+        near = torch.from_numpy(predictions[None, :3, first:frame[part].max(initial=0) + classifier.after]).to(device)
+        places = (torch.from_numpy(place).to(device) for place in (0 * part, frame[part] - first, key[part]))
+        probability[part] = classifier(near, *places).sigmoid().cpu().numpy()
+    return probability
 
 
 def offset_candidates(predictions, frame, key, following):
@@ -138,10 +165,18 @@ def refine_velocities(notes, pitch, refiner):
     """
     if len(notes) < hp.refiner_min_notes:
         return notes
-    change = run_head(refiner.velocity_head, velocity_features(notes, pitch))
+    change = run_head(refiner.velocity_head, velocity_inputs(notes, pitch, refiner))
     refined = notes.copy()
     refined[:, 3] = (notes[:, 3] * np.exp(hp.velocity_scale * (change - change.mean()))).clip(1, 127)
     return refined
+
+
+def velocity_inputs(notes, pitch, refiner):
+    """Return the features of notes that the velocity head of a refiner takes [shape=(n, features), float32]."""
+    seen = velocity_features(notes, pitch)
+    if not refiner.onset_head:
+        return seen
+    return np.concatenate([seen, order_features(notes), partial_features(notes, pitch)], axis=1)
 
 
 def velocity_features(notes, pitch):
@@ -154,27 +189,70 @@ def velocity_features(notes, pitch):
     rise, top = (10 * np.log10(power + 1e-8) for power in partial_rises(notes, pitch))
     power = 10 ** (rise / 10)
     whole = 10 * np.log10(power[:, :8].sum(axis=1))
-    logarithm, key = np.log(notes[:, 3]), (notes[:, 2] - 60) / 24
-    curve = np.stack([np.ones_like(key), key, key ** 2, key ** 3], 1)
-
-    def left_over(level):
-        level = hp.velocity_per_db * level
-        return level - curve @ np.linalg.lstsq(curve, level - logarithm, rcond=None)[0] - logarithm
-
+    logarithm = np.log(notes[:, 3])
     levels = (whole, 10 * np.log10(power[:, :3].sum(axis=1)), rise[:, 0], 10 * np.log10(power[:, 1:4].sum(axis=1)),
               top[:, 0])
     shared, together = overlaps(notes)
     return np.concatenate([
-        np.stack([left_over(level) for level in levels], 1), (logarithm - np.median(logarithm))[:, None],
+        np.stack([left_over(level, notes) for level in levels], 1), (logarithm - np.median(logarithm))[:, None],
         np.full((len(notes), 1), logarithm.mean() - 4), np.full((len(notes), 1), logarithm.std()),
         (rise - whole[:, None]).clip(-40, 5) / 10, (whole - np.median(whole))[:, None] / 10, shared.clip(0, 3),
         ((notes[:, 2] - hp.lowest_key) / hp.n_keys - 0.5)[:, None], together[:, None] / 4,
         np.log(notes[:, 1] - notes[:, 0] + 0.02)[:, None]], 1).astype(np.float32)
 
 
+def left_over(level, notes):
+    """Return what levels in dB [shape=(n,)] say of the logarithms of the notes' velocities, relative to these. A smooth
+    curve over the keys stands for piano and microphones."""
+    logarithm, key = np.log(notes[:, 3]), (notes[:, 2] - 60) / 24
+    curve = np.stack([np.ones_like(key), key, key ** 2, key ** 3], 1)
+    level = hp.velocity_per_db * level
+    return level - curve @ np.linalg.lstsq(curve, level - logarithm, rcond=None)[0] - logarithm
+
+
+def partial_features(notes, pitch):
+    """Return what single partials say of the velocities [shape=(n, refiner_partial_features), float32].
+
+    What the level of each of eight partials says (`left_over`), the mean over those that no other note shares, and the
+    median; how many are not shared; how far the partials rise; and how they go on.
+    """
+    power, audible = partial_power(notes, pitch)
+    levels = {lag: power(lag)[:, :8] for lag in (-6, -4, -3, -2, *range(6), 8, 12, 16)}
+
+    def decibels(values):
+        return 10 * np.log10(np.maximum(values, 1e-8))
+
+    top, early = (decibels(np.max([levels[lag] for lag in range(last)], axis=0)) for last in (6, 3))
+    late = decibels((levels[8] + levels[12] + levels[16]) / 3)
+    quiet = decibels(np.min([levels[lag] for lag in (-6, -4, -2)], axis=0))
+    rise = top - decibels(np.maximum(levels[-3], levels[-2]))
+    each = np.stack([left_over(level, notes) for level in top.T], 1).clip(-3, 3)
+    own = (overlaps(notes)[0][:, :8] == 0) & audible[:, :8]
+    return np.concatenate([
+        each, ((each * own).sum(axis=1) / np.maximum(own.sum(axis=1), 1))[:, None], np.median(each, axis=1)[:, None],
+        own.mean(axis=1)[:, None], rise.clip(-10, 40) / 20, ((late - top)[:, :6] / 20).clip(-3, 1),
+        ((early - top)[:, :6] / 10).clip(-3, 0), ((top - quiet)[:, :6] / 30).clip(-1, 3)], 1).astype(np.float32)
+
+
+def order_features(notes):
+    """Return how notes in the order of their onsets follow each other [shape=(n, refiner_order_features), float32]: the
+    logarithms of the seconds to the note before and to the note after, and the step in semitones."""
+    passed = np.log(np.diff(notes[:, 0], prepend=notes[0, 0] - 1).clip(*hp.order_s)) / 2
+    step = np.diff(notes[:, 2], prepend=notes[0, 2]) / 12
+    return np.stack([passed, np.append(passed[1:], 0), step], 1).astype(np.float32)
+
+
 def partial_rises(notes, pitch):
     """Return by how much power the partials of notes rise at their onsets, and the power after them
     [shape=(n, harmonics) each]."""
+    power, _ = partial_power(notes, pitch)
+    top = np.max([power(lag) for lag in range(6)], axis=0)
+    return np.maximum(top - (power(-3) + power(-2)) / 2, 1e-8), top
+
+
+def partial_power(notes, pitch):
+    """Return a function of a lag to the power of the notes' partials so many steps after the onsets [shape=(n,
+    harmonics)], and which partials lie in the pitch spectrogram [shape as before, bool]."""
     bands = np.rint(1 + hp.pitch_bands_per_key * (notes[:, 2, None] - hp.lowest_key + 12 * np.log2(harmonics)))
     bands = bands.astype(int)[..., None] + np.arange(-1, 2)
     audible = bands < hp.n_pitches
@@ -184,8 +262,7 @@ def partial_rises(notes, pitch):
         image = pitch[np.minimum(bands, hp.n_pitches - 1), (step + lag).clip(0, pitch.shape[1] - 1)]
         return (10 ** (Util.to_db(image.astype(np.float32)) / 10) * audible).sum(axis=2)
 
-    top = np.max([power(lag) for lag in range(6)], axis=0)
-    return np.maximum(top - (power(-3) + power(-2)) / 2, 1e-8), top
+    return power, audible[..., 0]
 
 
 def overlaps(notes):

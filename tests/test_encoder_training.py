@@ -30,8 +30,10 @@ form = dict(first=4, channels=4, stages=(1, 2), narrow=2, width=4, layers=1)
 @pytest.fixture
 def clips(tmp_path, responses, monkeypatch):
     """A data folder with clips/, of one piano of sines, and constants for a training of seconds."""
+    epochs = dict.fromkeys(RefinerTraining.heads, 2)
     for name, value in dict(clip_piano_keys=(40, 60, 80), clip_piano_fade=100, training_clip_frames=32, clip_lead_s=1.0,
-                            encoder_statistics_batches=2, limit_s=3, refiner_epochs=2, encoder_warmup_steps=2).items():
+                            encoder_statistics_batches=2, refiner_clip_frames=256, refiner_epochs=epochs,
+                            encoder_warmup_steps=2).items():
         monkeypatch.setattr(hp, name, value)
     t = np.arange(6000) / hp.sample_rate
     hertz = 440 * 2 ** ((np.array(hp.clip_piano_keys) - 69) / 12)
@@ -123,6 +125,40 @@ def test_a_training_stopped_while_the_refiner_trains_keeps_the_encoder(clips, st
     assert train(clips, 3).exists() and len(steps) == 3
 
 
+def test_a_second_run_begins_with_given_weights_and_a_refiner_can_be_trained_alone(clips, steps):
+    first = train(clips, 3)
+    start = AEModel.load_model(Autoencoder, first).network.encoder.state_dict()
+    other = train(clips, 3, start=first, model="second", learning_rate=1e-9)
+    second = AEModel.load_model(Autoencoder, other).network.encoder.state_dict()
+    for name, value in start.items():
+        if "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(second[name], value, rtol=1e-2, atol=1e-3)
+    taken = len(steps)
+    alone = AEModel.load_model(Autoencoder, train(clips, 3, start=first, part="refiner", model="third")).network
+    assert len(steps) == taken == 6
+    torch.testing.assert_close(alone.encoder.state_dict(), start, rtol=0, atol=0)
+    refiner = AEModel.load_model(Autoencoder, first).network.refiner.state_dict()
+    assert not all(torch.equal(value, refiner[name]) for name, value in alone.refiner.state_dict().items())
+    kept = train(clips, 3, start=first, part="refiner", model="fourth", heads=["onset", "velocity"])
+    for name, value in AEModel.load_model(Autoencoder, kept).network.refiner.state_dict().items():
+        assert torch.equal(value, refiner[name]) or not name.startswith("offset")
+
+
+def test_initial_weights_need_a_harmonic_encoder(clips, tmp_path):
+    with pytest.raises(ValueError, match="name them with --start"):
+        train(clips, 3, part="refiner")
+    early = NoteAutoencoder(harmonic=True, early_refiner=True, **form)
+    torch.save(early.state_dict(), tmp_path / "early.torch")
+    with pytest.raises(ValueError, match="without this velocity_head"):
+        train(clips, 3, start=tmp_path / "early.torch", heads=["onset"])
+    torch.save(NoteAutoencoder(first=4, channels=4, blocks=1, narrow=2, width=4, layers=1).state_dict(),
+               tmp_path / "small.torch")
+    with pytest.raises(ValueError, match="has no HarmonicEncoder"):
+        train(clips, 3, start=tmp_path / "small.torch")
+    with pytest.raises(FileNotFoundError):
+        train(clips, 3, start=tmp_path / "missing.torch")
+
+
 def test_missing_clips_are_one_sentence(tmp_path, command):
     process = command(tmp_path, "EncoderMain.py", "--data", tmp_path)
     assert process.returncode == 1 and process.stdout == "" and len(process.stderr.strip().splitlines()) == 1
@@ -166,6 +202,24 @@ def test_velocities_relative_to_the_clip_count_more_in_the_loss():
 
 # post-processing
 
+class EveryOnset(torch.nn.Module):
+    """An onset head for which every candidate was played."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, seen):
+        return torch.ones(len(seen))
+
+
+def every_onset_refiner(**options):
+    """A refiner whose onset head keeps all candidates."""
+    refiner = NoteRefiner(**options)
+    refiner.onset_head = refiner.onset_head and EveryOnset()
+    return refiner
+
+
 class HighestOffset(torch.nn.Module):
     """An offset head that chooses the candidate of the highest offset prediction."""
 
@@ -185,8 +239,9 @@ def spaced_notes(seed=0):
     return notes[~np.array(follows)]
 
 
-def test_notes_are_decoded_from_their_labels():
-    notes, refiner = spaced_notes(), NoteRefiner()
+@pytest.mark.parametrize("early", (False, True))
+def test_notes_are_decoded_from_their_labels(early):
+    notes, refiner = spaced_notes(), every_onset_refiner(early=early)
     refiner.offset_head = HighestOffset()
     found = NoteRefinement.decode_notes(Notes.note_labels(notes, 0, 800), refiner)
     assert len(found) == len(notes) > 20
@@ -196,7 +251,7 @@ def test_notes_are_decoded_from_their_labels():
 
 
 def test_a_trained_refiner_finds_the_offsets(monkeypatch):
-    monkeypatch.setattr(hp, "refiner_epochs", 15)
+    monkeypatch.setattr(hp, "refiner_epochs", dict.fromkeys(RefinerTraining.heads, 15))
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
 
@@ -212,11 +267,11 @@ def test_a_trained_refiner_finds_the_offsets(monkeypatch):
         assert len(found) == len(notes)
         return (np.abs(found[:, 1] - notes[:, 1]) > 0.05).mean()
 
-    refiner, true = NoteRefiner(), spaced_notes(99)
+    refiner, true = every_onset_refiner(), spaced_notes(99)
     examples = []
     for seed in range(12):
         notes = spaced_notes(seed)
-        examples.append(RefinerTraining.offset_examples(predictions(notes), notes))
+        examples.append(RefinerTraining.offset_examples(refiner, predictions(notes), notes))
     before = missed(refiner, true)
     RefinerTraining.fit_offsets(refiner.offset_head, examples)
     assert missed(refiner, true) < 0.1 < before
@@ -224,7 +279,7 @@ def test_a_trained_refiner_finds_the_offsets(monkeypatch):
 
 @pytest.mark.parametrize("frames", (1, 2, 50))
 def test_silence_and_short_predictions_give_no_notes(frames):
-    refiner = NoteRefiner()
+    refiner = every_onset_refiner()
     assert NoteRefinement.decode_notes(np.zeros((4, frames, hp.n_keys), np.float32), refiner).shape == (0, 4)
     one = np.zeros((4, frames, hp.n_keys), np.float32)
     one[:3, 0, 40] = 0.9
@@ -232,9 +287,10 @@ def test_silence_and_short_predictions_give_no_notes(frames):
     assert found.shape[1] == 4 and np.isfinite(found).all() and (found[:, 1] <= frames / rate + 1e-6).all()
 
 
-def test_velocities_keep_their_mean_and_few_notes_stay_as_they_are():
+@pytest.mark.parametrize("early", (False, True))
+def test_velocities_keep_their_mean_and_few_notes_stay_as_they_are(early):
     torch.manual_seed(0)
-    notes, refiner = some_notes(40), NoteRefiner()
+    notes, refiner = some_notes(40), NoteRefiner(early)
     notes[:, 3] = notes[:, 3].clip(30, 90)
     pitch = np.random.default_rng(0).random((hp.n_pitches, 400)).astype(np.float32)
     refined = NoteRefinement.refine_velocities(notes, pitch, refiner)
@@ -246,13 +302,78 @@ def test_velocities_keep_their_mean_and_few_notes_stay_as_they_are():
 
 
 def test_the_velocity_head_learns_which_notes_are_louder(monkeypatch):
-    monkeypatch.setattr(hp, "refiner_epochs", 20)
+    monkeypatch.setattr(hp, "refiner_epochs", dict.fromkeys(RefinerTraining.heads, 20))
     torch.manual_seed(0)
-    rng, refiner = np.random.default_rng(0), NoteRefiner()
+    rng, head = np.random.default_rng(0), NoteRefiner().velocity_head
+    features = len(head.scale.weight)
+
+    def louder(seen):
+        """What is to be learnt: a feature of the note, and one of the note before it."""
+        return 0.2 * seen[:, 0] + 0.2 * np.roll(seen[:, 1], 1)
+
     examples = []
-    for _ in range(16):
-        seen = rng.standard_normal((40, hp.refiner_velocity_features)).astype(np.float32)
-        examples.append((seen, 0.3 * seen[:, 0] + np.float32(rng.normal())))  # the mean of a clip is not to be learnt
-    RefinerTraining.fit_velocities(refiner.velocity_head, examples)
-    seen = rng.standard_normal((200, hp.refiner_velocity_features)).astype(np.float32)
-    assert np.corrcoef(NoteRefinement.run_head(refiner.velocity_head, seen), seen[:, 0])[0, 1] > 0.8
+    for _ in range(64):
+        seen = rng.standard_normal((40, features)).astype(np.float32)
+        heard = np.full(40, 4 + rng.normal() / 10)  # the mean of a clip is not to be learnt
+        true = np.exp(3.8 + louder(seen))
+        true[::10] = np.nan  # notes that were not played
+        examples.append((seen, heard.astype(np.float32), true.astype(np.float32)))
+    RefinerTraining.fit_velocities(head, [*examples, None])
+    seen = rng.standard_normal((200, features)).astype(np.float32)
+    assert np.corrcoef(NoteRefinement.run_head(head, seen)[1:], louder(seen)[1:])[0, 1] > 0.8
+
+
+def test_the_velocity_loss_is_that_of_a_linear_fit():
+    true = torch.tensor([30.0, 50, 70, 90, float("nan")])
+    fitted = RefinerTraining.velocity_loss((0.5 * true + 20).nan_to_num(40).log(), true)
+    assert len(fitted) == 4 and (fitted < 0.02).all()
+    off = true.nan_to_num(40).log()
+    off[1] += 0.4
+    assert RefinerTraining.velocity_loss(off, true).argmax() == 1
+    assert RefinerTraining.velocity_loss(off[:1], true[:1]).isfinite().all()  # no range
+
+
+def test_several_recordings_do_not_see_each_other():
+    torch.manual_seed(0)
+    head = NoteRefiner().velocity_head.eval()
+    seen = torch.randn(50, len(head.scale.weight))
+    torch.testing.assert_close(head(seen, [20, 30]), torch.cat([head(seen[:20]), head(seen[20:])]))
+    assert not torch.allclose(head(seen)[15:25], head(seen, [20, 30])[15:25])
+
+
+def test_the_onset_head_learns_which_candidates_were_played(monkeypatch):
+    monkeypatch.setattr(hp, "refiner_epochs", dict.fromkeys(RefinerTraining.heads, 40))
+    torch.manual_seed(0)
+    refiner, rng = NoteRefiner(), np.random.default_rng(0)
+
+    def heard(notes):
+        """Labels, and onsets an octave above that were not played and do not sound for long."""
+        ghosts = notes[::3] + (0, 0, 12, 0)
+        ghosts[:, 1] = ghosts[:, 0] + 0.08
+        labels = Notes.note_labels(np.concatenate([notes, ghosts[ghosts[:, 2] <= 108]]), 0, 800)
+        return np.maximum(labels - 0.2 * rng.random(labels.shape), 0).astype(np.float32)
+
+    def wrong(notes):
+        found = NoteRefinement.decode_notes(heard(notes), refiner)
+        return abs(len(found) - len(notes)) / len(notes)
+
+    examples = [RefinerTraining.onset_examples(heard(notes), notes) for notes in map(spaced_notes, range(12))]
+    assert 0.1 < 1 - np.concatenate([played for _, played in examples]).mean() < 0.5
+    RefinerTraining.fit_onsets(refiner.onset_head, examples)
+    assert wrong(spaced_notes(99)) < 0.08
+
+
+def test_a_true_note_is_found_once():
+    notes = np.array([(1.0, 2.0, 60, 80), (1.06, 2.0, 60, 80), (3.0, 4.0, 62, 80)])
+    place = RefinerTraining.match(notes, np.array([1.04, 1.01, 3.0, 3.01, 9.0]), np.array([60, 60, 62, 62, 60]))
+    np.testing.assert_array_equal(place, [1, 0, 2, -1, -1])
+    assert (RefinerTraining.match(notes[:0], np.array([1.0]), np.array([60])) == -1).all()
+
+
+def test_weights_of_the_early_form_still_load(tmp_path):
+    network = NoteAutoencoder(harmonic=True, early_refiner=True, **form)
+    torch.save(network.state_dict(), tmp_path / "early.torch")
+    loaded = AEModel.load_model(Autoencoder, tmp_path / "early.torch")
+    assert loaded.network.refiner.onset_head is None
+    torch.testing.assert_close(loaded.network.state_dict(), network.state_dict())
+    assert loaded.decode_notes(np.zeros((4, 50, hp.n_keys), np.float32)).shape == (0, 4)
