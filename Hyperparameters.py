@@ -303,6 +303,7 @@ peak_frame_threshold = 0.2  # mean probability that the key sounds after it
 refiner_candidate_threshold = 0.08  # smallest onset probability of a candidate
 refiner_candidate_frame_threshold = 0.1     # smallest mean probability that the key sounds after it
 refiner_threshold = 0.45    # smallest probability of a note after the onset head
+refiner_onset_bias = 0.1    # mean error of the onsets, which is subtracted, frames (1.2 ms)
 offset_candidates = 10      # frames, of which the refiner chooses where a note ends
 offset_peak_threshold = 0.02    # offset probability of a candidate
 offset_sounding_thresholds = (0.6, 0.3)     # below which the key seems to sound no more

@@ -37,6 +37,7 @@ def decode_notes(predictions, refiner):
     end = candidates[np.arange(len(frame)), scores.argmax(axis=1)]
     end = np.minimum(np.maximum(end, begin + hp.min_note_frames), following)
     velocity = np.maximum(127 * predictions[2][frame, key], 1)
+    begin = np.maximum(begin - hp.refiner_onset_bias, 0)
     notes = np.stack([begin / frame_rate, end / frame_rate, key + hp.lowest_key, velocity], 1)
     return notes[np.lexsort(notes.T[::-1])].astype(np.float32)
 
