@@ -71,7 +71,7 @@ class AEModel:
     def check_output(self, output):
         """Return an output of the network unchanged, or raise ValueError if it has NaN or infinite values."""
         if not np.isfinite(output).all():
-            raise ValueError(f"{self.path or self.network.name} makes numbers that are not finite; train it again or "
+            raise ValueError(f"{self.path or self.network.name} gives NaN or infinite values; train it again or "
                              "restore the file")
         return output
 

@@ -392,7 +392,7 @@ voice_kl = dict(kl_iterations=8, kl_floor=1e-8)     # from the spectrum of a sam
 voice_griffin_lim_iterations = 4                    # from its phase
 report_iterations = 32  # of the report's Griffin-Lim
 chunk_frames = 2592     # most frames of a recording that are worked on at once: 30 s and a little, a multiple of 8
-long_chunk_frames = 1728    # the same where a recording has several chunks: with their context no longer, a multiple of 8
+long_chunk_frames = 1728    # the same where a recording has several chunks; with their context they are as long
 context_frames = 448    # more frames on both sides, so that a chunk comes out as it would within the whole
 decode_frames = 8 * chunk_frames    # frames of a recording whose notes are decoded at once
 decode_ahead = chunk_frames         # more frames after them, in which their notes may end

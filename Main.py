@@ -412,8 +412,8 @@ def make_parser():
                         help="also render the notes on a preset of a SoundFont with FluidSynth, "
                         "<name>_epiano_played.wav")
     parser.add_argument("--model",
-                        help="name of a model in data/models, such as 'report', the 2020 report's networks, or 'shipped' "
-                        "(default: 'own' if trained, else 'shipped')")
+                        help="name of a model in data/models, such as 'report' for the 2020 report's networks, or "
+                        "'shipped' (default: 'own' if trained, else 'shipped')")
     parser.add_argument("--ae", type=Path, metavar="FILE",
                         help="weights of the autoencoder, instead of those of the model")
     parser.add_argument("--unet", type=Path, metavar="FILE",

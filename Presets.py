@@ -21,8 +21,8 @@ def find_soundfont(name):
                                  "download it again")
             return path
     if Path(name).name == hp.salamander:
-        raise FileNotFoundError(f"SoundFont {name} is neither in {hp.soundfonts.name}/ nor in the system's folders; make "
-                                "it: python SoundFonts/salamander.py")
+        raise FileNotFoundError(f"SoundFont {name} is neither in {hp.soundfonts.name}/ nor in the system's folders; "
+                                "make it: python SoundFonts/salamander.py")
     package = hp.soundfont_packages.get(Path(name).name)
     raise FileNotFoundError(f"SoundFont {name} is neither in {hp.soundfonts.name}/ nor in the system's folders; put it "
                             f"into SoundFonts/ or install {'it' if package else 'one, for instance'}: apt-get install "

@@ -20,7 +20,7 @@ highest = 3000                  # Hz
 
 
 def plot_comparison(sounds, first=0):
-    """Draw spectrograms side by side; `sounds`: title -> np.ndarray [shape=(n,)] that begins at `first` seconds. Returns
+    """Draw spectrograms side by side. `sounds` is a dict from title to audio that begins at `first` seconds. Returns
     a matplotlib figure."""
     from matplotlib.figure import Figure
 

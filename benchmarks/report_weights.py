@@ -48,7 +48,8 @@ def compare_epochs():
     pieces = losses["settings"]["pieces"]
     networks = [report.weights("report", f"unet_{epoch}", data) for epoch in range(1, n_epochs + 1)]
     autoencoder, names = report.weights("report", folder=data), split_for_training(pieces, hp.seed)[1]
-    distances = [report.error(data, names, autoencoder, *network)[0] for network in ([], *([path] for path in networks))]
+    before = report.error(data, names, autoencoder)[0]
+    distances = [before, *(report.error(data, names, autoencoder, network)[0] for network in networks)]
     return list(zip(range(n_epochs + 1), [report.identity_loss(pieces, data)[1], *losses["validation"]], distances))
 
 

@@ -143,8 +143,8 @@ def save_figures(models, folder=results):
     """
     early = folder / "training" / "report_ae_epoch_1.npy"
     if not early.exists():
-        raise FileNotFoundError(f"{early} is missing; benchmarks/report_weights.py writes it to data/report_pair: copy it "
-                                "from there")
+        raise FileNotFoundError(f"{early} is missing; benchmarks/report_weights.py writes it to data/report_pair: copy "
+                                "it from there")
     ae_losses, unet_losses = (load_json(folder / "training" / f"report_{network}_losses.json")
                               for network in ("ae", "unet"))
     report = Main.load_models(*Main.find_weights("report"))
