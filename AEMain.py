@@ -15,16 +15,11 @@ import Training
 import TrainingOptions
 import Util
 from AEDataset import AEDataset, NoteDataset, make_datasets
-from AEModel import NoteModel, load_model, peak_frame_level
+from AEModel import NoteModel, load_model, peak_frame_level, target_instrument
 from Autoencoder import Autoencoder
 from NoteAutoencoder import NoteAutoencoder, NoteClassifier, NoteDecoder
 from NoteTrainer import NoteTrainer
 from SampledVoice import SampledVoice
-
-
-def target_instrument(pair):
-    """Return the target of a pair of instruments, "source -> target", or "" if the pair is unknown."""
-    return (pair or "").rpartition(" -> ")[2]
 
 
 def choose_network(network, initial, part, decoder, channels, names, data):

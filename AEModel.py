@@ -29,6 +29,11 @@ def autocast(device, wanted=True):
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(wanted and hp.bfloat16 and fast and fast()))
 
 
+def target_instrument(pair):
+    """Return the target of a pair of instruments, "source -> target", or "" if the pair is unknown."""
+    return (pair or "").rpartition(" -> ")[2]
+
+
 class AEModel:
     """Run a network that maps spectrograms to a spectrogram.
 
@@ -51,6 +56,10 @@ class AEModel:
     def __init__(self, network, device=torch.device("cpu"), pair=None, autoencoder=None, path=None):
         self.network = network.to(device, memory_format=torch.channels_last)
         self.device, self.pair, self.autoencoder, self.path = device, pair, autoencoder, path
+
+    def fits(self, pair):
+        """Return whether the weights can be used with a pair of instruments, "source -> target", or None if unknown."""
+        return None in (self.pair, pair) or self.pair == pair
 
     @torch.inference_mode()
     def generate(self, *spectrograms):
@@ -234,6 +243,10 @@ def half_precision(state):
 
 class NoteModel(AEModel):
     """Run a `NoteAutoencoder`: transcribe spectrograms to notes, and decode notes to spectrograms."""
+
+    def fits(self, pair):
+        """Return whether the target of a pair is that of the weights. The notes can be those of any source."""
+        return None in (self.pair, pair) or target_instrument(self.pair) == target_instrument(pair)
 
     @torch.inference_mode()
     def predict_frames(self, pitch, mel):

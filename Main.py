@@ -70,9 +70,9 @@ def read_models(ae, unet, device, *stamps):
     """Load the models for `load_models`. The cache identifies a file by its times and size in `stamps`."""
     device = Util.choose_device(device)
     models = load_model(Autoencoder, ae, device), load_model(UNet, unet, device)
-    pairs = [model.pair for model in models]
-    if all(pairs) and pairs[0] != pairs[1]:
-        raise ValueError(f"{ae} was trained for {pairs[0]} and {unet} for {pairs[1]}; take two of the same pair")
+    if not models[0].fits(models[1].pair):
+        raise ValueError(f"{ae} was trained for {models[0].pair} and {unet} for {models[1].pair}; take two of the same "
+                         "pair")
     digests = models[1].autoencoder, models[1].autoencoder and digest(models[0].network.state_dict())
     if digests[0] != digests[1]:
         raise ValueError(f"{unet} was trained behind an autoencoder with the weights {digests[0]}, and {ae} has "
