@@ -40,7 +40,7 @@ def check_limits(path, limit_s, limit_bytes):
     if not path.exists():
         return
     if path.stat().st_size > limit_bytes:
-        raise ValueError(f"{path} is larger than {limit_bytes / 1e6:g} MB; save it as mp3 or m4a")
+        raise ValueError(f"{path} is larger than {limit_bytes / 2 ** 20:g} MB; save it as mp3 or m4a")
     for open_audio in (Decoding.open_with_libsndfile, Decoding.open_with_ffmpeg):
         with contextlib.suppress(Decoding.DecodingError, ImportError), open_audio(path) as (rate, _, blocks):
             samples = 0

@@ -10,6 +10,11 @@ import tempfile
 import threading
 from pathlib import Path
 
+try:
+    import gradio as gr
+except ImportError:
+    raise SystemExit("app.py: Gradio is missing; install it with: pip install -r requirements-app.txt") from None
+
 import Chunks
 import Hyperparameters as hp
 import Main
@@ -18,12 +23,6 @@ import Page
 import Recordings
 import Util
 
-try:
-    import gradio as gr
-except ImportError:
-    raise SystemExit("app.py: Gradio is missing; install it with: pip install -r requirements-app.txt") from None
-
-tunings = {"as recorded": None, "A = 440 Hz": 440}
 downloads = {"wav": ".wav", "mp3": ".mp3", "MIDI": ".mid", "page": ".html"}
 style = "#player {min-height: 7rem} .html-container {padding: 0 !important} .app {padding: .75rem !important}"
 
@@ -33,40 +32,39 @@ class Converter:
 
     def __init__(self, options):
         self.options, self.turn = options, threading.Lock()
-        self.folders = collections.defaultdict(lambda: Path(tempfile.mkdtemp()))  # a visitor's files, while they stay
+        self.folders = collections.defaultdict(lambda: Path(tempfile.mkdtemp()))  # one for each visitor
 
     def keep(self, request: gr.Request, upload=None):
         """Move an upload (two visitors' can share a path) or copy the demo to the visitor's folder; return its path."""
         path = Path(upload["path"] if upload else hp.demo)
-        if not path.is_file():
-            raise gr.Error("Choose a file, record a piano, or take the demo recording.", print_exception=False)
         kept = self.folders[request.session_hash] / path.name
-        (os.renames if upload else shutil.copyfile)(path, kept)
+        if path.is_file():
+            (os.renames if upload else shutil.copyfile)(path, kept)
+        elif not kept.is_file():  # it is there if "Convert" was pressed before the page had the new path
+            raise gr.Error("Choose a file, record a piano, or take the demo recording.", print_exception=False)
         return str(kept), None  # and nothing for the microphone
 
     def leave(self, request: gr.Request):
-        """Remove the visitor's files from the disk and from the page, which also stops the visitor's conversion."""
+        """Remove the visitor's files, which also stops the visitor's conversion before its next chunk."""
         shutil.rmtree(self.folders.pop(request.session_hash, ""), ignore_errors=True)
 
-    def convert(self, upload, recorded, model, channels, tuning, request: gr.Request, progress=gr.Progress()):
+    def convert(self, upload, recorded, model, tuning, channels, request: gr.Request, progress=gr.Progress()):
         """Convert an upload or a recording of the microphone, and remove it. Return the player and the downloads."""
         path = Path(self.keep(request, upload or recorded or {"path": ""})[0])
         folder, options, steps = path.parent, self.options, itertools.count()
         def plain(sentence):
             return html.escape(sentence.replace(f"{folder}/", "").replace(f"{hp.root}/", ""))
-
         def report(stage, number, chunks):
-            if not folder.exists():
-                raise ValueError("cancelled")
+            folder.stat()  # raises FileNotFoundError after `leave`
             progress(min(next(steps) / chunks / 3, 1), desc=f"{stage}, chunk {number + 1} of {chunks}")
 
         Chunks.on_chunk.set(report)
         Util.on_warning.set(lambda sentence: gr.Warning(plain(sentence)))
         try:
             with self.turn:  # a conversion that was cancelled may not have ended yet
-                Recordings.check_limits(path, 60 * options.max_minutes, 1e6 * options.max_megabytes)
+                Recordings.check_limits(path, 60 * options.max_minutes, options.max_megabytes * 2 ** 20)
                 models = Main.load_models(*Main.find_weights(model))
-                name, versions, notes = Main.make_versions(path, models, None, channels == "stereo", tunings[tuning])
+                name, versions, notes = Main.make_versions(path, models, None, channels == 1, 440 if tuning else None)
                 page = Main.recording_page(name, versions, notes)
                 files = {ending: str(folder / f"{name}_epiano{ending}") for ending in downloads.values()}
                 for ending in ".wav", ".mp3":
@@ -83,43 +81,40 @@ class Converter:
                 *(gr.update(value=files.get(ending), visible=ending in files) for ending in downloads.values())]
 
 
-def make_page(converter):
-    """Return the Gradio page over the functions of a `Converter`."""
-    options, quick = converter.options, dict(queue=False, api_visibility="private")
+def make_page(options):
+    """Return the Gradio page over a `Converter`. `options` are those of `main`."""
+    converter, now, keep = Converter(options), dict(queue=False, api_visibility="private"), 60 * options.keep_minutes
     folders = sorted(path.parent.name for path in hp.models.glob("*/ae.torch"))
     names = [name for name in dict.fromkeys(["own", "shipped", "report", *folders])
              if all(path.exists() for path in Main.find_weights(name))]
-    with gr.Blocks(title="Piano to electric piano", analytics_enabled=False,
-                   delete_cache=(20 * options.keep_minutes, 60 * options.keep_minutes)) as page:
-        gr.Markdown("# Piano to electric piano\nHear a piano recording of at most "
-                    f"{options.max_minutes:g} minutes and {options.max_megabytes:g} MB as the same performance on an "
-                    "electric piano. The recording is deleted after the conversion. The results are deleted when you "
-                    f"close this page, or after {options.keep_minutes:g} minutes.")
+    with gr.Blocks(title="Piano to electric piano", analytics_enabled=False, delete_cache=(keep / 3, keep)) as page:
+        gr.Markdown("# Piano to electric piano\nHear your piano recording on an electric piano. It may have at most "
+                    f"{options.max_minutes:g} minutes and {options.max_megabytes:g} MB. It is deleted at once, and the "
+                    f"results when you close this page, or after {options.keep_minutes:g} minutes.")
         with gr.Row():
             upload = gr.File(label="Audio or video file", height=156)
             with gr.Column():
                 recorded = gr.Audio(label="Microphone", sources=["microphone"], type="filepath")
                 demo = gr.Button("Take the demo recording")
         with gr.Row():
-            model = gr.Dropdown(names, value=names[0], label="Model")
-            tuning = gr.Radio(list(tunings), value="as recorded", label="Tuning")
-            channels = gr.Radio(["mono", "stereo"], value="mono", label="Channels")
-        with gr.Row():
-            start, cancel = gr.Button("Convert", variant="primary"), gr.Button("Cancel", visible=False)
+            choices = [gr.Dropdown(names, value=names[0], label="Model"),
+                       gr.Radio([("as recorded", 0), ("A = 440 Hz", 1)], value=0, label="Tuning"),
+                       gr.Radio([("mono", 0), ("stereo", 1)], value=0, label="Channels")]
+        start, cancel = gr.Button("Convert", variant="primary"), gr.Button("Cancel", visible=False)
         player = gr.HTML(elem_id="player")
         with gr.Row():
-            files = [gr.DownloadButton(f"Download {label}", visible=False, min_width=100) for label in downloads]
-        fields, results = [upload, recorded, start, cancel], [player, *files]
-        upload.upload(converter.keep, upload, fields[:2], preprocess=False, **quick)
-        demo.click(converter.keep, None, fields[:2], **quick)
-        recorded.stop_recording(lambda: None, None, upload, **quick)
-        start.click(lambda: [gr.update(interactive=False), gr.update(visible=True)], None, fields[2:], **quick)
-        work = start.click(converter.convert, [upload, recorded, model, channels, tuning], results, preprocess=False,
-                           concurrency_limit=1, show_progress_on=player, api_visibility="private")
-        idle = [None, None, gr.update(interactive=True), gr.update(visible=False)]
-        work.then(lambda: idle, None, fields, **quick)
-        cancel.click(converter.leave, None, None, cancels=[work], **quick).then(
-            lambda: [*idle, None, *[gr.update(visible=False)] * len(files)], None, fields + results, **quick)
+            files = [gr.DownloadButton(f"Download {label}", visible=False, min_width=140) for label in downloads]
+        form, results = [upload, recorded, start, cancel], [player, *files]
+        upload.upload(converter.keep, upload, form[:2], preprocess=False, **now)
+        demo.click(converter.keep, None, form[:2], **now)
+        recorded.stop_recording(lambda: None, None, upload, **now)
+        run = start.click(lambda: [gr.update(interactive=False), gr.update(visible=True)], None, form[2:], **now).then(
+            converter.convert, form[:2] + choices, results, preprocess=False, concurrency_limit=1,
+            show_progress_on=player, api_visibility="private")
+        for end in run.then, run.failure:
+            end(lambda: [None, None, gr.update(interactive=True), gr.update(visible=False)], None, form, **now)
+        cancel.click(converter.leave, None, None, cancels=[run], **now).then(
+            lambda: [None, *[gr.update(visible=False)] * len(files)], None, results, **now)
         page.unload(converter.leave)
     return page
 
@@ -139,12 +134,12 @@ def main(arguments=None):
     gr.processing_utils.sh.async_validate_url = None  # else Gradio fetches any address that a visitor sends
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = folder
-        page = make_page(Converter(options))
+        page = make_page(options)
         theme = gr.themes.Default(primary_hue="pink", font=["system-ui"], font_mono=["system-ui"])
         try:
             page.launch(server_name=options.address, server_port=options.port, share=False, quiet=True, css=style,
                         prevent_thread_lock=True, footer_links=[], run_history=False, ssr_mode=False, theme=theme,
-                        enable_monitoring=False, max_file_size=int(1e6 * options.max_megabytes))
+                        enable_monitoring=False, max_file_size=int(options.max_megabytes * 2 ** 20))
         except OSError:
             raise OSError(f"port {options.port} of {options.address} is not free; choose another --port") from None
         print(f"open {page.local_url} in a browser; Ctrl-C ends it", flush=True)
