@@ -10,6 +10,9 @@ import tempfile
 import threading
 from pathlib import Path
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports below without a traceback
+
 try:
     import gradio as gr
 except ImportError:
@@ -24,7 +27,7 @@ import Recordings
 import Util
 
 downloads = {"wav": ".wav", "mp3": ".mp3", "MIDI": ".mid", "page": ".html"}
-style = "#player {min-height: 7rem} .html-container {padding: 0 !important} .app {padding: .75rem !important}"
+style = ".html-container {padding: 0 !important} .app {padding: .75rem !important}"
 
 
 class Converter:
@@ -52,14 +55,12 @@ class Converter:
         """Convert an upload or a recording of the microphone, and remove it. Return the player and the downloads."""
         path = Path(self.keep(request, upload or recorded or {"path": ""})[0])
         folder, options, steps = path.parent, self.options, itertools.count()
-        def plain(sentence):
-            return html.escape(sentence.replace(f"{folder}/", "").replace(f"{hp.root}/", ""))
         def report(stage, number, chunks):
             folder.stat()  # raises FileNotFoundError after `leave`
             progress(min(next(steps) / chunks / 3, 1), desc=f"{stage}, chunk {number + 1} of {chunks}")
 
         Chunks.on_chunk.set(report)
-        Util.on_warning.set(lambda sentence: gr.Warning(plain(sentence)))
+        Util.on_warning.set(lambda sentence: gr.Warning(html.escape(sentence.replace(f"{folder}/", ""))))
         try:
             with self.turn:  # a conversion that was cancelled may not have ended yet
                 Recordings.check_limits(path, 60 * options.max_minutes, options.max_megabytes * 2 ** 20)
@@ -72,7 +73,8 @@ class Converter:
                 Util.save_text(files[".html"], page)
                 Notes.save_notes(files[".mid"], notes) if notes is not None else files.pop(".mid")
         except Exception as error:
-            raise gr.Error(plain(Util.first_line(error)), duration=None, print_exception=False) from None
+            sentence = html.escape(Util.first_line(error).replace(f"{folder}/", ""))
+            raise gr.Error(sentence, duration=None, print_exception=False) from None
         finally:
             path.unlink(missing_ok=True)
             if self.folders.get(request.session_hash) != folder:  # removed and made again by a file written just then
@@ -84,24 +86,22 @@ class Converter:
 def make_page(options):
     """Return the Gradio page over a `Converter`. `options` are those of `main`."""
     converter, now, keep = Converter(options), dict(queue=False, api_visibility="private"), 60 * options.keep_minutes
-    folders = sorted(path.parent.name for path in hp.models.glob("*/ae.torch"))
-    names = [name for name in dict.fromkeys(["own", "shipped", "report", *folders])
-             if all(path.exists() for path in Main.find_weights(name))]
+    names = ["own", "shipped", "report", *sorted(path.name for path in hp.models.glob("[!.]*"))]
+    names = [name for name in dict.fromkeys(names) if all(path.exists() for path in Main.find_weights(name))]
     with gr.Blocks(title="Piano to electric piano", analytics_enabled=False, delete_cache=(keep / 3, keep)) as page:
         gr.Markdown("# Piano to electric piano\nHear your piano recording on an electric piano. It may have at most "
-                    f"{options.max_minutes:g} minutes and {options.max_megabytes:g} MB. It is deleted at once, and the "
-                    f"results when you close this page, or after {options.keep_minutes:g} minutes.")
-        with gr.Row():
-            upload = gr.File(label="Audio or video file", height=156)
-            with gr.Column():
-                recorded = gr.Audio(label="Microphone", sources=["microphone"], type="filepath")
-                demo = gr.Button("Take the demo recording")
+                    f"{options.max_minutes:g} minutes and {options.max_megabytes} MB. It is deleted after conversion. The "
+                    f"results are deleted when you close this page, or after {options.keep_minutes:g} minutes.")
+        with gr.Row(equal_height=True):
+            upload = gr.File(label="Audio or video file", height=140, min_width=300)
+            recorded = gr.Audio(label="Microphone", sources=["microphone"], type="filepath", min_width=300)
+        demo = gr.Button("Take the demo recording", size="md")
         with gr.Row():
             choices = [gr.Dropdown(names, value=names[0], label="Model"),
                        gr.Radio([("as recorded", 0), ("A = 440 Hz", 1)], value=0, label="Tuning"),
                        gr.Radio([("mono", 0), ("stereo", 1)], value=0, label="Channels")]
         start, cancel = gr.Button("Convert", variant="primary"), gr.Button("Cancel", visible=False)
-        player = gr.HTML(elem_id="player")
+        player = gr.HTML(elem_id="player", min_height=110)
         with gr.Row():
             files = [gr.DownloadButton(f"Download {label}", visible=False, min_width=140) for label in downloads]
         form, results = [upload, recorded, start, cancel], [player, *files]
@@ -126,7 +126,7 @@ def main(arguments=None):
             ("--address", str, os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), "address to listen on"),
             ("--port", int, os.environ.get("GRADIO_SERVER_PORT"), "port to listen on, else the first free one"),
             ("--max-minutes", Util.positive_float, 20, "longest recording in minutes"),
-            ("--max-megabytes", Util.positive_float, 200, "largest file in megabytes"),
+            ("--max-megabytes", Util.positive_int, 200, "largest file in megabytes"),
             ("--keep-minutes", Util.positive_float, 60, "minutes until the results of an open page are deleted")):
         parser.add_argument(flag, type=kind, default=default, help=f"{text} (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -134,15 +134,15 @@ def main(arguments=None):
     gr.processing_utils.sh.async_validate_url = None  # else Gradio fetches any address that a visitor sends
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = folder
-        page = make_page(options)
         theme = gr.themes.Default(primary_hue="pink", font=["system-ui"], font_mono=["system-ui"])
         try:
-            page.launch(server_name=options.address, server_port=options.port, share=False, quiet=True, css=style,
-                        prevent_thread_lock=True, footer_links=[], run_history=False, ssr_mode=False, theme=theme,
-                        enable_monitoring=False, max_file_size=int(options.max_megabytes * 2 ** 20))
+            url = make_page(options).launch(
+                server_name=options.address, server_port=options.port, max_file_size=f"{options.max_megabytes}mb",
+                share=False, quiet=True, prevent_thread_lock=True, footer_links=[], run_history=False, ssr_mode=False,
+                enable_monitoring=False, theme=theme, css=style)[1]
         except OSError:
             raise OSError(f"port {options.port} of {options.address} is not free; choose another --port") from None
-        print(f"open {page.local_url} in a browser; Ctrl-C ends it", flush=True)
+        print(f"open {url} in a browser; Ctrl-C ends it", flush=True)
         threading.Event().wait()
 
 

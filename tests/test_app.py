@@ -190,7 +190,7 @@ def ask(url, data=None, headers={}):
 
 def test_a_recording_is_converted_played_and_downloaded(visit, server, recording, browser):
     visitor = visit(server)
-    assert "10 minutes and 10 MB" in visitor.page()
+    assert "at most 10 minutes and 10 MB" in visitor.page()
     assert not visitor.button("Download wav")
     visitor.convert(recording[0])
     assert visitor.errors() == []
@@ -400,13 +400,16 @@ def test_microphone(visit, server, browser):
 
 def test_demo_recording(visit, server, browser):
     visitor = visit(server)
-    visitor.click("Take the demo recording")
-    wait(lambda: hp.demo.stem in visitor.page())
-    visitor.convert()
-    assert hp.demo.exists() and visitor.errors() == []
-    browser.switch_to.frame(visitor.player())
-    assert visitor.run("return [document.title, pieces[0].seconds]") == [hp.demo.stem, 30]
-    browser.switch_to.default_content()
+    wait(lambda: server.files() == ["evil.wav"] or not server.files())
+    for _ in range(2):
+        visitor.click("Take the demo recording")
+        wait(lambda: hp.demo.name in server.files() and visitor.run(
+            "return document.querySelector('.file-preview')?.innerText.includes(arguments[0])", hp.demo.stem))
+        assert hp.demo.exists()
+        visitor.click("Convert")
+        visitor.click("Cancel")
+        visitor.finish()
+        wait(lambda: hp.demo.name not in server.files())
 
 
 def test_stereo_and_tuning(visit, server, tmp_path):
@@ -414,8 +417,8 @@ def test_stereo_and_tuning(visit, server, tmp_path):
     soundfile.write(tmp_path / "flat.flac", np.stack([audio, audio / 2], 1), hp.sample_rate)
     visitor = visit(server)
     for label in "A = 440 Hz", "stereo":
-        visitor.run("[...document.querySelectorAll('label')].find(one => one.innerText.trim() === arguments[0]).click()",
-                    label)
+        visitor.run("""[...document.querySelectorAll('label')].find(
+            one => one.innerText.trim() === arguments[0]).click();""", label)
     visitor.convert(tmp_path / "flat.flac")
     sound, _ = soundfile.read(visitor.download("wav"), dtype="float32")
     assert sound.shape == audio.shape + (2,)
