@@ -90,8 +90,8 @@ def make_page(options):
     names = [name for name in dict.fromkeys(names) if all(path.exists() for path in Main.find_weights(name))]
     with gr.Blocks(title="Piano to electric piano", analytics_enabled=False, delete_cache=(keep / 3, keep)) as page:
         gr.Markdown("# Piano to electric piano\nHear your piano recording on an electric piano. It may have at most "
-                    f"{options.max_minutes:g} minutes and {options.max_megabytes} MB. It is deleted after conversion. The "
-                    f"results are deleted when you close this page, or after {options.keep_minutes:g} minutes.")
+                    f"{options.max_minutes:g} minutes and {options.max_megabytes} MB. It is deleted after conversion. "
+                    f"The results are deleted when you close this page, or after {options.keep_minutes:g} minutes.")
         with gr.Row(equal_height=True):
             upload = gr.File(label="Audio or video file", height=140, min_width=300)
             recorded = gr.Audio(label="Microphone", sources=["microphone"], type="filepath", min_width=300)
