@@ -1,9 +1,15 @@
 """Compute spectrograms of long recordings chunk by chunk, to limit memory."""
+import contextvars
+
 import numpy as np
+from tqdm import tqdm
 
 import DatasetCreator
 import Hyperparameters as hp
 import Util
+
+# function that `track` calls before each chunk instead of showing a progress bar; an exception of it ends the work
+on_chunk = contextvars.ContextVar("on_chunk", default=None)
 
 
 def n_frames(audio):
@@ -33,6 +39,25 @@ def chunks(frames, number=0):
     size = max(-(-frames // (8 * number)) * 8, hp.fade_frames)  # multiple of 8: the U-Net halves time three times
     starts = [0, *range(size, frames - hp.fade_frames + 1, size)]  # a short rest joins the last chunk
     return list(zip(starts, [*starts[1:], frames]))
+
+
+def track(parts, stage):
+    """Yield the chunks of a stage and show the progress.
+
+    Parameters
+    ----------
+    parts : list of (int, int)
+        Chunks, as `chunks` returns them.
+    stage : str
+        Name of the stage, "transcription" or "resynthesis". The function in `on_chunk` is called with this name, the
+        number of finished chunks and the number of all chunks.
+    """
+    report = on_chunk.get()
+    shown = tqdm(parts, desc=stage, unit="chunk", disable=len(parts) < 2 or report is not None, leave=False)
+    for number, part in enumerate(shown):
+        if report:
+            report(stage, number, len(parts))
+        yield part
 
 
 def frame_samples(audio, first, last, n_fft, hop_length, exponent=0):

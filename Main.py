@@ -214,7 +214,7 @@ def resynthesise_in_tune(audio, models, inversion=None, notes=None):
     render = note_renderer(models[0], notes, frames, parts) if isinstance(models[0], NoteModel) else None
     output = np.zeros(((frames - 1) * hp.hop_length, *audio.shape[1:]), np.float32)
     pictures = []
-    for first, last in tqdm(parts, desc="resynthesis", unit="chunk", disable=len(parts) < 2, leave=False):
+    for first, last in Chunks.track(parts, "resynthesis"):
         context = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
         sides = [audio, *(audio.T if audio.ndim > 1 else ())]  # mean of the channels, then each channel
         guides = [Chunks.spectrum(side, *context, exponent) for side in sides]
@@ -284,15 +284,15 @@ def recording_page(name, versions, notes=None):
                             "to the recording and played it again.</p>")
 
 
-def make_versions(recording, models, inversion=None, stereo=False, compare=()):
+def make_versions(recording, models, inversion=None, stereo=False, tune=None, compare=()):
     """Return the arguments of `recording_page`: name, versions, and notes or None. Raises as `read_recording`.
 
     `compare` holds names of other models, such as "report", whose results are more versions.
     """
     audio = read_recording(recording, stereo)
     notes = transcribe_if_possible(audio, models, recording)
-    sounds = audio, *(resynthesise(audio, part, inversion, notes)[0] for part in (models[:1], models))
-    others = {name: resynthesise(audio, load_models(*find_weights(name)), inversion)[0] for name in compare}
+    sounds = audio, *(resynthesise(audio, part, inversion, notes, tune)[0] for part in (models[:1], models))
+    others = {name: resynthesise(audio, load_models(*find_weights(name)), inversion, None, tune)[0] for name in compare}
     return Path(recording).stem, {**dict(zip(version_remarks, sounds)), **others}, notes
 
 

@@ -1,15 +1,19 @@
-# make demo: convert the demo recording.   make test: run the tests.   make results: make the files in results/ again.
+# make demo: convert the demo recording.   make app: open a page that converts recordings in a browser.
+# make test: run the tests.   make results: make the files in results/ again.
 # make notebooks: run the notebooks in place.   The README has the same commands without make.
 PYTHON ?= python3
 SOUNDFONT = FluidR3_GM.sf2
 SOUNDFONTS = SoundFonts/$(SOUNDFONT) /usr/share/sounds/sf2/$(SOUNDFONT) /usr/share/soundfonts/$(SOUNDFONT)
 
-.PHONY: demo test results notebooks system browser
+.PHONY: demo app test results notebooks system browser
 
 demo: .venv/installed
 	@.venv/bin/python Main.py
 
-test: .venv/installed system browser
+app: .venv/app
+	@.venv/bin/python app.py
+
+test: .venv/app system browser
 	.venv/bin/python -m pytest tests
 
 results: .venv/installed system browser
@@ -21,6 +25,10 @@ notebooks: .venv/installed
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q -r requirements.txt
+	@touch $@
+
+.venv/app: requirements-app.txt .venv/installed
+	.venv/bin/python -m pip install -q -r requirements.txt -r requirements-app.txt
 	@touch $@
 
 # Install FluidSynth and a SoundFont where they are missing.
@@ -40,7 +48,7 @@ system:
 	if ! ls $(SOUNDFONTS) 2> /dev/null | grep -q .; then \
 	  echo "$(SOUNDFONT) is missing: put it into SoundFonts/ (see SoundFonts/README.md)" >&2; exit 1; fi
 
-# Install Chromium for tests/test_page.py where it is missing. Without it, only these tests fail.
+# Install Chromium for tests/test_page.py and tests/test_app.py where it is missing. Without it, only these tests fail.
 browser:
 	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	if command -v chromedriver > /dev/null && { command -v chromium || command -v google-chrome || \
@@ -52,4 +60,4 @@ browser:
 	elif command -v brew > /dev/null; then \
 	  echo "installing with brew: google-chrome chromedriver"; \
 	  brew install --cask google-chrome chromedriver; \
-	else false; fi; } || echo "no Chromium with chromedriver: tests/test_page.py will fail" >&2
+	else false; fi; } || echo "no Chromium with chromedriver: tests/test_page.py and tests/test_app.py will fail" >&2

@@ -110,9 +110,14 @@ def render_page(title, pieces, intro="", rest=""):
     return template.render(title=title, pieces=pieces, intro=Markup(intro), rest=Markup(rest))
 
 
+def frame(page, height=900, attributes=""):
+    """Return a page, HTML, as the HTML of a frame that shows it. `attributes` are further attributes of the frame."""
+    return (f'<iframe srcdoc="{html.escape(page)}" width="100%" height="{height}" style="border: 0" '
+            f'title="player"{attributes}></iframe>')
+
+
 def notebook_frame(page, height=900):
     """Return a page, HTML, as an `IPython.display.HTML` that shows it in a frame of its own in a notebook."""
     from IPython.display import HTML
 
-    return HTML(f'<div><iframe srcdoc="{html.escape(page)}" width="100%" height="{height}" style="border: 0" '
-                'title="player"></iframe></div>')  # what begins with an iframe IPython warns of
+    return HTML(f"<div>{frame(page, height)}</div>")  # what begins with an iframe IPython warns of

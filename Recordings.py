@@ -1,4 +1,5 @@
 """Find, read and check the recordings to convert, and choose their output paths."""
+import contextlib
 import re
 import tempfile
 from pathlib import Path
@@ -28,6 +29,27 @@ def read_recording(path, stereo=False):
     if not audio.any():
         raise ValueError(f"{path} is silent; choose another recording")
     return audio
+
+
+def check_limits(path, limit_s, limit_bytes):
+    """Raise ValueError if a recording is longer than `limit_s` seconds or larger than `limit_bytes`.
+
+    The samples are counted, because the header of a file may be wrong or lack the length. At most `limit_s` seconds and
+    one block are decoded. A file that is missing or not audio raises nothing: see `Util.read_audio`.
+    """
+    if not path.exists():
+        return
+    if path.stat().st_size > limit_bytes:
+        raise ValueError(f"{path} is larger than {limit_bytes / 2 ** 20:g} MB; save it as mp3 or m4a")
+    for open_audio in (Decoding.open_with_libsndfile, Decoding.open_with_ffmpeg):
+        with contextlib.suppress(Decoding.DecodingError, ImportError), open_audio(path) as (rate, _, blocks):
+            samples = 0
+            for block in blocks:
+                samples += len(block)
+                if samples > limit_s * rate:
+                    raise ValueError(f"{path} is longer than {limit_s / 60:g} minutes; cut it into shorter parts")
+            if samples:
+                return
 
 
 def check_array(audio, rate, stereo=False):

@@ -1,6 +1,5 @@
 """Transcribe recordings of any length and tuning: predict frames chunk by chunk, then decode notes in windows."""
 import numpy as np
-from tqdm import tqdm
 
 import Chunks
 import DatasetCreator
@@ -39,7 +38,7 @@ def transcribe_in_tune(audio, model):
     pitch = np.empty((hp.n_pitches, -(-frames // 2)), np.float16)
 
     def predictions():
-        for first, last in tqdm(parts, desc="transcription", unit="chunk", disable=len(parts) < 2, leave=False):
+        for first, last in Chunks.track(parts, "transcription"):
             part, image = predict_chunk(audio, model, first, last, exponent, references)
             pitch[:, first // 2:-(-last // 2)] = image
             yield part

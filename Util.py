@@ -1,6 +1,7 @@
 """Helpers that several scripts share: range mapping, finding and writing files, audio in and out, command lines."""
 import argparse
 import contextlib
+import contextvars
 import ctypes
 import io
 import os
@@ -20,6 +21,7 @@ import Hyperparameters as hp
 audio_formats = {".wav": dict(subtype="PCM_16"), ".flac": dict(subtype="PCM_16"),
                  ".ogg": dict(format="OGG", subtype="VORBIS", compression_level=0.2),
                  ".mp3": dict(format="MP3", bitrate_mode="VARIABLE", compression_level=0.0)}
+on_warning = contextvars.ContextVar("on_warning")  # function that `warn` calls instead of printing
 
 
 def to_unit(db, top_db=None):
@@ -412,8 +414,8 @@ def training_command(data):
 
 
 def warn(sentence):
-    """Print a warning on stderr, clear of progress bars."""
-    tqdm.write(f"warning: {sentence}", file=sys.stderr)
+    """Give a warning to the function in `on_warning`; by default print it on stderr, clear of progress bars."""
+    on_warning.get(lambda sentence: tqdm.write(f"warning: {sentence}", file=sys.stderr))(sentence)
 
 
 def run(main):

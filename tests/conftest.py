@@ -39,6 +39,37 @@ def instruments():
     return hp.piano_preset, hp.synth_preset
 
 
+@pytest.fixture(scope="module")
+def start_browser(tmp_path_factory):
+    """Function that starts headless Chromium with some more flags."""
+    from selenium import webdriver
+
+    import make
+
+    started = []
+
+    def start(*flags):
+        chromium = next(filter(None, map(shutil.which, make.browsers)), None)
+        driver = shutil.which("chromedriver")
+        if not (chromium and driver):
+            pytest.fail("Chromium or its driver is missing; to run the tests: apt-get install chromium chromium-driver",
+                        pytrace=False)
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--mute-audio",
+                     f"--user-data-dir={tmp_path_factory.mktemp('profile')}", *flags):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        started.append(webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)))
+        started[-1].set_script_timeout(60)
+        return started[-1]
+
+    yield start
+    for browser in started:
+        browser.quit()
+
+
 @pytest.fixture(scope="session")
 def midi():
     """Function that writes a MIDI file of notes (channel, pitch, onset, end), in seconds, and returns its path.

@@ -20,7 +20,7 @@ floors = (
     ("UNetDataset", "Checkpoints", "Progress", "Transcription", "RefinerTraining", "Scale", "ClipSources"),
     ("Training", "TrainingOptions", "Main"),
     ("NoteTrainer",),
-    ("*Main", "Evaluation"),
+    ("*Main", "Evaluation", "app"),
     ("benchmarks/common", "results/*"),
     ("benchmarks/cases", "benchmarks/benchmark", "benchmarks/experiments", "benchmarks/report"),
     ("benchmarks/goals",),
@@ -67,9 +67,10 @@ def test_no_script_imports_itself_by_way_of_others(ours):
 
 
 def test_nothing_but_benchmarks_and_results_imports_a_main(ours):
-    """Evaluation scores the output of `Main`."""
+    """Evaluation scores the output of `Main`, and app shows it."""
     importing = {(script, name) for script, names in ours.items() for name in names if name.endswith("Main")}
-    assert {(script, name) for script, name in importing if "/" not in script} == {("Evaluation", "Main")}
+    assert {(script, name) for script, name in importing if "/" not in script} == {("Evaluation", "Main"),
+                                                                                      ("app", "Main")}
 
 
 def test_the_networks_are_leaves(imports):
@@ -103,14 +104,16 @@ def test_every_text_file_has_its_encoding_given(root):
 def test_what_is_imported_is_in_the_requirements(root, imports):
     packages = {"IPython": "ipython"}  # under other names than they are imported by
     optional = {"basic_pitch", "pretty_midi", "transkun", "moduleconf", "visqol"}  # of the benchmarks, which name them
-    listed = {line.split("==")[0] for line in (root / "requirements.txt").read_text(encoding="utf-8").split()}
+    listed, for_app = ({line.split("==")[0] for line in (root / name).read_text(encoding="utf-8").split()}
+                       for name in ("requirements.txt", "requirements-app.txt"))
     tests = {node.module if isinstance(node, ast.ImportFrom) else alias.name for path in root.glob("tests/*.py")
              for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
              if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
     own = {script.split("/")[-1] for script in imports} | {path.stem for path in root.glob("tests/*.py")}
     third = {name.split(".")[0] for names in (*imports.values(), tests) for name in names}
     third -= own | optional | set(sys.stdlib_module_names)
-    assert {packages.get(name, name) for name in third} <= listed
+    assert {packages.get(name, name) for name in third} <= listed | for_app
+    assert {script for script, names in imports.items() if names & for_app} == {"app"}
 
 
 def test_main_imports_no_more_than_it_needs_to_play(root):

@@ -1,9 +1,6 @@
 """The page of a recording, and that of results/, in headless Chromium: playing, switching, seeking."""
-import shutil
-
 import numpy as np
 import pytest
-from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 
 import Hyperparameters as hp
@@ -16,25 +13,8 @@ seconds = 12.0
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    chromium = next(filter(None, map(shutil.which, make.browsers)), None)
-    driver = shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.fail("Chromium or its driver is missing; to run the tests: apt-get install chromium chromium-driver",
-                    pytrace=False)
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                 "--disable-background-networking",
-                 "--disable-component-update", "--disable-sync", "--mute-audio",
-                 "--autoplay-policy=no-user-gesture-required",
-                 f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    chrome.set_script_timeout(60)
-    yield chrome
-    chrome.quit()
+def browser(start_browser):
+    return start_browser("--autoplay-policy=no-user-gesture-required")
 
 
 @pytest.fixture
