@@ -25,6 +25,7 @@ import Notes
 import Page
 import Plots
 import Recordings
+import Transcription
 import Tuning
 import Util
 from AEModel import NoteModel, digest, load_model, peak_frame_level
@@ -303,23 +304,10 @@ def transcribe_if_possible(audio, models, name):
     if not isinstance(models[0], NoteModel):
         return None
     notes = transcribe_audio(audio, models[0])
-    doubt = doubt_piano(audio, notes)
+    doubt = Transcription.doubt_piano(audio, notes)
     if doubt:
         Util.warn(f"{name}: {doubt}; is this a piano?")
     return notes
-
-
-def doubt_piano(audio, notes):
-    """Return why a recording may not be of a piano (few notes, unexplained energy, no common tuning), or None."""
-    factor, seconds = Tuning.pitch_factor(audio), len(audio) / hp.sample_rate
-    share = Chunks.explained_share(Tuning.to_concert_pitch(audio, factor), notes * np.float32([factor, factor, 1, 1]))
-    if share >= hp.explained_min_share and (Tuning.estimate_cents(audio) is not None or seconds < hp.doubt_min_s):
-        return None
-    if len(notes) < hp.few_notes_per_s * seconds:
-        return f"{'few' if len(notes) else 'no'} notes in {seconds:.0f} s"
-    if share < hp.explained_min_share:
-        return f"its notes explain {100 * share:.0f} % of the sound"
-    return "its pitches fit no tuning"
 
 
 def render_notes(preset, notes, path, audio, tune=None):
@@ -377,15 +365,7 @@ def convert(recording, path, models, options):
     Plots.save_figure(picture, Plots.plot_spectrograms(dict(zip(stage_names, pictures)), recording.name))
     beside = beside[0] if len(beside) == 1 else ", ".join(beside[:-1]) + " and " + beside[-1]
     return (f"{path} and {beside}: {len(audio) / hp.sample_rate:.1f} s in {time.monotonic() - started:.1f} s"
-            f"{describe_tuning(audio)}")
-
-
-def describe_tuning(audio):
-    """Return a remark on the tuning of a recording in cents. It is empty if the recording is in A 440."""
-    cents = Tuning.estimate_cents(audio) or 0
-    if abs(cents) <= hp.tuning_tolerance:
-        return ""
-    return f"; the recording is {abs(cents):.0f} cents {'sharp' if cents > 0 else 'flat'}"
+            f"{Tuning.describe(audio)}")
 
 
 def make_parser():

@@ -118,3 +118,16 @@ def decode_in_windows(predictions, frames, model):
         if end < frames:
             window = window[:, ready - hp.context_frames - start:].copy()
             start, decoded = ready - hp.context_frames, ready
+
+
+def doubt_piano(audio, notes):
+    """Return why a recording may not be of a piano (few notes, unexplained energy, no common tuning), or None."""
+    factor, seconds = Tuning.pitch_factor(audio), len(audio) / hp.sample_rate
+    share = Chunks.explained_share(Tuning.to_concert_pitch(audio, factor), notes * np.float32([factor, factor, 1, 1]))
+    if share >= hp.explained_min_share and (Tuning.estimate_cents(audio) is not None or seconds < hp.doubt_min_s):
+        return None
+    if len(notes) < hp.few_notes_per_s * seconds:
+        return f"{'few' if len(notes) else 'no'} notes in {seconds:.0f} s"
+    if share < hp.explained_min_share:
+        return f"its notes explain {100 * share:.0f} % of the sound"
+    return "its pitches fit no tuning"

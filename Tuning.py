@@ -108,6 +108,14 @@ def from_concert_pitch(audio, factor, length, tune=None):
     return Decoding.fix_length(Util.resample(audio, hp.sample_rate * wanted, hp.sample_rate), length)
 
 
+def describe(audio):
+    """Return a remark on the tuning of a recording in cents. It is empty if the recording is in A 440."""
+    cents = estimate_cents(audio) or 0
+    if abs(cents) <= hp.tuning_tolerance:
+        return ""
+    return f"; the recording is {abs(cents):.0f} cents {'sharp' if cents > 0 else 'flat'}"
+
+
 def check_tune(tune):
     """Return `tune`, a frequency in Hz or None. Raises ValueError if it is outside `hp.tune_hertz`."""
     lowest, highest = hp.tune_hertz

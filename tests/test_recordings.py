@@ -219,14 +219,14 @@ def test_noise_with_a_ghost_is_as_loud_as_the_ghost(model, monkeypatch, quick_in
     assert 0 < share < 0.2
     output, _ = Main.resynthesise(noise, [model], notes=ghost)
     assert rms(output) == pytest.approx(share ** 0.5 * rms(noise), rel=0.01)
-    assert Main.doubt_piano(noise, ghost) == f"its notes explain {100 * share:.0f} % of the sound"
-    assert Main.doubt_piano(np.tile(noise, 2), ghost) == "few notes in 8 s"
-    assert Main.doubt_piano(noise, ghost[:0]) == "no notes in 4 s"
+    assert Transcription.doubt_piano(noise, ghost) == f"its notes explain {100 * share:.0f} % of the sound"
+    assert Transcription.doubt_piano(np.tile(noise, 2), ghost) == "few notes in 8 s"
+    assert Transcription.doubt_piano(noise, ghost[:0]) == "no notes in 4 s"
 
 
 def test_music_keeps_its_level(model, quick_inversion):
     music, notes = 0.01 * tone(3), np.array([[0.0, 3.0, 69, 90]], np.float32)
-    assert Chunks.explained_share(music, notes) > 0.99 and Main.doubt_piano(music, notes) is None
+    assert Chunks.explained_share(music, notes) > 0.99 and Transcription.doubt_piano(music, notes) is None
     assert rms(Main.resynthesise(music, [model], notes=notes)[0]) == pytest.approx(rms(music), rel=0.01)
 
 
@@ -235,7 +235,7 @@ def test_a_glide_fits_no_tuning(monkeypatch):
     glide = np.sin(2 * np.pi * np.cumsum(200 * 2 ** (time / 4)) / hp.sample_rate).astype(np.float32)
     heard = np.array([[i / 3, (i + 1) / 3, 55 + i, 30] for i in range(24)], np.float32)
     monkeypatch.setattr(Chunks, "explained_share", lambda *_: 0.95)
-    assert Main.doubt_piano(glide, heard) == "its pitches fit no tuning"
+    assert Transcription.doubt_piano(glide, heard) == "its pitches fit no tuning"
 
 
 def test_the_command_line_doubts(tmp_path, model, monkeypatch, capsys, quick_inversion):
