@@ -312,6 +312,7 @@ refiner_harmonics = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # partials whose rise te
 refiner_offset_features, refiner_velocity_features = 37, 32
 refiner_order_features, refiner_partial_features = 3, 37
 refiner_min_notes = 8       # fewer have no curve over the keys
+refiner_velocity_spread = 1.35  # of the velocities' logarithms around their mean, which the heads' loss leaves open
 velocity_scale = 0.3        # of the velocity's logarithm, the unit in which it is corrected
 order_s = (0.003, 3)        # between the onsets of two notes in a row, bounds in the features
 overlap_s = 0.04            # between onsets of notes that hide each other

@@ -166,9 +166,11 @@ def refine_velocities(notes, pitch, refiner):
     """
     if len(notes) < hp.refiner_min_notes:
         return notes
-    change = run_head(refiner.velocity_head, velocity_inputs(notes, pitch, refiner))
-    refined = notes.copy()
-    refined[:, 3] = (notes[:, 3] * np.exp(hp.velocity_scale * (change - change.mean()))).clip(1, 127)
+    change = hp.velocity_scale * run_head(refiner.velocity_head, velocity_inputs(notes, pitch, refiner))
+    logarithm, refined = np.log(notes[:, 3]), notes.copy()
+    spread = hp.refiner_velocity_spread if refiner.onset_head else 1
+    deviation = spread * (logarithm + change - (logarithm + change).mean())
+    refined[:, 3] = np.exp(logarithm.mean() + deviation).clip(1, 127)
     return refined
 
 

@@ -19,7 +19,8 @@ decoding_settings = ("candidate_threshold", "classifier_threshold", "onset_thres
                      "offset_threshold", "min_note_frames", "offset_bias", "max_offset_shift", "velocity_per_db",
                      "velocity_level_share", "velocity_spread", "silence_threshold", "decoder_silence",
                      "decoder_min_release", "decoder_inaudible", "peak_threshold", "peak_frame_threshold",
-                     "refiner_candidate_threshold", "refiner_candidate_frame_threshold", "refiner_threshold")
+                     "refiner_candidate_threshold", "refiner_candidate_frame_threshold", "refiner_threshold",
+                     "refiner_onset_bias", "refiner_velocity_spread")
 
 
 class UNetDataset(AEDataset):
