@@ -40,7 +40,7 @@ sounds = {
 }
 sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net",
          "report": "the report's networks", "truth": "true e-piano"}
-picture_size, picture_at = (1200, 884), 12.5  # the README's picture: pixels, and position in seconds
+picture_size, picture_at = (1200, 1045), 12.5  # the README's picture: pixels, and position in seconds
 browsers = ("chromium", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 intro = """<p>Each piece has five versions: the piano recording, the output of the autoencoder, the output of the U-Net
 behind it, the output of the two networks of the 2020 report, and the same notes rendered on the true electric piano.
