@@ -41,7 +41,8 @@ def serve(folder, command, port, **environment):
     (folder / "temporary").mkdir()
     with open(folder / "log", "w") as log:
         process = subprocess.Popen([sys.executable, *command], cwd=folder, stdout=log, stderr=log, env={
-            **os.environ, "TMPDIR": str(folder / "temporary"), "PYTHONUNBUFFERED": "1", **environment})
+            **os.environ, "TMPDIR": str(folder / "temporary"), "PYTHONUNBUFFERED": "1", **environment},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a background job ignores Ctrl-C
     server = types.SimpleNamespace(process=process, port=port, url=f"http://127.0.0.1:{port}/", folder=folder,
                                    log=lambda: (folder / "log").read_text(encoding="utf-8"))
     server.files = lambda: sorted(path.name for path in (folder / "temporary").rglob("*") if path.is_file())

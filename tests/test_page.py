@@ -213,7 +213,7 @@ def test_the_page_of_results(browser, open_page, tmp_path):
             Util.write_audio(tmp_path / path.name, Util.read_audio(path)[:3 * hp.sample_rate])
     make.save_page(tmp_path)
     page = open_page(tmp_path / "index.html")
-    assert page("return pieces.map(piece => [piece.seconds, piece.sounds.length]);") == [[3, 4]] * len(make.sounds)
+    assert page("return pieces.map(piece => [piece.seconds, piece.sounds.length]);") == [[3, 5]] * len(make.sounds)
     assert [title for _, _, title, _ in make.sounds.values()] == page(
         "return pieces.map(piece => piece.section.querySelector('h2').textContent);")
     assert page("""

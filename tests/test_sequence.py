@@ -36,8 +36,9 @@ def test_the_three_commands_leave_what_the_data_folder_describes(trained):
         for mode in "piano", "synth":
             assert np.load(trained / "generated" / piece / f"{mode}.npy").shape == (128, 430)
     assert {path.name for path in (trained / "models" / "own").iterdir()} == {
-        f"{stem}{ending}" for stem, epoch in (("ae", 2), ("unet", 1)) for ending in (
-            ".torch", "_last.torch", "_losses.json", "_losses.png", f"_epoch_{epoch}.npy", f"_epoch_{epoch}.png")}
+        f"{stem}{ending}" for stem, epochs in (("ae", (1, 2)), ("unet", (1,))) for ending in (
+            ".torch", "_last.torch", "_losses.json", "_losses.png",
+            *(f"_epoch_{epoch}.{kind}" for epoch in epochs for kind in ("npy", "png")))}
     assert load_model(UNet, trained / "models" / "own" / "unet.torch").network.last.in_channels == 2 ** hp.unet_wf
 
 

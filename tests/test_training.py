@@ -53,8 +53,8 @@ def test_what_a_training_leaves(train):
     weights = train()
     stem = weights.stem
     assert {path.name for path in weights.parent.iterdir() if path.stem.startswith(stem)} == {
-        f"{stem}{ending}" for ending in (".torch", "_last.torch", "_losses.json", "_losses.png", "_epoch_2.npy",
-                                         "_epoch_2.png")}
+        f"{stem}{ending}" for ending in (".torch", "_last.torch", "_losses.json", "_losses.png", "_epoch_1.npy",
+                                         "_epoch_1.png", "_epoch_2.npy", "_epoch_2.png")}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in weights.parent.glob("*.png"))
     recorded = losses(weights)
     assert len(recorded["training"]) == len(recorded["validation"]) == 2
