@@ -135,10 +135,10 @@ def train_encoder(trainer, maker, stream, minutes, batch_size, checkpoint):
 
 
 def initial_network(start, part, heads, form):
-    """Return the network to train, its encoder and the heads that are not trained those of the weights `start` if they
-    are given, and what is noted of its origin: see `AEModel.provenance`.
+    """Return the network to train, and the training information of its initial weights (see `AEModel.provenance`).
 
-    Raises FileNotFoundError as `AEModel.load_model`, ValueError as it and if the weights lack what is kept of them.
+    With the initial weights `start`, their encoder and the heads that are not in `heads` are kept. Raises the errors of
+    `AEModel.load_model`, and ValueError if the weights lack a part that is kept.
     """
     kept = [f"{head}_head" for head in RefinerTraining.heads if head not in heads]
     if not start:
@@ -243,7 +243,7 @@ def main(arguments=None):
     parser.add_argument("--device", default="auto", help="cuda, mps or cpu (default: the first available)")
     parser.add_argument("--overwrite", action="store_true", help="train finished weights again")
     weights = train(**vars(parser.parse_args(arguments)))
-    print(f"{weights} is finished; next, if it shall have another decoder: python AEMain.py --part decoder --start "
+    print(f"{weights} is finished; next, for the decoder of a target: python AEMain.py --part decoder --start "
           f"{weights}")
 
 

@@ -22,7 +22,7 @@ import MIDI2Audio
 import Notes
 import Plots
 import Util
-from AEModel import NoteModel
+from AEModel import NoteModel, target_instrument
 from Metrics import log_mel_l1, note_metrics, note_scores, onset_f1, read_onsets, spectral_distance, texture
 
 versions = ("unchanged", "autoencoder", "final", "ceiling")
@@ -289,7 +289,7 @@ def find_pairs(folder, midi_folder=None):
 def check_instruments(folder, models):
     """Raise ValueError if `folder` holds renders of another target than the one the models were trained for."""
     pairs = [DatasetCreator.trained_for(folder)["pair"], models[-1].pair or "recordings"]
-    targets = [pair.split(" -> ")[-1] for pair in pairs]
+    targets = [target_instrument(pair) for pair in pairs]
     if targets[0] != targets[1] and "recordings" not in targets:
         raise ValueError(f"{folder} holds {pairs[0]}, and the weights were trained for {pairs[1]}; render it again or "
                          "choose other weights")

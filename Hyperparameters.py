@@ -202,7 +202,7 @@ offset_loss_weight = 0.5    # beside the onsets' 1
 refiner_clips = 343         # from which the refiner learns
 refiner_clip_frames = 1378  # 16 s
 refiner_clips_per_piano = 16    # after which a piano of the pool is replaced
-refiner_epochs = dict(onset=8, offset=30, velocity=8)   # more than eight and velocities and onsets overfit
+refiner_epochs = dict(onset=8, offset=30, velocity=8)   # onsets and velocities overfit after eight
 refiner_logarithm_weight = 0.03     # in the loss of velocities, of the logarithms' error
 refiner_min_slope = 0.3     # of the linear function that fits velocities to the true ones, so that none is reversed
 refiner_max_logarithm = 5.3     # of a velocity, above that of 127

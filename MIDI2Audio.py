@@ -131,7 +131,8 @@ def check_preset(preset):
     """Render one note on a preset. Raises as `synthesise_midi_to_audio` if that is impossible."""
     with tempfile.TemporaryDirectory() as folder:
         track = mido.MidiTrack([mido.Message("note_on", note=60), mido.Message("note_off", note=60, time=480)])
-        mido.MidiFile(tracks=[track]).save(midi_path := Path(folder) / "note.mid")
+        midi_path = Path(folder) / "note.mid"
+        mido.MidiFile(tracks=[track]).save(midi_path)
         synthesise_midi_to_audio(midi_path, Path(folder) / "note.wav", *preset)
 
 

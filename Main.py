@@ -293,8 +293,14 @@ def make_versions(recording, models, inversion=None, stereo=False, tune=None, co
     audio = read_recording(recording, stereo)
     notes = transcribe_if_possible(audio, models, recording)
     sounds = audio, *(resynthesise(audio, part, inversion, notes, tune)[0] for part in (models[:1], models))
-    others = {name: resynthesise(audio, load_models(*find_weights(name)), inversion, None, tune)[0] for name in compare}
-    return Path(recording).stem, {**dict(zip(version_remarks, sounds)), **others}, notes
+    versions = {**dict(zip(version_remarks, sounds)), **results_of(compare, audio, inversion, tune)}
+    return Path(recording).stem, versions, notes
+
+
+def results_of(models, audio, inversion=None, tune=None, device="auto"):
+    """Return the results of the models with these names for a recording: a dict from name to audio."""
+    return {name: resynthesise(audio, load_models(*find_weights(name), device), inversion, tune=tune)[0]
+            for name in models}
 
 
 def transcribe_if_possible(audio, models, name):
@@ -349,9 +355,8 @@ def convert(recording, path, models, options):
     if options.page:
         draft = resynthesise(audio, models[:1], options.inversion, notes, options.tune)[0]
         versions = dict(zip(version_remarks, (audio, draft, output)))
-        if options.compare:
-            others = load_models(*find_weights(options.compare), options.device)
-            versions[options.compare] = resynthesise(audio, others, options.inversion, tune=options.tune)[0]
+        compared = [options.compare] if options.compare else []
+        versions |= results_of(compared, audio, options.inversion, options.tune, options.device)
     if options.play and not len(notes):
         beside.append("no notes, since none were found")
     elif options.play:

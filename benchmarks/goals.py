@@ -184,7 +184,8 @@ def main(arguments=None):
     report = options.model == "report"
     full = (weights == Main.find_weights("report" if report else "shipped") and names == sorted(scored_pieces)
             and not options.no_notes and is_default(parser, options, "inversion"))
-    page, command = ("goals_report.md", " --model report") if report else ("goals.md", "")
+    page, flags = ("goals_report.md", " --model report") if report else ("goals.md", "")
+    command = f"python benchmarks/goals.py FOLDER{flags}"
     output = output_path(hp.root / "results" / page, full, options.output)
     models, sound, notes = Main.load_models(*weights), {}, {}
     for case in cases:
@@ -192,8 +193,7 @@ def main(arguments=None):
         sound[case] = score_sound(folder, midi_files, models, columns, options.inversion)
         if isinstance(models[0], NoteModel):
             notes[case] = score_notes(folder, midi_files, models[0]), score_decoder(folder, midi_files, models[0])
-        Util.save_text(output, make_page(sound, notes, names, columns,
-                                          f"python benchmarks/goals.py FOLDER{command}"))
+        Util.save_text(output, make_page(sound, notes, names, columns, command))
     print(f"{output.read_text(encoding='utf-8')}\n{output}")
 
 
