@@ -313,7 +313,8 @@ class NoteModel(AEModel):
         `predictions` is the output of `predict_frames`. `frame` and `key` [shape=(n,)] are the onset frame and the key
         of each candidate.
         """
-        return self.check_output(NoteRefinement.note_probability(self.network.classifier, predictions, frame, key))
+        head = self.network.classifier.onset_head
+        return self.check_output(NoteRefinement.note_probability(head, predictions, frame, key))
 
     @torch.inference_mode()
     def offset_shift(self, predictions, frame, key, end, next_onset):

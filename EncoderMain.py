@@ -143,23 +143,23 @@ def initial_network(start, part, heads, form):
     kept = [f"{head}_head" for head in RefinerTraining.heads if head not in heads]
     if not start:
         if part == "refiner" or kept:
-            raise ValueError("--part refiner and --heads keep the rest of given weights; name them with --start")
+            raise ValueError("--part refiner and --heads keep the rest of given weights; add --start with these weights")
         return NoteAutoencoder(harmonic=True, **(form or {})), {}
     given = load_model(Autoencoder, start)
     network, refiner = given.network, NoteRefiner()
     if not getattr(network, "refiner", None):
         raise ValueError(f"{start} has no HarmonicEncoder; give ae.torch or what EncoderMain.py has written to --start")
+    if kept and network.refiner.form != refiner.form:
+        raise ValueError(f"{start} is of an earlier form, none of whose heads can be kept; leave --heads out")
     for name in kept:
-        old, new = getattr(network.refiner, name), getattr(refiner, name)
-        if type(old) is not type(new):
-            raise ValueError(f"{start} is of an earlier form, without this {name}; name this head in --heads too")
-        new.load_state_dict(old.state_dict())
+        getattr(refiner, name).load_state_dict(getattr(network.refiner, name).state_dict())
     network.refiner = refiner
     return network, {"pair": given.pair} if given.pair else {}
 
 
 def train(data=None, model="own", part="all", start=None, heads=RefinerTraining.heads, minutes=None,
-          learning_rate=None, batch_size=None, pool=None, clips=None, device="auto", overwrite=False, form=None):
+          learning_rate=None, batch_size=None, pool=None, clips=None, pairs=(), device="auto", overwrite=False,
+          form=None):
     """Train data/models/<model>/encoder.torch, encoder and refiner.
 
     Parameters
@@ -181,6 +181,8 @@ def train(data=None, model="own", part="all", start=None, heads=RefinerTraining.
         Clips per step, and pianos at a time.
     clips : int, optional
         Clips of 16 s for the refiner.
+    pairs : sequence of Path
+        Data folders whose piano renders the refiner learns from too: see `RefinerTraining.rendered_clips`.
     form : dict, optional
         Sizes of the encoder: see `HarmonicEncoder`.
 
@@ -210,7 +212,10 @@ def train(data=None, model="own", part="all", start=None, heads=RefinerTraining.
         train_encoder(trainer, maker, stream, minutes, batch_size, checkpoint)
         trainer.measure_statistics(maker(next(stream), batch_size) for _ in range(hp.encoder_statistics_batches))
         network.encoder.load_state_dict(trainer.mean.module.state_dict())
-    RefinerTraining.train_refiner(network, maker, training, clips or hp.refiner_clips, device, heads)
+    network.refiner.to(device)
+    predicted = RefinerTraining.rendered_clips(network, pairs, device)
+    predicted += RefinerTraining.made_clips(network, maker, training, clips or hp.refiner_clips, device)
+    RefinerTraining.train_refiner(network, predicted, heads)
     save_tensors(weights, half_precision(snapshot(network, {"front_end": DatasetCreator.front_end(), **origin})))
     checkpoint.unlink(missing_ok=True)
     return weights
@@ -240,6 +245,9 @@ def main(arguments=None):
     parser.add_argument("--pool", type=Util.positive_int, help=f"pianos at a time (default: {hp.clip_pool})")
     parser.add_argument("--clips", type=Util.positive_int,
                         help=f"clips of 16 s for the note-level post-processing (default: {hp.refiner_clips})")
+    parser.add_argument("--pairs", nargs="+", type=Path, default=(), metavar="DATA",
+                        help="data folders of MIDI2Audio.py, from whose piano renders the note-level post-processing "
+                        "learns too")
     parser.add_argument("--device", default="auto", help="cuda, mps or cpu (default: the first available)")
     parser.add_argument("--overwrite", action="store_true", help="train finished weights again")
     weights = train(**vars(parser.parse_args(arguments)))

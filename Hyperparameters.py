@@ -202,13 +202,11 @@ offset_loss_weight = 0.5    # beside the onsets' 1
 refiner_clips = 343         # from which the refiner learns
 refiner_clip_frames = 1378  # 16 s
 refiner_clips_per_piano = 16    # after which a piano of the pool is replaced
-refiner_epochs = dict(onset=8, offset=30, velocity=8)   # onsets and velocities overfit after eight
-refiner_logarithm_weight = 0.03     # in the loss of velocities, of the logarithms' error
-refiner_min_slope = 0.3     # of the linear function that fits velocities to the true ones, so that none is reversed
-refiner_max_logarithm = 5.3     # of a velocity, above that of 127
-refiner_min_range = 8       # of the velocities of a clip, for its loss
-refiner_batch_clips = 4     # from which the velocity head learns in a step
-refiner_learning_rate, refiner_batch_size, refiner_weight_decay = 2e-3, 256, 0.02
+refiner_epochs = dict(onset=8, offset=8, velocity=8)
+refiner_guess_weight = 0.5  # of the first scores of the offset candidates, beside 1 for the final ones
+refiner_level_weight = 0.1  # of the error of a clip's mean velocity, beside 1 for that of single notes
+refiner_batch_clips = 4     # in a step
+refiner_learning_rate, refiner_weight_decay = 2e-3, 0.02
 refiner_min_tolerance = 4.3     # frames: 50 ms
 
 # training clips: performances (RandomPerformances.py)
@@ -310,9 +308,10 @@ offset_sounding_thresholds = (0.6, 0.3)     # below which the key seems to sound
 offset_sounding_lags = (-16, -8, -4, -2, 0, 2, 4, 8, 16, 32)    # frames around a candidate that the refiner looks at
 refiner_harmonics = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # partials whose rise tells how hard a note was struck
 refiner_offset_features, refiner_velocity_features = 37, 32
-refiner_order_features, refiner_partial_features = 3, 37
+refiner_order_features, refiner_partial_features, refiner_phase_features = 3, 37, 2
+no_candidate = -30.0        # score where a note has fewer offset candidates
 refiner_min_notes = 8       # fewer have no curve over the keys
-refiner_velocity_spread = 1.35  # of the velocities' logarithms around their mean, which the heads' loss leaves open
+refiner_velocity_spread = 1.35  # of the velocities' logarithms around their mean, behind a refiner of an earlier form
 velocity_scale = 0.3        # of the velocity's logarithm, the unit in which it is corrected
 order_s = (0.003, 3)        # between the onsets of two notes in a row, bounds in the features
 overlap_s = 0.04            # between onsets of notes that hide each other

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 import Hyperparameters as hp
+from NoteHeads import MLPHead, OffsetHead, SequenceHead
 
 
 class ConvBlock(nn.Sequential):
@@ -155,22 +156,6 @@ class NoteDecoder(nn.Module):
         level = level - release[key][:, None] * (now - end[:, None]).clamp(min=0)[..., None]
         level = level.masked_fill((since < start)[..., None], hp.decoder_silence)
         return torch.logsumexp(level / decibel, 0).T * decibel
-
-
-class MLPHead(nn.Module):
-    """Compute one value per note from the note's features with fully connected layers."""
-
-    def __init__(self, features):
-        super().__init__()
-        width, narrow, dropout, limit = hp.classifier_form.values()
-        self.scale = nn.BatchNorm2d(features)
-        self.layers = nn.Sequential(
-            nn.Hardtanh(-limit, limit), nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout),
-            nn.Linear(width, narrow), nn.ReLU(), nn.Dropout(dropout), nn.Linear(narrow, 1))
-
-    def forward(self, seen):
-        """Map features [shape=(n, features)] to one value per note [shape=(n,)]."""
-        return self.layers(self.scale(seen[..., None, None])[..., 0, 0])[:, 0]
 
 
 class NoteClassifier(nn.Module):
@@ -340,42 +325,6 @@ class HarmonicEncoder(nn.Module):
         return y.view(batch, self.outputs, 2, steps, hp.n_keys).transpose(2, 3).flatten(2, 3)[:, :, :frames]
 
 
-class SequenceHead(nn.Module):
-    """Compute one value per note from the features of the note and of those before and after it.
-
-    The notes are in the order of their onsets, and dilated convolutions span them.
-
-    Parameters
-    ----------
-    features : int
-        Features per note.
-    """
-
-    def __init__(self, features):
-        super().__init__()
-        width, narrow, kernel, dilations, dropout, limit = hp.sequence_form.values()
-        self.scale = nn.BatchNorm2d(features)
-        self.first = nn.Sequential(nn.Hardtanh(-limit, limit), nn.Linear(features, width), nn.ReLU(),
-                                   nn.Dropout(dropout))
-        self.layers = nn.ModuleList(nn.Conv1d(width, width, kernel, padding=kernel // 2 * dilation, dilation=dilation)
-                                    for dilation in dilations)
-        self.dropout = nn.Dropout(dropout)
-        self.last = nn.Sequential(nn.Linear(width, narrow), nn.ReLU(), nn.Dropout(dropout), nn.Linear(narrow, 1))
-
-    def forward(self, seen, counts=None):
-        """Map features [shape=(n, features)] to one value per note [shape=(n,)]; `counts` are the notes of each of
-        several recordings, one after the other."""
-        seen = self.first(self.scale(seen[..., None, None])[..., 0, 0])
-        return torch.cat([self.last(self.in_context(part)) for part in seen.split(counts or len(seen))])[:, 0]
-
-    def in_context(self, x):
-        """Add to the values of the notes of a recording [shape=(n, width)] what is around them."""
-        x = x.T[None]
-        for layer in self.layers:
-            x = x + self.dropout(nn.functional.relu(layer(x)))
-        return x[0].T
-
-
 class NoteRefiner(nn.Module):
     """Hold the networks that find and refine the notes of a `HarmonicEncoder`: see NoteRefinement.py.
 
@@ -384,22 +333,25 @@ class NoteRefiner(nn.Module):
 
     Parameters
     ----------
-    early : bool
-        Take the form of earlier weights, which have no `onset_head` and see single notes for their velocities.
+    form : str
+        "context", or one of the forms of earlier weights: "early", without an onset head and with heads that see single
+        notes, or "sequence", in which the velocity head alone sees other notes, by convolutions only.
     """
 
-    before, after = NoteClassifier.before, NoteClassifier.after
-
-    def __init__(self, early=False):
+    def __init__(self, form="context"):
         super().__init__()
-        self.onset_head = None if early else MLPHead(NoteClassifier.onset_inputs)
-        self.offset_head = MLPHead(hp.refiner_offset_features)
-        features = hp.refiner_velocity_features + hp.refiner_order_features + hp.refiner_partial_features
-        self.velocity_head = MLPHead(hp.refiner_velocity_features) if early else SequenceHead(features)
-
-    def forward(self, predictions, clip, frame, key):
-        """Return for each onset candidate the logit of the probability that it was played: see `NoteClassifier`."""
-        return self.onset_head(NoteClassifier.onset_features(predictions, clip, frame, key))
+        self.form, onset, offset = form, NoteClassifier.onset_inputs, hp.refiner_offset_features
+        velocity = hp.refiner_velocity_features
+        if form == "context":
+            self.onset_head = SequenceHead(onset + hp.refiner_order_features)
+            self.offset_head = OffsetHead(offset)
+            self.velocity_head = SequenceHead(velocity + hp.refiner_order_features + hp.refiner_partial_features
+                                              + hp.refiner_phase_features, with_keys=True)
+        else:
+            self.onset_head = None if form == "early" else MLPHead(onset)
+            self.offset_head = MLPHead(offset)
+            self.velocity_head = MLPHead(velocity) if form == "early" else SequenceHead(
+                velocity + hp.refiner_order_features + hp.refiner_partial_features, pooled=False)
 
 
 class NoteAutoencoder(nn.Module):
@@ -413,8 +365,8 @@ class NoteAutoencoder(nn.Module):
         Decoder of the notes. The default is a new `NoteDecoder`.
     harmonic : bool
         Use a `HarmonicEncoder` and a `NoteRefiner` instead of a `NoteEncoder`.
-    early_refiner : bool
-        Use a `NoteRefiner` of the early form.
+    refiner_form : str
+        See `NoteRefiner`.
     **form
         Sizes of the encoder: see the parameters of the encoders.
     """
@@ -422,12 +374,12 @@ class NoteAutoencoder(nn.Module):
     name = "an autoencoder"
     in_channels = 2
 
-    def __init__(self, with_classifier=True, decoder=None, harmonic=False, early_refiner=False, **form):
+    def __init__(self, with_classifier=True, decoder=None, harmonic=False, refiner_form="context", **form):
         super().__init__()
         self.encoder = (HarmonicEncoder if harmonic else NoteEncoder)(**form)
         self.decoder = decoder or NoteDecoder()
         self.classifier = NoteClassifier() if with_classifier and not harmonic else None
-        self.refiner = NoteRefiner(early_refiner) if harmonic else None
+        self.refiner = NoteRefiner(refiner_form) if harmonic else None
 
     @classmethod
     def from_state(cls, state, decoder=None):
@@ -444,8 +396,9 @@ class NoteAutoencoder(nn.Module):
         harmonic = "encoder.merge.0.weight" in state
         form |= {"stages": hp.harmonic_encoder_form["stages"][:count("stages")]} if harmonic else {
             "blocks": count("blocks")}
-        early = "refiner.onset_head.scale.weight" not in state
-        return cls("classifier.onset_head.scale.weight" in state, decoder, harmonic, early, **form)
+        refiner_form = ("context" if "refiner.velocity_head.same_key.weight" in state
+                        else "sequence" if "refiner.onset_head.scale.weight" in state else "early")
+        return cls("classifier.onset_head.scale.weight" in state, decoder, harmonic, refiner_form, **form)
 
     def forward(self, pitch, mel):
         """Return the encoder's logits of two spectrograms: see `NoteEncoder.forward`."""

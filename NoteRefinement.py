@@ -7,6 +7,8 @@ import torch
 
 import Hyperparameters as hp
 import Util
+from NoteAutoencoder import NoteClassifier
+from NoteHeads import SequenceHead
 from Notes import find_peaks, interpolate_peaks, next_onsets, onset_candidates
 
 frame_rate = hp.sample_rate / hp.hop_length
@@ -32,8 +34,7 @@ def decode_notes(predictions, refiner):
         return np.zeros((0, 4), np.float32)
     candidates, known = offset_candidates(predictions, frame, key, following)
     seen = offset_features(predictions, frame, key, following, candidates, known)
-    scores = np.full(candidates.shape, -np.inf, np.float32)
-    scores[known] = run_head(refiner.offset_head, seen[known])
+    scores = offset_scores(refiner, seen, known, key, candidates, begin)
     end = candidates[np.arange(len(frame)), scores.argmax(axis=1)]
     end = np.minimum(np.maximum(end, begin + hp.min_note_frames), following)
     velocity = np.maximum(127 * predictions[2][frame, key], 1)
@@ -47,7 +48,7 @@ def find_onsets(predictions, refiner):
     [shape=(n,) each], key by key."""
     if refiner.onset_head:
         frame, key = refined_candidates(predictions)
-        played = note_probability(refiner, predictions, frame, key) > hp.refiner_threshold
+        played = note_probability(refiner.onset_head, predictions, frame, key) > hp.refiner_threshold
         frame, key = frame[played], key[played]
     else:
         frame, key = onset_candidates(predictions, hp.peak_threshold, hp.peak_frame_threshold)
@@ -60,24 +61,44 @@ def refined_candidates(predictions):
     return onset_candidates(predictions, hp.refiner_candidate_threshold, hp.refiner_candidate_frame_threshold)
 
 
-@torch.inference_mode()
-def note_probability(classifier, predictions, frame, key):
+def note_probability(head, predictions, frame, key):
     """Return for each onset candidate the probability that it was played [shape=(n,)].
 
     Parameters
     ----------
-    classifier : NoteClassifier or NoteRefiner
+    head : MLPHead or SequenceHead
+        Onset head of a `NoteClassifier` or of a `NoteRefiner`.
     predictions : np.ndarray [shape=(3 or more, t, n_keys), in [0, 1]]
     frame, key : np.ndarray [shape=(n,)]
     """
-    device, probability = next(classifier.parameters()).device, np.zeros(len(frame), np.float32)
-    classifier.eval()
-    for part in np.array_split(np.argsort(frame, kind="stable"), -(-len(frame) // hp.classifier_batch_size) or 1):
-        first = max(frame[part[0]] - classifier.before, 0) if len(part) else 0
-        near = torch.from_numpy(predictions[None, :3, first:frame[part].max(initial=0) + classifier.after]).to(device)
-        places = (torch.from_numpy(place).to(device) for place in (0 * part, frame[part] - first, key[part]))
-        probability[part] = classifier(near, *places).sigmoid().cpu().numpy()
+    if not len(frame):
+        return np.zeros(0, np.float32)
+    order = np.lexsort((key, frame))
+    seen = onset_features(predictions, frame[order], key[order])
+    if isinstance(head, SequenceHead):
+        logits = run_head(head, with_order(seen, predictions, frame[order], key[order]), key[order])
+    else:
+        logits = run_head(head, seen)
+    probability = np.empty(len(frame), np.float32)
+    probability[order] = 1 / (1 + np.exp(-logits))
     return probability
+
+
+def onset_features(predictions, frame, key):
+    """Return the features of onset candidates in the order of their frames: see `NoteClassifier.onset_features`."""
+    seen = []
+    for part in np.array_split(np.arange(len(frame)), -(-len(frame) // hp.classifier_batch_size)):
+        first = max(frame[part[0]] - NoteClassifier.before, 0)
+        near = torch.from_numpy(predictions[None, :3, first:frame[part[-1]] + NoteClassifier.after])
+        places = (torch.from_numpy(place) for place in (0 * part, frame[part] - first, key[part]))
+        seen.append(NoteClassifier.onset_features(near, *places).numpy())
+    return np.concatenate(seen)
+
+
+def with_order(seen, predictions, frame, key):
+    """Add `order_features` to the features of onset candidates in the order of their frames [shape=(n, features)]."""
+    begin = interpolate_peaks(predictions[0], frame, key) / frame_rate
+    return np.concatenate([seen, order_features(np.stack([begin, begin, key, key], 1))], 1)
 
 
 def offset_candidates(predictions, frame, key, following):
@@ -148,6 +169,28 @@ def offset_features(predictions, frame, key, following, candidates, known):
     return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
+def offset_scores(refiner, seen, known, key, candidates, begin):
+    """Return the scores of offset candidates [shape=(n, candidates)], minus infinity where there is none.
+
+    Parameters
+    ----------
+    refiner : NoteRefiner
+    seen, candidates, known : np.ndarray
+        See `offset_features` and `offset_candidates`.
+    key, begin : np.ndarray [shape=(n,)]
+        Keys and onsets of the notes.
+    """
+    scores = np.full(candidates.shape, -np.inf, np.float32)
+    if refiner.form == "context":
+        order = np.lexsort((key, begin))
+        found, _ = run_head(refiner.offset_head, seen[order], known[order], key[order],
+                            candidates[order].astype(np.float32))
+        scores[order] = np.where(known[order], found, -np.inf)
+    else:
+        scores[known] = run_head(refiner.offset_head, seen[known])
+    return scores
+
+
 def refine_velocities(notes, pitch, refiner):
     """Correct velocities by how loud the partials of the notes begin in the recording.
 
@@ -162,24 +205,30 @@ def refine_velocities(notes, pitch, refiner):
     Returns
     -------
     np.ndarray [shape=(n, 4), float32]
-        The mean of the velocities' logarithms stays.
+        Heads of earlier forms leave the mean of the velocities' logarithms as it is.
     """
     if len(notes) < hp.refiner_min_notes:
         return notes
-    change = hp.velocity_scale * run_head(refiner.velocity_head, velocity_inputs(notes, pitch, refiner))
-    logarithm, refined = np.log(notes[:, 3]), notes.copy()
-    spread = hp.refiner_velocity_spread if refiner.onset_head else 1
-    deviation = spread * (logarithm + change - (logarithm + change).mean())
-    refined[:, 3] = np.exp(logarithm.mean() + deviation).clip(1, 127)
+    seen, key = velocity_inputs(notes, pitch, refiner.form), notes[:, 2].astype(np.int64) - hp.lowest_key
+    logarithm = np.log(notes[:, 3])
+    new = logarithm + hp.velocity_scale * run_head(refiner.velocity_head, seen, *[key] * (refiner.form != "early"))
+    if refiner.form != "context":
+        spread = hp.refiner_velocity_spread if refiner.form == "sequence" else 1
+        new = logarithm.mean() + spread * (new - new.mean())
+    refined = notes.copy()
+    refined[:, 3] = np.exp(new).clip(1, 127)
     return refined
 
 
-def velocity_inputs(notes, pitch, refiner):
-    """Return the features of notes that the velocity head of a refiner takes [shape=(n, features), float32]."""
-    seen = velocity_features(notes, pitch)
-    if not refiner.onset_head:
-        return seen
-    return np.concatenate([seen, order_features(notes), partial_features(notes, pitch)], axis=1)
+def velocity_inputs(notes, pitch, form="context"):
+    """Return the features of notes that the velocity head of a refiner of this form takes [shape=(n, features),
+    float32]."""
+    parts = [velocity_features(notes, pitch)]
+    if form != "early":
+        parts += [order_features(notes), partial_features(notes, pitch)]
+    if form == "context":
+        parts.append(phase_features(notes))
+    return np.concatenate(parts, axis=1)
 
 
 def velocity_features(notes, pitch):
@@ -237,6 +286,14 @@ def partial_features(notes, pitch):
         ((early - top)[:, :6] / 10).clip(-3, 0), ((top - quiet)[:, :6] / 30).clip(-1, 3)], 1).astype(np.float32)
 
 
+def phase_features(notes):
+    """Return where between two steps of the pitch spectrogram notes begin [shape=(n, refiner_phase_features), float32]:
+    the distance from the nearest step, in steps, and its absolute value."""
+    step = notes[:, 0] * hp.sample_rate / hp.pitch_hop_length
+    phase = (step - np.rint(step)).astype(np.float32)
+    return np.stack([phase, np.abs(phase)], 1)
+
+
 def order_features(notes):
     """Return how notes in the order of their onsets follow each other [shape=(n, refiner_order_features), float32]: the
     logarithms of the seconds to the note before and to the note after, and the step in semitones."""
@@ -280,7 +337,10 @@ def overlaps(notes):
 
 
 @torch.inference_mode()
-def run_head(head, seen):
-    """Return the outputs [shape=(n,)] of a head for features [shape=(n, features)]."""
+def run_head(head, *inputs):
+    """Return the outputs of a head for arrays."""
     device = next(head.parameters()).device
-    return head.eval()(torch.from_numpy(seen).to(device)).float().cpu().numpy()
+    outputs = head.eval()(*(torch.from_numpy(part).to(device) for part in inputs))
+    if isinstance(outputs, tuple):
+        return tuple(part.float().cpu().numpy() for part in outputs)
+    return outputs.float().cpu().numpy()

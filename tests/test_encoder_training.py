@@ -13,12 +13,14 @@ import AEModel
 import ClipSources
 import EncoderMain
 import Hyperparameters as hp
+import MIDI2Audio
 import NoteRefinement
 import Notes
 import RefinerTraining
 import Scale
 from Autoencoder import Autoencoder
 from NoteAutoencoder import HarmonicEncoder, NoteAutoencoder, NoteRefiner
+from NoteHeads import other_notes
 from NoteLoss import frame_loss
 from notes_common import rate, some_notes
 from test_sampler import make_voice
@@ -145,11 +147,11 @@ def test_a_second_run_begins_with_given_weights_and_a_refiner_can_be_trained_alo
 
 
 def test_initial_weights_need_a_harmonic_encoder(clips, tmp_path):
-    with pytest.raises(ValueError, match="name them with --start"):
+    with pytest.raises(ValueError, match="add --start with these weights"):
         train(clips, 3, part="refiner")
-    early = NoteAutoencoder(harmonic=True, early_refiner=True, **form)
+    early = NoteAutoencoder(harmonic=True, refiner_form="early", **form)
     torch.save(early.state_dict(), tmp_path / "early.torch")
-    with pytest.raises(ValueError, match="without this velocity_head"):
+    with pytest.raises(ValueError, match="is of an earlier form"):
         train(clips, 3, start=tmp_path / "early.torch", heads=["onset"])
     torch.save(NoteAutoencoder(first=4, channels=4, blocks=1, narrow=2, width=4, layers=1).state_dict(),
                tmp_path / "small.torch")
@@ -213,9 +215,9 @@ class EveryOnset(torch.nn.Module):
         return torch.ones(len(seen))
 
 
-def every_onset_refiner(**options):
+def every_onset_refiner(form="context"):
     """A refiner whose onset head keeps all candidates."""
-    refiner = NoteRefiner(**options)
+    refiner = NoteRefiner(form)
     refiner.onset_head = refiner.onset_head and EveryOnset()
     return refiner
 
@@ -227,8 +229,9 @@ class HighestOffset(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
-    def forward(self, seen):
-        return seen[:, len(hp.offset_sounding_lags) + 3]
+    def forward(self, seen, *others):
+        scores = seen[..., len(hp.offset_sounding_lags) + 3]
+        return (scores, scores) if others else scores
 
 
 def spaced_notes(seed=0):
@@ -239,9 +242,12 @@ def spaced_notes(seed=0):
     return notes[~np.array(follows)]
 
 
-@pytest.mark.parametrize("early", (False, True))
-def test_notes_are_decoded_from_their_labels(early):
-    notes, refiner = spaced_notes(), every_onset_refiner(early=early)
+forms = pytest.mark.parametrize("refiner_form", ("context", "sequence", "early"))
+
+
+@forms
+def test_notes_are_decoded_from_their_labels(refiner_form):
+    notes, refiner = spaced_notes(), every_onset_refiner(refiner_form)
     refiner.offset_head = HighestOffset()
     found = NoteRefinement.decode_notes(Notes.note_labels(notes, 0, 800), refiner)
     assert len(found) == len(notes) > 20
@@ -273,7 +279,7 @@ def test_a_trained_refiner_finds_the_offsets(monkeypatch):
         notes = spaced_notes(seed)
         examples.append(RefinerTraining.offset_examples(refiner, predictions(notes), notes))
     before = missed(refiner, true)
-    RefinerTraining.fit_offsets(refiner.offset_head, examples)
+    RefinerTraining.fit_head(refiner.offset_head, examples, RefinerTraining.offset_loss, "offset")
     assert missed(refiner, true) < 0.1 < before
 
 
@@ -287,62 +293,81 @@ def test_silence_and_short_predictions_give_no_notes(frames):
     assert found.shape[1] == 4 and np.isfinite(found).all() and (found[:, 1] <= frames / rate + 1e-6).all()
 
 
-@pytest.mark.parametrize("early", (False, True))
-def test_velocities_keep_their_mean_and_few_notes_stay_as_they_are(early):
+@forms
+def test_velocities_are_refined_and_few_notes_stay_as_they_are(refiner_form):
     torch.manual_seed(0)
-    notes, refiner = some_notes(40), NoteRefiner(early)
+    notes, refiner = some_notes(40), NoteRefiner(refiner_form)
     notes[:, 3] = notes[:, 3].clip(30, 90)
     pitch = np.random.default_rng(0).random((hp.n_pitches, 400)).astype(np.float32)
     refined = NoteRefinement.refine_velocities(notes, pitch, refiner)
     np.testing.assert_array_equal(refined[:, :3], notes[:, :3])
     assert np.abs(refined[:, 3] - notes[:, 3]).max() > 0.1
-    assert abs(np.log(refined[:, 3]).mean() - np.log(notes[:, 3]).mean()) < 1e-4
+    if refiner_form != "context":
+        assert abs(np.log(refined[:, 3]).mean() - np.log(notes[:, 3]).mean()) < 1e-4
     few = notes[:hp.refiner_min_notes - 1]
     np.testing.assert_array_equal(NoteRefinement.refine_velocities(few, pitch, refiner), few)
 
 
-def test_the_velocity_head_learns_which_notes_are_louder(monkeypatch):
+def test_the_velocity_head_learns_from_the_note_its_neighbours_and_its_key(monkeypatch):
     monkeypatch.setattr(hp, "refiner_epochs", dict.fromkeys(RefinerTraining.heads, 20))
     torch.manual_seed(0)
     rng, head = np.random.default_rng(0), NoteRefiner().velocity_head
     features = len(head.scale.weight)
 
-    def louder(seen):
-        """What is to be learnt: a feature of the note, and one of the note before it."""
-        return 0.2 * seen[:, 0] + 0.2 * np.roll(seen[:, 1], 1)
+    def example(notes):
+        """Features, keys, and what is to be learnt: a feature of the note, one of the note before it, and the mean of
+        one over the notes of the same key."""
+        seen, key = rng.standard_normal((notes, features)).astype(np.float32), rng.integers(0, 8, notes)
+        of_key = np.array([seen[key == own, 2].mean() for own in key])
+        return seen, key, 0.15 * seen[:, 0] + 0.15 * np.roll(seen[:, 1], 1) + 0.3 * of_key
 
     examples = []
     for _ in range(64):
-        seen = rng.standard_normal((40, features)).astype(np.float32)
-        heard = np.full(40, 4 + rng.normal() / 10)  # the mean of a clip is not to be learnt
-        true = np.exp(3.8 + louder(seen))
+        seen, key, louder = example(40)
+        true = np.exp(4 + louder)
         true[::10] = np.nan  # notes that were not played
-        examples.append((seen, heard.astype(np.float32), true.astype(np.float32)))
-    RefinerTraining.fit_velocities(head, [*examples, None])
-    seen = rng.standard_normal((200, features)).astype(np.float32)
-    assert np.corrcoef(NoteRefinement.run_head(head, seen)[1:], louder(seen)[1:])[0, 1] > 0.8
+        examples.append((seen, key, np.full(40, 3.8, np.float32), true.astype(np.float32)))
+    RefinerTraining.fit_head(head, examples, RefinerTraining.velocity_loss, "velocity")
+    seen, key, louder = example(200)
+    learnt = hp.velocity_scale * NoteRefinement.run_head(head, seen, key)
+    assert np.corrcoef(learnt[1:], louder[1:])[0, 1] > 0.8
+    assert abs(learnt.mean() - 0.2) < 0.1  # the level
 
 
-def test_the_velocity_loss_is_that_of_a_linear_fit():
-    true = torch.tensor([30.0, 50, 70, 90, float("nan")])
-    fitted = RefinerTraining.velocity_loss((0.5 * true + 20).nan_to_num(40).log(), true)
-    assert len(fitted) == 4 and (fitted < 0.02).all()
-    off = true.nan_to_num(40).log()
-    off[1] += 0.4
-    assert RefinerTraining.velocity_loss(off, true).argmax() == 1
-    assert RefinerTraining.velocity_loss(off[:1], true[:1]).isfinite().all()  # no range
+def test_the_velocity_loss_counts_single_notes_more_than_the_level():
+    counts, true = [4, 5], torch.tensor([30.0, 50, 70, float("nan"), 40, 60, 80, 100, 40])
+    heard = true.nan_to_num(40).log()
+
+    def loss(logarithm):
+        return RefinerTraining.velocity_loss(lambda *_: torch.zeros(9), counts, None, None, logarithm, true).item()
+
+    other = heard.clone()
+    other[1] += 0.4
+    assert loss(heard) == pytest.approx(0, abs=1e-6)
+    assert loss(heard + 0.05) == pytest.approx(0.05 * hp.refiner_level_weight, rel=1e-3)
+    assert loss(heard + torch.tensor([0.4] * 4 + [0.0] * 5)) == pytest.approx(0.2 * hp.refiner_level_weight, rel=1e-3)
+    assert loss(other) > 0.05
 
 
-def test_several_recordings_do_not_see_each_other():
+@pytest.mark.parametrize("refiner_form", ("context", "sequence"))
+def test_several_recordings_do_not_see_each_other(refiner_form):
     torch.manual_seed(0)
-    head = NoteRefiner().velocity_head.eval()
+    head, key = NoteRefiner(refiner_form).velocity_head.eval(), torch.arange(50) % 7
     seen = torch.randn(50, len(head.scale.weight))
-    torch.testing.assert_close(head(seen, [20, 30]), torch.cat([head(seen[:20]), head(seen[20:])]))
-    assert not torch.allclose(head(seen)[15:25], head(seen, [20, 30])[15:25])
+    apart = torch.cat([head(seen[:20], key[:20]), head(seen[20:], key[20:])])
+    torch.testing.assert_close(head(seen, key, [20, 30]), apart)
+    assert not torch.allclose(head(seen, key)[15:25], apart[15:25])
+
+
+def test_a_note_sees_the_other_notes_of_its_key_and_not_itself():
+    x, key = torch.arange(8.0).view(4, 2), torch.tensor([3, 5, 3, 3])
+    mean, number = other_notes(x, key)
+    torch.testing.assert_close(mean, torch.tensor([[5.0, 6], [0, 0], [3, 4], [2, 3]]))
+    torch.testing.assert_close(number, torch.tensor([[3.0], [1], [3], [3]]).log())
 
 
 def test_the_onset_head_learns_which_candidates_were_played(monkeypatch):
-    monkeypatch.setattr(hp, "refiner_epochs", dict.fromkeys(RefinerTraining.heads, 40))
+    monkeypatch.setattr(hp, "refiner_epochs", dict.fromkeys(RefinerTraining.heads, 20))
     torch.manual_seed(0)
     refiner, rng = NoteRefiner(), np.random.default_rng(0)
 
@@ -358,8 +383,8 @@ def test_the_onset_head_learns_which_candidates_were_played(monkeypatch):
         return abs(len(found) - len(notes)) / len(notes)
 
     examples = [RefinerTraining.onset_examples(heard(notes), notes) for notes in map(spaced_notes, range(12))]
-    assert 0.1 < 1 - np.concatenate([played for _, played in examples]).mean() < 0.5
-    RefinerTraining.fit_onsets(refiner.onset_head, examples)
+    assert 0.1 < 1 - np.concatenate([played for *_, played in examples]).mean() < 0.5
+    RefinerTraining.fit_head(refiner.onset_head, examples, RefinerTraining.onset_loss, "onset")
     assert wrong(spaced_notes(99)) < 0.08
 
 
@@ -370,10 +395,26 @@ def test_a_true_note_is_found_once():
     assert (RefinerTraining.match(notes[:0], np.array([1.0]), np.array([60])) == -1).all()
 
 
-def test_weights_of_the_early_form_still_load(tmp_path):
-    network = NoteAutoencoder(harmonic=True, early_refiner=True, **form)
-    torch.save(network.state_dict(), tmp_path / "early.torch")
-    loaded = AEModel.load_model(Autoencoder, tmp_path / "early.torch")
-    assert loaded.network.refiner.onset_head is None
+@pytest.mark.parametrize("refiner_form", ("sequence", "early"))
+def test_weights_of_earlier_forms_still_load(refiner_form, tmp_path):
+    network = NoteAutoencoder(harmonic=True, refiner_form=refiner_form, **form)
+    torch.save(network.state_dict(), tmp_path / "former.torch")
+    loaded = AEModel.load_model(Autoencoder, tmp_path / "former.torch")
+    assert loaded.network.refiner.form == refiner_form
     torch.testing.assert_close(loaded.network.state_dict(), network.state_dict())
     assert loaded.decode_notes(np.zeros((4, 50, hp.n_keys), np.float32)).shape == (0, 4)
+
+
+def test_the_refiner_learns_from_renders_too(clips, steps):
+    first, piano = train(clips, 3), clips / "pair" / "piano"
+    piano.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="piano"):
+        train(clips, 3, start=first, part="refiner", model="second", pairs=[clips / "pair"])
+    midi = clips / "pair" / "notes" / "scale.mid"
+    midi.parent.mkdir()
+    Notes.save_notes(midi, np.array([(i / 4, i / 4 + 0.2, 50 + i, 80) for i in range(16)]))
+    MIDI2Audio.synthesise_midi_to_audio(midi, piano / "scale.wav", *hp.piano_preset)
+    network = AEModel.load_model(Autoencoder, first).network
+    (predictions, pitch, notes), = RefinerTraining.rendered_clips(network, [clips / "pair"], "cpu")
+    assert predictions.shape[0] == 4 and len(pitch) == hp.n_pitches and len(notes) == 16
+    assert train(clips, 3, start=first, part="refiner", model="second", pairs=[clips / "pair"]).exists()
