@@ -143,7 +143,7 @@ def initial_network(start, part, heads, form):
     kept = [f"{head}_head" for head in RefinerTraining.heads if head not in heads]
     if not start:
         if part == "refiner" or kept:
-            raise ValueError("--part refiner and --heads keep the rest of given weights; add --start with these weights")
+            raise ValueError("--part refiner and --heads keep the rest of given weights; add --start and their path")
         return NoteAutoencoder(harmonic=True, **(form or {})), {}
     given = load_model(Autoencoder, start)
     network, refiner = given.network, NoteRefiner()

@@ -207,7 +207,6 @@ refiner_guess_weight = 0.5  # of the first scores of the offset candidates, besi
 refiner_level_weight = 0.1  # of the error of a clip's mean velocity, beside 1 for that of single notes
 refiner_batch_clips = 4     # in a step
 refiner_learning_rate, refiner_weight_decay = 2e-3, 0.02
-refiner_min_tolerance = 4.3     # frames: 50 ms
 
 # training clips: performances (RandomPerformances.py)
 clip_exercise_share = 0.15              # of the clips; the others are parts of pieces
@@ -306,6 +305,9 @@ offset_candidates = 10      # frames, of which the refiner chooses where a note 
 offset_peak_threshold = 0.02    # offset probability of a candidate
 offset_sounding_thresholds = (0.6, 0.3)     # below which the key seems to sound no more
 offset_sounding_lags = (-16, -8, -4, -2, 0, 2, 4, 8, 16, 32)    # frames around a candidate that the refiner looks at
+offset_tolerance, refiner_min_tolerance = 0.2, 4.3  # of a note's duration; frames (50 ms), if that is more
+offset_longer = 0.2         # exponent of the duration, with which the probability of an offset candidate is multiplied
+offset_distance_weight = 0.5    # of the distance of logarithmic durations, beside 1 for offsets within the tolerance
 refiner_harmonics = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # partials whose rise tells how hard a note was struck
 refiner_offset_features, refiner_velocity_features = 37, 32
 refiner_order_features, refiner_partial_features, refiner_phase_features = 3, 37, 2

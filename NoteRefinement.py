@@ -170,7 +170,7 @@ def offset_features(predictions, frame, key, following, candidates, known):
 
 
 def offset_scores(refiner, seen, known, key, candidates, begin):
-    """Return the scores of offset candidates [shape=(n, candidates)], minus infinity where there is none.
+    """Return how good offset candidates are [shape=(n, candidates)], minus infinity where there is none.
 
     Parameters
     ----------
@@ -186,9 +186,41 @@ def offset_scores(refiner, seen, known, key, candidates, begin):
         found, _ = run_head(refiner.offset_head, seen[order], known[order], key[order],
                             candidates[order].astype(np.float32))
         scores[order] = np.where(known[order], found, -np.inf)
+        scores = expected_closeness(scores, known, candidates - begin[:, None])
     else:
         scores[known] = run_head(refiner.offset_head, seen[known])
     return scores
+
+
+def expected_closeness(scores, known, duration):
+    """Return how close each offset candidate is to the true offset, on average over all candidates.
+
+    A candidate is the true offset with the probability that the head gives it, and longer notes with a little more, as
+    an early end is heard more than a late one. Close is what lies within the tolerance of the offset metric. The
+    distance of the logarithmic durations counts too, so that offsets that are wrong are not far off.
+
+    Parameters
+    ----------
+    scores : np.ndarray [shape=(n, candidates)]
+        Scores of the `OffsetHead`.
+    known : np.ndarray [shape=(n, candidates), bool]
+        Which candidates are filled.
+    duration : np.ndarray [shape=(n, candidates)]
+        Durations of the notes that end at the candidates, in frames.
+
+    Returns
+    -------
+    np.ndarray [shape=(n, candidates)]
+        Minus infinity where there is no candidate.
+    """
+    logarithm = np.log(duration.clip(hp.min_note_frames))
+    weighted = np.where(known, scores + hp.offset_longer * logarithm, -np.inf)
+    probability = np.exp(weighted - weighted.max(axis=1, keepdims=True))
+    probability /= probability.sum(axis=1, keepdims=True)
+    tolerance = np.maximum(hp.offset_tolerance * duration, hp.refiner_min_tolerance)[:, None]
+    close = np.maximum(1 - np.abs(duration[:, :, None] - duration[:, None]) / tolerance, 0)
+    close = close - hp.offset_distance_weight * np.abs(logarithm[:, :, None] - logarithm[:, None])
+    return np.where(known, (close * probability[:, None]).sum(axis=2), -np.inf)
 
 
 def refine_velocities(notes, pitch, refiner):

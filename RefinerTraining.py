@@ -135,7 +135,7 @@ def offset_examples(refiner, predictions, notes):
     seen = NoteRefinement.offset_features(predictions, frame, key, following, candidates, known)
     found = match(notes, begin / rate, key + hp.lowest_key)
     true = notes[found] * np.float32([rate, rate, 1, 1])
-    tolerance = np.maximum(0.2 * (true[:, 1] - true[:, 0]), hp.refiner_min_tolerance)[:, None]
+    tolerance = np.maximum(hp.offset_tolerance * (true[:, 1] - true[:, 0]), hp.refiner_min_tolerance)[:, None]
     good = np.maximum(1 - np.abs(candidates - true[:, 1:2]) / tolerance, 0) ** 2
     good = np.where(known & (found >= 0)[:, None], good, 0)
     return seen.astype(np.float16), known, key, candidates.astype(np.float32), good.astype(np.float32)

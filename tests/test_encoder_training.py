@@ -147,7 +147,7 @@ def test_a_second_run_begins_with_given_weights_and_a_refiner_can_be_trained_alo
 
 
 def test_initial_weights_need_a_harmonic_encoder(clips, tmp_path):
-    with pytest.raises(ValueError, match="add --start with these weights"):
+    with pytest.raises(ValueError, match="add --start and their path"):
         train(clips, 3, part="refiner")
     early = NoteAutoencoder(harmonic=True, refiner_form="early", **form)
     torch.save(early.state_dict(), tmp_path / "early.torch")
@@ -281,6 +281,20 @@ def test_a_trained_refiner_finds_the_offsets(monkeypatch):
     before = missed(refiner, true)
     RefinerTraining.fit_head(refiner.offset_head, examples, RefinerTraining.offset_loss, "offset")
     assert missed(refiner, true) < 0.1 < before
+
+
+def test_the_closest_candidate_on_average_is_chosen_and_a_longer_note_if_in_doubt():
+    def chosen(probability, *duration):
+        known = np.append(np.ones(len(duration), bool), False)[None]
+        padded = (np.append(values, 0)[None] for values in (np.log(probability), np.float64(duration)))
+        scores, duration = padded
+        return NoteRefinement.expected_closeness(scores, known, duration).argmax()
+
+    assert chosen([0.7, 0.3], 20, 200) == 0
+    assert chosen([0.4, 0.6], 20, 200) == 1
+    assert chosen([0.5, 0.5], 20, 200) == 1
+    assert chosen([0.4, 0.3, 0.3], 20, 100, 104) > 0  # two that lie near each other support each other
+    assert chosen([0.4, 0.35, 0.25], 20, 60, 180) == 1  # the middle is never far off
 
 
 @pytest.mark.parametrize("frames", (1, 2, 50))
