@@ -379,7 +379,6 @@ unet_batch_norm = True
 unet_loss = "l1"
 unet_gain_frames = 257  # behind a sampled voice: its correction is a gain, smoothed over so many frames
 unet_gain_db = 15       # at most
-unet_gain_share = 0.5   # of this gain that is used when a recording is played
 unet_report = dict(wf=6, in_channels=1, residual=False, batch_norm=False, loss="mse",
                    batch_size=1, crop_frames=0, schedule="constant", gradient_norm=0, bfloat16=False)
 

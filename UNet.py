@@ -135,11 +135,9 @@ class UNet(nn.Module):
 
     def apply_gain(self, image, x):
         """Return spectrograms [shape=(batch, 1, n_mels, t), in [0, 1]] with the gain that the last layer's output `x`
-        stands for, smoothed; their silence as it is. In use, a share of the gain: on pianos and rooms that it was not
-        trained on, a part of what it learnt is wrong."""
+        stands for, smoothed; their silence as it is."""
         half = self.smoothing.shape[-1] // 2
         gain = hp.unet_gain_db / hp.top_db * torch.tanh(x.float())
-        gain = gain if self.training else hp.unet_gain_share * gain
         gain = nn.functional.pad(gain, (half, half, 0, 0), mode="replicate")
         gain = nn.functional.conv2d(gain, self.smoothing.float())
         return torch.where(image > 0, (image + gain).clamp(0, 1), image)

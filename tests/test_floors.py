@@ -11,7 +11,8 @@ import pytest
 floors = (
     ("Hyperparameters",),
     ("Decoding",),
-    ("Util", "MIDIReader", "Presets", "Autoencoder", "NoteAutoencoder", "UNet", "Distributed", "Sampler", "NoteLoss"),
+    ("Util", "MIDIReader", "Presets", "Autoencoder", "NoteAutoencoder", "NoteHeads", "UNet", "Distributed",
+     "Sampler", "NoteLoss"),
     ("Augmentation", "GeneratedFiles", "Notes", "Plots", "Recordings", "Tuning", "RandomPianos", "RandomPerformances",
      "RandomRooms"),
     ("DatasetCreator", "FluidSynth", "Page", "Performances", "SoundFonts/salamander", "NoteRefinement",
@@ -74,10 +75,10 @@ def test_nothing_but_benchmarks_and_results_imports_a_main(ours):
 
 
 def test_the_networks_are_leaves(imports):
-    """But for the note autoencoder, whose decoder is a file of its own."""
-    for script in "Autoencoder", "UNet":
+    """But for the note autoencoder, whose heads and decoder are files of their own."""
+    for script in "Autoencoder", "UNet", "NoteHeads":
         assert imports[script] == {"Hyperparameters", "torch"}
-    assert imports["NoteAutoencoder"] - {"SampledVoice"} == {"Hyperparameters", "torch"}
+    assert imports["NoteAutoencoder"] - {"NoteHeads", "SampledVoice"} == {"Hyperparameters", "torch"}
 
 
 def test_only_the_training_speaks_of_optimisers_and_processes(imports):
