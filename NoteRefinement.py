@@ -80,7 +80,7 @@ def note_probability(head, predictions, frame, key):
     else:
         logits = run_head(head, seen)
     probability = np.empty(len(frame), np.float32)
-    probability[order] = 1 / (1 + np.exp(-logits))
+    probability[order] = torch.from_numpy(logits).sigmoid().numpy()
     return probability
 
 

@@ -1,4 +1,4 @@
-"""Train the `NoteRefiner` on notes that the encoder finds in new clips."""
+"""Train the `NoteRefiner` on notes that the encoder finds in new clips and in renders."""
 from pathlib import Path
 
 import numpy as np
