@@ -5,6 +5,7 @@
 """
 import argparse
 import contextlib
+import shutil
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import RefinerTraining
 import Training
 import TrainingOptions
 import Util
-from AEModel import autocast, half_precision, load_model, snapshot
+from AEModel import autocast, digest, half_precision, load_model, snapshot
 from Autoencoder import Autoencoder
 from Checkpoints import save_tensors
 from NoteAutoencoder import NoteAutoencoder, NoteRefiner
@@ -213,11 +214,14 @@ def train(data=None, model="own", part="all", start=None, heads=RefinerTraining.
         trainer.measure_statistics(maker(next(stream), batch_size) for _ in range(hp.encoder_statistics_batches))
         network.encoder.load_state_dict(trainer.mean.module.state_dict())
     network.refiner.to(device)
-    predicted = RefinerTraining.rendered_clips(network, pairs, device)
-    predicted += RefinerTraining.made_clips(network, maker, training, clips or hp.refiner_clips, device)
+    stored = weights.parent / "encoder_clips"
+    predictions = stored / digest(dict(network.encoder.named_parameters()))  # of another encoder, they are others
+    predicted = RefinerTraining.rendered_clips(network, pairs, device, predictions)
+    predicted += RefinerTraining.made_clips(network, maker, training, clips or hp.refiner_clips, device, predictions)
     RefinerTraining.train_refiner(network, predicted, heads)
     save_tensors(weights, half_precision(snapshot(network, {"front_end": DatasetCreator.front_end(), **origin})))
     checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(stored, ignore_errors=True)
     return weights
 
 

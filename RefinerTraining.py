@@ -1,4 +1,5 @@
 """Train the `NoteRefiner` on notes that the encoder finds in new clips and in renders."""
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def train_refiner(network, clips, trained=heads):
         fit_head(refiner.velocity_head, [example for example in examples if example], velocity_loss, "velocity")
 
 
-def made_clips(network, maker, pieces, number, device):
+def made_clips(network, maker, pieces, number, device, folder):
     """Return what the encoder predicts of clips, their pitch spectrograms and their notes.
 
     Parameters
@@ -49,42 +50,64 @@ def made_clips(network, maker, pieces, number, device):
     number : int
         Number of clips.
     device : str or torch.device
+    folder : Path
+        Where each clip is stored, so that an interrupted run goes on.
 
     Returns
     -------
     list of (np.ndarray [shape=(4, t, n_keys)], np.ndarray [shape=(n_pitches, steps)], np.ndarray [shape=(n, 4)])
         Silent clips are left out.
     """
-    model, rng = NoteModel(network, torch.device(device)), np.random.default_rng(hp.seed)
-    whole, clips = maker.with_frames(hp.refiner_clip_frames), []
+    model, whole, clips = NoteModel(network, torch.device(device)), maker.with_frames(hp.refiner_clip_frames), []
     stream = Performances(pieces, 1, whole.seconds, hp.clip_lead_s)
+
+    def make(seed):
+        batch = stream.draw(np.random.default_rng((hp.seed, seed)))
+        audio = whole.audio(batch["notes"].to(device), batch["pedal"].to(device), 1)[0].cpu().numpy()
+        notes = batch["notes"][:, 1:].numpy()
+        return example(model, audio, notes[(notes[:, 0] >= 0) & (notes[:, 0] < whole.seconds)])
+
     for i in tqdm(range(number), desc="clips", unit="clip", leave=False):
         if i % hp.refiner_clips_per_piano == hp.refiner_clips_per_piano - 1:
             whole.instruments.renew()
-        batch = stream.draw(rng)
-        audio = whole.audio(batch["notes"].to(device), batch["pedal"].to(device), 1)[0].cpu().numpy()
-        notes = batch["notes"][:, 1:].numpy()
-        notes = notes[(notes[:, 0] >= 0) & (notes[:, 0] < whole.seconds)]
-        if audio.any():
-            clips.append((*predict(model, audio), notes[np.lexsort(notes.T[::-1])]))
-    return clips
+        clips.append(stored(folder / f"made_{i}.npz", lambda: make(i)))
+    return list(filter(None, clips))
 
 
-def rendered_clips(network, folders, device):
+def rendered_clips(network, data_folders, device, folder):
     """Return the same as `made_clips` of the piano renders of data folders, which `MIDI2Audio.py` has written.
 
     Raises FileNotFoundError if a folder has no piano renders or no notes.
     """
     model, clips = NoteModel(network, torch.device(device)), []
-    for folder in map(Path, folders):
-        for name in ("piano", *Util.numbered_folders(folder, "piano")):
-            recordings = Util.find_pieces(folder / name, (".wav",))
-            scores = Util.find_pieces(folder / "notes", (".mid",))
-            for piece in tqdm(sorted(recordings.keys() & scores.keys()), desc=str(folder / name), unit="piece"):
-                audio, notes = Util.read_audio(recordings[piece]), read_notes(scores[piece])
-                if audio.any():
-                    clips.append((*predict(model, audio), notes[np.lexsort(notes.T[::-1])]))
-    return clips
+
+    def make(recording, score):
+        return example(model, Util.read_audio(recording), read_notes(score))
+
+    for number, data in enumerate(map(Path, data_folders)):
+        for name in ("piano", *Util.numbered_folders(data, "piano")):
+            recordings = Util.find_pieces(data / name, (".wav",))
+            scores = Util.find_pieces(data / "notes", (".mid",))
+            for piece in tqdm(sorted(recordings.keys() & scores.keys()), desc=str(data / name), unit="piece"):
+                path = folder / f"{number}_{name}_{piece}.npz"
+                clips.append(stored(path, lambda: make(recordings[piece], scores[piece]), recordings[piece]))
+    return list(filter(None, clips))
+
+
+def stored(path, make, source=None):
+    """Return the arrays that a file holds. If it is missing, damaged or older than `source`, make and write them."""
+    if path.exists() and (source is None or Util.is_up_to_date(path, source)):
+        with contextlib.suppress(Exception):  # NumPy raises many kinds of errors for damaged files
+            with np.load(path) as file:
+                return tuple(file[name] for name in file.files)
+    arrays = make()
+    Util.save_bytes(path, lambda file: np.savez(file, *arrays))
+    return arrays
+
+
+def example(model, audio, notes):
+    """Return predictions, pitch spectrogram and notes of a clip, in the order of the onsets; () of a silent clip."""
+    return (*predict(model, audio), notes[np.lexsort(notes.T[::-1])]) if audio.any() else ()
 
 
 def predict(model, audio):

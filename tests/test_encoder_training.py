@@ -118,13 +118,26 @@ def test_an_interrupted_training_resumes(clips, steps, monkeypatch):
 
 
 def test_a_training_stopped_while_the_refiner_trains_keeps_the_encoder(clips, steps, monkeypatch):
+    predicted, predict = [], RefinerTraining.predict
+
+    def counted(model, audio):
+        predicted.append(audio)
+        return predict(model, audio)
+
     def stopped(*_):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(RefinerTraining, "predict", counted)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(RefinerTraining, "train_refiner", stopped)
         train(clips, 3)
-    assert train(clips, 3).exists() and len(steps) == 3
+    stored = clips / "models" / "own" / "encoder_clips"
+    assert len(predicted) == len(list(stored.glob("*/made_*.npz"))) == 2  # the clips of `train`
+    next(stored.glob("*/made_1.npz")).write_bytes(b"damaged")
+    assert train(clips, 3).exists() and len(steps) == 3 and len(predicted) == 3
+    assert not stored.exists()
+    assert not np.array_equal(*predicted[:2])
+    np.testing.assert_array_equal(predicted[1].shape, predicted[2].shape)
 
 
 def test_a_second_run_begins_with_given_weights_and_a_refiner_can_be_trained_alone(clips, steps):
@@ -429,6 +442,8 @@ def test_the_refiner_learns_from_renders_too(clips, steps):
     Notes.save_notes(midi, np.array([(i / 4, i / 4 + 0.2, 50 + i, 80) for i in range(16)]))
     MIDI2Audio.synthesise_midi_to_audio(midi, piano / "scale.wav", *hp.piano_preset)
     network = AEModel.load_model(Autoencoder, first).network
-    (predictions, pitch, notes), = RefinerTraining.rendered_clips(network, [clips / "pair"], "cpu")
+    (predictions, pitch, notes), = RefinerTraining.rendered_clips(network, [clips / "pair"], "cpu", clips / "stored")
+    again, = RefinerTraining.rendered_clips(network, [clips / "pair"], "cpu", clips / "stored")
+    np.testing.assert_array_equal(again[2], notes)
     assert predictions.shape[0] == 4 and len(pitch) == hp.n_pitches and len(notes) == 16
     assert train(clips, 3, start=first, part="refiner", model="second", pairs=[clips / "pair"]).exists()
