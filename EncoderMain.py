@@ -183,14 +183,14 @@ def train(data=None, model="own", part="all", start=None, heads=RefinerTraining.
     clips : int, optional
         Clips of 16 s for the refiner.
     pairs : sequence of Path
-        Data folders whose piano renders the refiner learns from too: see `RefinerTraining.rendered_clips`.
+        Data folders whose piano renders the refiner learns from too: see `RefinerTraining.find_renders`.
     form : dict, optional
         Sizes of the encoder: see `HarmonicEncoder`.
 
     Raises
     ------
     FileNotFoundError
-        If ClipSources.py has not been run, or the initial weights do not exist.
+        If ClipSources.py has not been run, or the initial weights or the renders do not exist.
     ValueError
         If the weights are finished already, the initial ones do not fit, or a loss is not finite.
     KeyboardInterrupt
@@ -204,6 +204,7 @@ def train(data=None, model="own", part="all", start=None, heads=RefinerTraining.
         raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it again")
     torch.manual_seed(hp.seed)
     network, origin = initial_network(start, part, heads, form)
+    renders = RefinerTraining.find_renders(pairs)
     maker, _, training = load_clip_maker(data / "clips", hp.training_clip_frames, device, pool or hp.clip_pool)
     if part == "all":
         trainer = EncoderTrainer(network.encoder, device, learning_rate)
@@ -216,7 +217,7 @@ def train(data=None, model="own", part="all", start=None, heads=RefinerTraining.
     network.refiner.to(device)
     stored = weights.parent / "encoder_clips"
     predictions = stored / digest(dict(network.encoder.named_parameters()))  # of another encoder, they are others
-    predicted = RefinerTraining.rendered_clips(network, pairs, device, predictions)
+    predicted = RefinerTraining.rendered_clips(network, renders, device, predictions)
     predicted += RefinerTraining.made_clips(network, maker, training, clips or hp.refiner_clips, device, predictions)
     RefinerTraining.train_refiner(network, predicted, heads)
     save_tensors(weights, half_precision(snapshot(network, {"front_end": DatasetCreator.front_end(), **origin})))

@@ -74,24 +74,30 @@ def made_clips(network, maker, pieces, number, device, folder):
     return list(filter(None, clips))
 
 
-def rendered_clips(network, data_folders, device, folder):
-    """Return the same as `made_clips` of the piano renders of data folders, which `MIDI2Audio.py` has written.
+def find_renders(folders):
+    """Return (name, piano recording, MIDI file) of each piece that `MIDI2Audio.py` has rendered to these data folders.
 
     Raises FileNotFoundError if a folder has no piano renders or no notes.
     """
-    model, clips = NoteModel(network, torch.device(device)), []
+    found = []
+    for number, data in enumerate(map(Path, folders)):
+        scores = Util.find_pieces(data / "notes", (".mid",))
+        for name in ("piano", *Util.numbered_folders(data, "piano")):
+            recordings = Util.find_pieces(data / name, (".wav",))
+            found += [(f"{number}_{name}_{piece}", recordings[piece], scores[piece])
+                      for piece in sorted(recordings.keys() & scores.keys())]
+    return found
+
+
+def rendered_clips(network, renders, device, folder):
+    """Return the same as `made_clips` of the output of `find_renders`."""
+    model = NoteModel(network, torch.device(device))
 
     def make(recording, score):
         return example(model, Util.read_audio(recording), read_notes(score))
 
-    for number, data in enumerate(map(Path, data_folders)):
-        for name in ("piano", *Util.numbered_folders(data, "piano")):
-            recordings = Util.find_pieces(data / name, (".wav",))
-            scores = Util.find_pieces(data / "notes", (".mid",))
-            for piece in tqdm(sorted(recordings.keys() & scores.keys()), desc=str(data / name), unit="piece"):
-                path = folder / f"{number}_{name}_{piece}.npz"
-                clips.append(stored(path, lambda: make(recordings[piece], scores[piece]), recordings[piece]))
-    return list(filter(None, clips))
+    return list(filter(None, [stored(folder / f"{name}.npz", lambda: make(recording, score), recording)
+                              for name, recording, score in tqdm(renders, desc="renders", unit="piece", leave=False)]))
 
 
 def stored(path, make, source=None):

@@ -433,17 +433,17 @@ def test_weights_of_earlier_forms_still_load(refiner_form, tmp_path):
 
 
 def test_the_refiner_learns_from_renders_too(clips, steps):
-    first, piano = train(clips, 3), clips / "pair" / "piano"
-    piano.mkdir(parents=True)
+    first, pair = train(clips, 3), clips / "pair"
+    (pair / "piano").mkdir(parents=True)
+    (pair / "notes").mkdir()
+    Notes.save_notes(pair / "notes" / "scale.mid", np.array([(i / 4, i / 4 + 0.2, 50 + i, 80) for i in range(16)]))
     with pytest.raises(FileNotFoundError, match="piano"):
-        train(clips, 3, start=first, part="refiner", model="second", pairs=[clips / "pair"])
-    midi = clips / "pair" / "notes" / "scale.mid"
-    midi.parent.mkdir()
-    Notes.save_notes(midi, np.array([(i / 4, i / 4 + 0.2, 50 + i, 80) for i in range(16)]))
-    MIDI2Audio.synthesise_midi_to_audio(midi, piano / "scale.wav", *hp.piano_preset)
-    network = AEModel.load_model(Autoencoder, first).network
-    (predictions, pitch, notes), = RefinerTraining.rendered_clips(network, [clips / "pair"], "cpu", clips / "stored")
-    again, = RefinerTraining.rendered_clips(network, [clips / "pair"], "cpu", clips / "stored")
-    np.testing.assert_array_equal(again[2], notes)
+        train(clips, 3, model="second", pairs=[pair])
+    assert len(steps) == 3  # before the encoder trains
+    MIDI2Audio.synthesise_midi_to_audio(pair / "notes" / "scale.mid", pair / "piano" / "scale.wav", *hp.piano_preset)
+    network, renders = AEModel.load_model(Autoencoder, first).network, RefinerTraining.find_renders([pair])
+    (predictions, pitch, notes), = RefinerTraining.rendered_clips(network, renders, "cpu", clips / "stored")
     assert predictions.shape[0] == 4 and len(pitch) == hp.n_pitches and len(notes) == 16
-    assert train(clips, 3, start=first, part="refiner", model="second", pairs=[clips / "pair"]).exists()
+    again, = RefinerTraining.rendered_clips(network, renders, "cpu", clips / "stored")
+    np.testing.assert_array_equal(again[2], notes)
+    assert train(clips, 3, start=first, part="refiner", model="second", pairs=[pair]).exists()
