@@ -334,8 +334,8 @@ class NoteRefiner(nn.Module):
     Parameters
     ----------
     form : str
-        "context", or one of the forms of earlier weights: "early", without an onset head and with heads that see single
-        notes, or "sequence", in which the velocity head alone sees other notes, by convolutions only.
+        "context", or a form of earlier weights. "early" has no onset head, and its heads see single notes. In
+        "sequence", only the velocity head sees other notes, by convolutions alone.
     """
 
     def __init__(self, form="context"):

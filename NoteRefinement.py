@@ -74,11 +74,10 @@ def note_probability(head, predictions, frame, key):
     if not len(frame):
         return np.zeros(0, np.float32)
     order = np.lexsort((key, frame))
-    seen = onset_features(predictions, frame[order], key[order])
     if isinstance(head, SequenceHead):
-        logits = run_head(head, with_order(seen, predictions, frame[order], key[order]), key[order])
+        logits = run_head(head, onset_inputs(predictions, frame[order], key[order]), key[order])
     else:
-        logits = run_head(head, seen)
+        logits = run_head(head, onset_features(predictions, frame[order], key[order]))
     probability = np.empty(len(frame), np.float32)
     probability[order] = torch.from_numpy(logits).sigmoid().numpy()
     return probability
@@ -95,10 +94,12 @@ def onset_features(predictions, frame, key):
     return np.concatenate(seen)
 
 
-def with_order(seen, predictions, frame, key):
-    """Add `order_features` to the features of onset candidates in the order of their frames [shape=(n, features)]."""
+def onset_inputs(predictions, frame, key):
+    """Return the features of onset candidates in the order of their frames that the onset head of a refiner takes
+    [shape=(n, features)]."""
     begin = interpolate_peaks(predictions[0], frame, key) / frame_rate
-    return np.concatenate([seen, order_features(np.stack([begin, begin, key, key], 1))], 1)
+    order = order_features(np.stack([begin, begin, key, key], 1))
+    return np.concatenate([onset_features(predictions, frame, key), order], 1)
 
 
 def offset_candidates(predictions, frame, key, following):
@@ -181,23 +182,21 @@ def offset_scores(refiner, seen, known, key, candidates, begin):
         Keys and onsets of the notes.
     """
     scores = np.full(candidates.shape, -np.inf, np.float32)
-    if refiner.form == "context":
-        order = np.lexsort((key, begin))
-        found, _ = run_head(refiner.offset_head, seen[order], known[order], key[order],
-                            candidates[order].astype(np.float32))
-        scores[order] = np.where(known[order], found, -np.inf)
-        scores = expected_closeness(scores, known, candidates - begin[:, None])
-    else:
+    if refiner.form != "context":
         scores[known] = run_head(refiner.offset_head, seen[known])
-    return scores
+        return scores
+    order = np.lexsort((key, begin))
+    scores[order], _ = run_head(refiner.offset_head, seen[order], known[order], key[order],
+                                candidates[order].astype(np.float32))
+    return expected_closeness(scores, known, candidates - begin[:, None])
 
 
 def expected_closeness(scores, known, duration):
     """Return how close each offset candidate is to the true offset, on average over all candidates.
 
-    A candidate is the true offset with the probability that the head gives it, and longer notes with a little more, as
-    an early end is heard more than a late one. Close is what lies within the tolerance of the offset metric. The
-    distance of the logarithmic durations counts too, so that offsets that are wrong are not far off.
+    The head gives each candidate a probability. Longer notes get a slightly higher one, since an early offset is more
+    audible than a late one. A share of the distance of the logarithmic durations is subtracted from the `closeness`, so
+    that wrong offsets are less far off.
 
     Parameters
     ----------
@@ -217,10 +216,20 @@ def expected_closeness(scores, known, duration):
     weighted = np.where(known, scores + hp.offset_longer * logarithm, -np.inf)
     probability = np.exp(weighted - weighted.max(axis=1, keepdims=True))
     probability /= probability.sum(axis=1, keepdims=True)
-    tolerance = np.maximum(hp.offset_tolerance * duration, hp.refiner_min_tolerance)[:, None]
-    close = np.maximum(1 - np.abs(duration[:, :, None] - duration[:, None]) / tolerance, 0)
+    close = closeness(duration[:, :, None] - duration[:, None], duration[:, None])
     close = close - hp.offset_distance_weight * np.abs(logarithm[:, :, None] - logarithm[:, None])
     return np.where(known, (close * probability[:, None]).sum(axis=2), -np.inf)
+
+
+def closeness(distance, duration):
+    """Return 1 for an offset at the true one, falling to 0 at the tolerance of the offset metric.
+
+    Parameters
+    ----------
+    distance, duration : np.ndarray
+        Distance from the true offset, and true duration of the note, in frames.
+    """
+    return np.maximum(1 - np.abs(distance) / np.maximum(hp.offset_tolerance * duration, hp.refiner_min_tolerance), 0)
 
 
 def refine_velocities(notes, pitch, refiner):
@@ -241,9 +250,10 @@ def refine_velocities(notes, pitch, refiner):
     """
     if len(notes) < hp.refiner_min_notes:
         return notes
-    seen, key = velocity_inputs(notes, pitch, refiner.form), notes[:, 2].astype(np.int64) - hp.lowest_key
-    logarithm = np.log(notes[:, 3])
-    new = logarithm + hp.velocity_scale * run_head(refiner.velocity_head, seen, *[key] * (refiner.form != "early"))
+    inputs, logarithm = [velocity_inputs(notes, pitch, refiner.form)], np.log(notes[:, 3])
+    if refiner.form != "early":
+        inputs.append(notes[:, 2].astype(np.int64) - hp.lowest_key)
+    new = logarithm + hp.velocity_scale * run_head(refiner.velocity_head, *inputs)
     if refiner.form != "context":
         spread = hp.refiner_velocity_spread if refiner.form == "sequence" else 1
         new = logarithm.mean() + spread * (new - new.mean())

@@ -147,8 +147,7 @@ def onset_examples(predictions, notes):
     order = np.lexsort((key, frame))
     frame, key = frame[order], key[order]
     begin = interpolate_peaks(predictions[0], frame, key) / NoteRefinement.frame_rate
-    seen = NoteRefinement.onset_features(predictions, frame, key)
-    return (NoteRefinement.with_order(seen, predictions, frame, key).astype(np.float16), key,
+    return (NoteRefinement.onset_inputs(predictions, frame, key).astype(np.float16), key,
             match(notes, begin, key + hp.lowest_key) >= 0)
 
 
@@ -164,8 +163,7 @@ def offset_examples(refiner, predictions, notes):
     seen = NoteRefinement.offset_features(predictions, frame, key, following, candidates, known)
     found = match(notes, begin / rate, key + hp.lowest_key)
     true = notes[found] * np.float32([rate, rate, 1, 1])
-    tolerance = np.maximum(hp.offset_tolerance * (true[:, 1] - true[:, 0]), hp.refiner_min_tolerance)[:, None]
-    good = np.maximum(1 - np.abs(candidates - true[:, 1:2]) / tolerance, 0) ** 2
+    good = NoteRefinement.closeness(candidates - true[:, 1:2], true[:, 1:2] - true[:, :1]) ** 2
     good = np.where(known & (found >= 0)[:, None], good, 0)
     return seen.astype(np.float16), known, key, candidates.astype(np.float32), good.astype(np.float32)
 
