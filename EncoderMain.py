@@ -216,7 +216,9 @@ def train(data=None, model="own", part="all", start=None, heads=RefinerTraining.
         network.encoder.load_state_dict(trainer.mean.module.state_dict())
     network.refiner.to(device)
     stored = weights.parent / "encoder_clips"
-    predictions = stored / digest(dict(network.encoder.named_parameters()))  # of another encoder, they are others
+    if overwrite:
+        shutil.rmtree(stored, ignore_errors=True)
+    predictions = stored / digest(dict(network.encoder.named_parameters()))  # another encoder predicts other values
     predicted = RefinerTraining.rendered_clips(network, renders, device, predictions)
     predicted += RefinerTraining.made_clips(network, maker, training, clips or hp.refiner_clips, device, predictions)
     RefinerTraining.train_refiner(network, predicted, heads)
