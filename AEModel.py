@@ -13,7 +13,7 @@ import NoteRefinement
 import Notes
 import Util
 from Autoencoder import Autoencoder
-from NoteAutoencoder import NoteAutoencoder
+from NoteAutoencoder import HarmonicEncoder, NoteAutoencoder
 from SampledVoice import SampledVoice
 
 
@@ -262,12 +262,40 @@ class NoteModel(AEModel):
         Returns
         -------
         np.ndarray [shape=(outputs, t, n_keys), in [0, 1]]
-            Onset, sounding, velocity and, from a `HarmonicEncoder`, offset.
+            Onset, sounding, velocity and, from a `HarmonicEncoder`, offset; then the `details` of its refiner, if any.
         """
         self.network.eval()
         with autocast(self.device, self.bfloat16):
             logits = self.network(*(torch.from_numpy(image)[None].to(self.device) for image in (pitch, mel)))
         return self.check_output(logits[0].float().sigmoid().cpu().numpy())
+
+    def predict_views(self, pitch, mel):
+        """Predict what the notes are decoded from, from one or two runs of the encoder.
+
+        A refiner with `details` also hears the recording without late reverberation. Other networks hear it as it is.
+        If they hear it from the second frame too, the mean of both runs is more accurate than either.
+
+        Parameters
+        ----------
+        pitch : list of np.ndarray [shape=(n_pitches, steps), in [0, 1]]
+            Pitch spectrogram with steps from the first frame, and, if at hand, one with steps from the second frame.
+        mel : np.ndarray [shape=(n_mels, t), in [0, 1]]
+            Mel spectrogram.
+
+        Returns
+        -------
+        np.ndarray [shape=(outputs, t, n_keys), in [0, 1]]
+            As `predict_frames` returns them. With `details`, the four outputs without late reverberation come last.
+        """
+        late, once = len(pitch) - 1, self.predict_frames(pitch[0], mel)
+        if getattr(self.network.refiner, "details", None):
+            dry = (DatasetCreator.reduce_reverberation(image, hop / hp.sample_rate) for image, hop in (
+                (pitch[late], hp.pitch_hop_length), (mel[:, late:], hp.hop_length)))
+            again = self.predict_frames(*dry)[:HarmonicEncoder.outputs]
+            return np.concatenate([once, np.pad(again, ((0, 0), (late, 0), (0, 0)), "edge")])
+        if late:
+            once[:, 1:] = (once[:, 1:] + self.predict_frames(pitch[1], mel[:, 1:])) / 2
+        return once
 
     @torch.inference_mode()
     def mel_decibels(self, notes, first, frames):
@@ -285,17 +313,17 @@ class NoteModel(AEModel):
 
         The parameters are those of `predict_frames`.
         """
-        notes = self.decode_notes(self.predict_frames(pitch, mel))
+        notes = self.decode_notes(self.predict_views([pitch], mel))
         return self.note_spectrogram(self.refine_velocities(notes, pitch), mel.shape[1])
 
     def decode_notes(self, predictions):
-        """Decode the output of `predict_frames` to notes [shape=(n, 4)].
+        """Decode the output of `predict_views` to notes [shape=(n, 4)].
 
         A network with a refiner uses `NoteRefinement.decode_notes`, and other networks use `Notes.decode_notes`.
         """
         if self.network.refiner:
             return NoteRefinement.decode_notes(predictions, self.network.refiner)
-        return Notes.decode_notes(predictions, self if self.network.classifier else None)
+        return Notes.decode_notes(predictions.astype(np.float32), self if self.network.classifier else None)
 
     def refine_velocities(self, notes, pitch):
         """Return notes [shape=(n, 4)] with velocities corrected by the level of their partials.
@@ -314,7 +342,7 @@ class NoteModel(AEModel):
         of each candidate.
         """
         head = self.network.classifier.onset_head
-        return self.check_output(NoteRefinement.note_probability(head, predictions, frame, key))
+        return self.check_output(NoteRefinement.note_probability(head, NoteRefinement.views(predictions), frame, key))
 
     @torch.inference_mode()
     def offset_shift(self, predictions, frame, key, end, next_onset):

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from scipy.signal import lfilter
 from tqdm import tqdm
 
 import Decoding
@@ -122,6 +123,31 @@ def log_mel(power, reference):
 def mel_from_log(spectrogram):
     """Return mel power relative to its reference, the inverse of `log_mel`. The value 0 gives no power."""
     return np.where(spectrogram > 0, 10 ** (Util.to_db(spectrogram) / 10), 0).astype(np.float32)
+
+
+def reduce_reverberation(image, step):
+    """Subtract the late reverberation from a spectrogram (Lebart, Boucher and Denbigh 2001, "A new method based on
+    spectral subtraction for speech dereverberation").
+
+    Its power in each band is estimated from the power before: the mean of what is older than
+    `hp.reverberation_delay_s`, with a weight that decays in `hp.reverberation_decay_s`.
+
+    Parameters
+    ----------
+    image : np.ndarray [shape=(bands, t), in [0, 1]]
+        As `log_mel` returns it.
+    step : float
+        Seconds from frame to frame.
+
+    Returns
+    -------
+    np.ndarray [shape=(bands, t), in [0, 1], float32]
+    """
+    power, decay = mel_from_log(image), np.exp(-step / hp.reverberation_decay_s)
+    late = lfilter([1 - decay], [1, -decay], power, axis=1)
+    late = np.pad(late, ((0, 0), (max(round(hp.reverberation_delay_s / step), 1), 0)))[:, :power.shape[1]]
+    return log_mel(np.maximum(power - hp.reverberation_share * late, hp.reverberation_floor * power), 1).astype(
+        np.float32)
 
 
 def spectrogram(audio):

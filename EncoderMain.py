@@ -147,12 +147,13 @@ def initial_network(start, part, heads, form):
             raise ValueError("--part refiner and --heads keep the rest of given weights; add --start and their path")
         return NoteAutoencoder(harmonic=True, **(form or {})), {}
     given = load_model(Autoencoder, start)
-    network, refiner = given.network, NoteRefiner()
+    network = given.network
     if not getattr(network, "refiner", None):
         raise ValueError(f"{start} has no HarmonicEncoder; give ae.torch or what EncoderMain.py has written to --start")
+    refiner = NoteRefiner(channels=network.encoder.head.in_channels)
     if kept and network.refiner.form != refiner.form:
         raise ValueError(f"{start} is of an earlier form, none of whose heads can be kept; leave --heads out")
-    for name in kept:
+    for name in kept + ["details"] * bool(kept):
         getattr(refiner, name).load_state_dict(getattr(network.refiner, name).state_dict())
     network.refiner = refiner
     return network, {"pair": given.pair} if given.pair else {}
@@ -218,10 +219,13 @@ def train(data=None, model="own", part="all", start=None, heads=RefinerTraining.
     stored = weights.parent / "encoder_clips"
     if overwrite:
         shutil.rmtree(stored, ignore_errors=True)
-    predictions = stored / digest(dict(network.encoder.named_parameters()))  # another encoder predicts other values
+    encoder = dict(network.encoder.named_parameters())  # another one predicts other values
+    if set(heads) == set(RefinerTraining.heads):
+        RefinerTraining.find_details(network, maker, training, device, stored / digest(encoder))
+    predictions = stored / digest(encoder | dict(network.refiner.details.named_parameters()))
     predicted = RefinerTraining.rendered_clips(network, renders, device, predictions)
     predicted += RefinerTraining.made_clips(network, maker, training, clips or hp.refiner_clips, device, predictions)
-    RefinerTraining.train_refiner(network, predicted, heads)
+    RefinerTraining.train_refiner(network, RefinerTraining.StoredClips(predicted), heads)
     save_tensors(weights, half_precision(snapshot(network, {"front_end": DatasetCreator.front_end(), **origin})))
     checkpoint.unlink(missing_ok=True)
     shutil.rmtree(stored, ignore_errors=True)

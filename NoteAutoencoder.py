@@ -308,7 +308,11 @@ class HarmonicEncoder(nn.Module):
 
     def forward(self, pitch, mel):
         """Return logits of onset, sounding, velocity and offset [shape=(batch, 4, t, n_keys)]: see `NoteEncoder`."""
-        frames, (batch, _, steps) = mel.shape[2], pitch.shape
+        return frame_values(self.head, self.last_layer(pitch, mel))[:, :, :mel.shape[2]]
+
+    def last_layer(self, pitch, mel):
+        """Return the values of the last layer before the outputs [shape=(batch, channels, steps, n_keys)]."""
+        batch, _, steps = pitch.shape
         x = self.time(nn.functional.relu(self.stem(stack_harmonics(pitch, mel, self.bands, self.mels)) + self.key))
         half = len(self.stages) // 2
         for stage in self.stages[:half]:
@@ -321,8 +325,12 @@ class HarmonicEncoder(nn.Module):
         x = x + self.merge(torch.cat([x, nn.functional.relu(known)], 1))
         for stage in self.stages[half:]:
             x = stage(x)
-        y = self.head(x)
-        return y.view(batch, self.outputs, 2, steps, hp.n_keys).transpose(2, 3).flatten(2, 3)[:, :, :frames]
+        return x
+
+
+def frame_values(layer, x):
+    """Return the outputs of a convolution that has two frames for each step [shape=(batch, outputs, t, n_keys)]."""
+    return layer(x).unflatten(1, (-1, 2)).transpose(2, 3).flatten(2, 3)
 
 
 class NoteRefiner(nn.Module):
@@ -334,15 +342,28 @@ class NoteRefiner(nn.Module):
     Parameters
     ----------
     form : str
-        "context", or a form of earlier weights. "early" has no onset head, and its heads see single notes. In
-        "sequence", only the velocity head sees other notes, by convolutions alone.
+        "views", or a form of earlier weights. "context" has no `details`, and its encoder hears the recording twice as
+        it is. "early" has no onset head, and its heads see single notes. In "sequence", only the velocity head sees
+        other notes, by convolutions alone.
+    channels : int
+        Channels of the encoder's last layer.
+
+    Attributes
+    ----------
+    details : nn.Conv2d
+        Principal components of the encoder's last layer: see `RefinerTraining.find_details`.
     """
 
-    def __init__(self, form="context"):
+    def __init__(self, form="views", channels=hp.harmonic_encoder_form["channels"]):
         super().__init__()
         self.form, onset, offset = form, NoteClassifier.onset_inputs, hp.refiner_offset_features
-        velocity = hp.refiner_velocity_features
-        if form == "context":
+        velocity, self.details = hp.refiner_velocity_features, None
+        if form == "views":
+            details = min(hp.refiner_details, channels // 2 * 2)
+            self.details = nn.Conv2d(channels, details, 1).requires_grad_(False)
+            onset = 3 * onset + details * (len(hp.detail_onset_spans) + len(hp.detail_other_keys))
+            offset = offset + details * (len(hp.detail_offset_spans) + len(hp.detail_begin_spans))
+        if form in ("views", "context"):
             self.onset_head = SequenceHead(onset + hp.refiner_order_features)
             self.offset_head = OffsetHead(offset)
             self.velocity_head = SequenceHead(velocity + hp.refiner_order_features + hp.refiner_partial_features
@@ -374,12 +395,12 @@ class NoteAutoencoder(nn.Module):
     name = "an autoencoder"
     in_channels = 2
 
-    def __init__(self, with_classifier=True, decoder=None, harmonic=False, refiner_form="context", **form):
+    def __init__(self, with_classifier=True, decoder=None, harmonic=False, refiner_form="views", **form):
         super().__init__()
         self.encoder = (HarmonicEncoder if harmonic else NoteEncoder)(**form)
         self.decoder = decoder or NoteDecoder()
         self.classifier = NoteClassifier() if with_classifier and not harmonic else None
-        self.refiner = NoteRefiner(refiner_form) if harmonic else None
+        self.refiner = NoteRefiner(refiner_form, self.encoder.head.in_channels) if harmonic else None
 
     @classmethod
     def from_state(cls, state, decoder=None):
@@ -396,13 +417,19 @@ class NoteAutoencoder(nn.Module):
         harmonic = "encoder.merge.0.weight" in state
         form |= {"stages": hp.harmonic_encoder_form["stages"][:count("stages")]} if harmonic else {
             "blocks": count("blocks")}
-        refiner_form = ("context" if "refiner.velocity_head.same_key.weight" in state
+        refiner_form = ("views" if "refiner.details.weight" in state
+                        else "context" if "refiner.velocity_head.same_key.weight" in state
                         else "sequence" if "refiner.onset_head.scale.weight" in state else "early")
         return cls("classifier.onset_head.scale.weight" in state, decoder, harmonic, refiner_form, **form)
 
     def forward(self, pitch, mel):
-        """Return the encoder's logits of two spectrograms: see `NoteEncoder.forward`."""
-        return self.encoder(pitch, mel)
+        """Return the encoder's logits of two spectrograms: see `NoteEncoder.forward`. Behind them lie the details that
+        a refiner takes [shape=(batch, refiner_details / 2, t, n_keys)], half of them in each frame of a step."""
+        if not self.refiner or not self.refiner.details:
+            return self.encoder(pitch, mel)
+        x = self.encoder.last_layer(pitch, mel)
+        return torch.cat([frame_values(layer, x) for layer in (self.encoder.head, self.refiner.details)],
+                         1)[:, :, :mel.shape[2]]
 
 
 def partial_bands(partials):

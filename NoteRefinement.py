@@ -2,12 +2,14 @@
 
 `NoteAutoencoder.NoteRefiner` is the network; here are its inputs and what becomes of its outputs.
 """
+from collections import namedtuple
+
 import numpy as np
 import torch
 
 import Hyperparameters as hp
 import Util
-from NoteAutoencoder import NoteClassifier
+from NoteAutoencoder import HarmonicEncoder, NoteClassifier
 from NoteHeads import SequenceHead
 from Notes import find_peaks, interpolate_peaks, next_onsets, onset_candidates
 
@@ -15,13 +17,27 @@ frame_rate = hp.sample_rate / hp.hop_length
 harmonics = np.array(hp.refiner_harmonics)
 
 
+# onset, sounding, velocity and offset [shape=(4, t, n_keys)] of the recording as it is, without late reverberation, and
+# the mean of both; details of the encoder's last layer [shape=(refiner_details / 2, t, n_keys)]
+Views = namedtuple("Views", "mean plain dry details")
+
+
+def views(predictions):
+    """Return what `NoteModel.predict_views` has put together, as `Views`. Without details there is one view."""
+    plain = predictions[:HarmonicEncoder.outputs].astype(np.float32)
+    if len(predictions) == len(plain):
+        return Views(plain, plain, plain, plain[:0])
+    dry = predictions[-len(plain):].astype(np.float32)
+    return Views((plain + dry) / 2, plain, dry, predictions[len(plain):-len(plain)])
+
+
 def decode_notes(predictions, refiner):
     """Decode notes from frame-wise predictions of onset, sounding, velocity and offset.
 
     Parameters
     ----------
-    predictions : np.ndarray [shape=(4, t, n_keys), in [0, 1]]
-        As `NoteModel.predict_frames` returns them.
+    predictions : np.ndarray [shape=(4 or more, t, n_keys), in [0, 1]]
+        As `NoteModel.predict_views` returns them.
     refiner : NoteRefiner
 
     Returns
@@ -29,31 +45,32 @@ def decode_notes(predictions, refiner):
     np.ndarray [shape=(n, 4), float32]
         Onset and end in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
     """
-    frame, key, begin, following = find_onsets(predictions, refiner)
+    heard = views(predictions)
+    frame, key, begin, following = find_onsets(heard, refiner)
     if not len(frame):
         return np.zeros((0, 4), np.float32)
-    candidates, known = offset_candidates(predictions, frame, key, following)
-    seen = offset_features(predictions, frame, key, following, candidates, known)
+    candidates, known = offset_candidates(heard.plain, frame, key, following)
+    seen = offset_inputs(heard, frame, key, following, candidates, known)
     scores = offset_scores(refiner, seen, known, key, candidates, begin)
     end = candidates[np.arange(len(frame)), scores.argmax(axis=1)]
     end = np.minimum(np.maximum(end, begin + hp.min_note_frames), following)
-    velocity = np.maximum(127 * predictions[2][frame, key], 1)
+    velocity = np.maximum(127 * heard.mean[2][frame, key], 1)
     begin = np.maximum(begin - hp.refiner_onset_bias, 0)
     notes = np.stack([begin / frame_rate, end / frame_rate, key + hp.lowest_key, velocity], 1)
     return notes[np.lexsort(notes.T[::-1])].astype(np.float32)
 
 
-def find_onsets(predictions, refiner):
-    """Return frame, key, interpolated frame of the onset, and that of the next onset of the same key, of each note
-    [shape=(n,) each], key by key."""
+def find_onsets(heard, refiner):
+    """Find the onsets in `Views`: return frame, key, interpolated frame of the onset, and that of the next onset of the
+    same key, of each note [shape=(n,) each], key by key."""
     if refiner.onset_head:
-        frame, key = refined_candidates(predictions)
-        played = note_probability(refiner.onset_head, predictions, frame, key) > hp.refiner_threshold
+        frame, key = refined_candidates(heard.mean)
+        played = note_probability(refiner.onset_head, heard, frame, key) > hp.refiner_threshold
         frame, key = frame[played], key[played]
     else:
-        frame, key = onset_candidates(predictions, hp.peak_threshold, hp.peak_frame_threshold)
-    begin = interpolate_peaks(predictions[0], frame, key)
-    return frame, key, begin, next_onsets(key, begin, np.float32(predictions.shape[1]))
+        frame, key = onset_candidates(heard.mean, hp.peak_threshold, hp.peak_frame_threshold)
+    begin = interpolate_peaks(heard.mean[0], frame, key)
+    return frame, key, begin, next_onsets(key, begin, np.float32(heard.mean.shape[1]))
 
 
 def refined_candidates(predictions):
@@ -61,23 +78,23 @@ def refined_candidates(predictions):
     return onset_candidates(predictions, hp.refiner_candidate_threshold, hp.refiner_candidate_frame_threshold)
 
 
-def note_probability(head, predictions, frame, key):
+def note_probability(head, heard, frame, key):
     """Return for each onset candidate the probability that it was played [shape=(n,)].
 
     Parameters
     ----------
     head : MLPHead or SequenceHead
         Onset head of a `NoteClassifier` or of a `NoteRefiner`.
-    predictions : np.ndarray [shape=(3 or more, t, n_keys), in [0, 1]]
+    heard : Views
     frame, key : np.ndarray [shape=(n,)]
     """
     if not len(frame):
         return np.zeros(0, np.float32)
     order = np.lexsort((key, frame))
     if isinstance(head, SequenceHead):
-        logits = run_head(head, onset_inputs(predictions, frame[order], key[order]), key[order])
+        logits = run_head(head, onset_inputs(heard, frame[order], key[order]), key[order])
     else:
-        logits = run_head(head, onset_features(predictions, frame[order], key[order]))
+        logits = run_head(head, onset_features(heard.mean, frame[order], key[order]))
     probability = np.empty(len(frame), np.float32)
     probability[order] = torch.from_numpy(logits).sigmoid().numpy()
     return probability
@@ -94,12 +111,50 @@ def onset_features(predictions, frame, key):
     return np.concatenate(seen)
 
 
-def onset_inputs(predictions, frame, key):
+def onset_inputs(heard, frame, key):
     """Return the features of onset candidates in the order of their frames that the onset head of a refiner takes
-    [shape=(n, features)]."""
-    begin = interpolate_peaks(predictions[0], frame, key) / frame_rate
-    order = order_features(np.stack([begin, begin, key, key], 1))
-    return np.concatenate([onset_features(predictions, frame, key), order], 1)
+    [shape=(n, features)]. `heard` are `Views`."""
+    begin = interpolate_peaks(heard.mean[0], frame, key) / frame_rate
+    parts = [onset_features(heard.mean, frame, key), order_features(np.stack([begin, begin, key, key], 1))]
+    if len(heard.details):
+        parts += [onset_features(view, frame, key) for view in (heard.plain, heard.dry)]
+        parts += [detail_features(heard.details, frame // 2, key, span) for span in hp.detail_onset_spans]
+        parts += [detail_features(heard.details, frame // 2, key + distance, hp.detail_other_span)
+                  for distance in hp.detail_other_keys]
+    return np.concatenate(parts, 1)
+
+
+def offset_inputs(heard, frame, key, following, candidates, known):
+    """Return the features of offset candidates that the offset head of a refiner takes [shape=(n, candidates,
+    features), float32]. `heard` are `Views`; the other parameters are those of `offset_features`."""
+    parts = [offset_features(heard.plain, frame, key, following, candidates, known)]
+    if len(heard.details):
+        step, own = np.rint(candidates / 2).astype(int).ravel(), np.repeat(key, candidates.shape[1])
+        parts += [detail_features(heard.details, step, own, span).reshape(*candidates.shape, -1)
+                  for span in hp.detail_offset_spans]
+        begin = [detail_features(heard.details, frame // 2, key, span) for span in hp.detail_begin_spans]
+        parts.append(np.repeat(np.concatenate(begin, 1)[:, None], candidates.shape[1], axis=1))
+    return np.concatenate(parts, axis=-1)
+
+
+def detail_features(details, step, key, span):
+    """Return the mean of the details over some steps [shape=(n, refiner_details), float32], 0 for keys beyond the
+    piano.
+
+    Parameters
+    ----------
+    details : np.ndarray [shape=(refiner_details / 2, t, n_keys)]
+        Half of the details in the first, half in the second frame of each step.
+    step, key : np.ndarray [shape=(n,)]
+    span : (int, int)
+        First step and the one after the last, counted from `step`.
+    """
+    at = (step[:, None] + np.arange(*span)).clip(0, max(details.shape[1] // 2 - 1, 0))
+    inside = (0 <= key) & (key < details.shape[2])
+    own = np.where(inside, key, 0)[:, None]
+    means = [details[:, np.minimum(2 * at + late, details.shape[1] - 1), own].mean(axis=2, dtype=np.float32)
+             for late in (0, 1)]
+    return np.where(inside, np.concatenate(means), 0).T
 
 
 def offset_candidates(predictions, frame, key, following):
@@ -182,7 +237,7 @@ def offset_scores(refiner, seen, known, key, candidates, begin):
         Keys and onsets of the notes.
     """
     scores = np.full(candidates.shape, -np.inf, np.float32)
-    if refiner.form != "context":
+    if refiner.form in ("early", "sequence"):
         scores[known] = run_head(refiner.offset_head, seen[known])
         return scores
     order = np.lexsort((key, begin))
@@ -254,7 +309,7 @@ def refine_velocities(notes, pitch, refiner):
     if refiner.form != "early":
         inputs.append(notes[:, 2].astype(np.int64) - hp.lowest_key)
     new = logarithm + hp.velocity_scale * run_head(refiner.velocity_head, *inputs)
-    if refiner.form != "context":
+    if refiner.form in ("early", "sequence"):
         spread = hp.refiner_velocity_spread if refiner.form == "sequence" else 1
         new = logarithm.mean() + spread * (new - new.mean())
     refined = notes.copy()
@@ -262,13 +317,13 @@ def refine_velocities(notes, pitch, refiner):
     return refined
 
 
-def velocity_inputs(notes, pitch, form="context"):
+def velocity_inputs(notes, pitch, form="views"):
     """Return the features of notes that the velocity head of a refiner of this form takes [shape=(n, features),
     float32]."""
     parts = [velocity_features(notes, pitch)]
     if form != "early":
         parts += [order_features(notes), partial_features(notes, pitch)]
-    if form == "context":
+    if form in ("views", "context"):
         parts.append(phase_features(notes))
     return np.concatenate(parts, axis=1)
 

@@ -1,5 +1,6 @@
 """Train the `NoteRefiner` on notes that the encoder finds in new clips and in renders."""
 import contextlib
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ from torch import nn
 from tqdm import tqdm
 
 import Chunks
+import DatasetCreator
 import Hyperparameters as hp
 import NoteRefinement
 import Transcription
 import Util
-from AEModel import NoteModel
+from AEModel import NoteModel, autocast
+from NoteAutoencoder import frame_values
 from Notes import interpolate_peaks, read_notes
 from RandomPerformances import Performances
 
@@ -21,8 +24,8 @@ heads = "onset", "offset", "velocity"
 
 
 def train_refiner(network, clips, trained=heads):
-    """Train these heads of `network.refiner` on the output of `made_clips` or `rendered_clips`. Each learns from the
-    notes that those before it give."""
+    """Train these heads of `network.refiner` on clips as `StoredClips` yields them. Each learns from the notes that
+    those before it give."""
     refiner = network.refiner
     examples = [onset_examples(predictions, notes) for predictions, _, notes in clips]
     if not sum(played.sum() for *_, played in examples):
@@ -38,8 +41,27 @@ def train_refiner(network, clips, trained=heads):
         fit_head(refiner.velocity_head, [example for example in examples if example], velocity_loss, "velocity")
 
 
+class StoredClips:
+    """What the encoder predicts of clips, their pitch spectrograms and their notes, each read when its turn comes.
+
+    Iteration yields (np.ndarray [shape=(outputs, t, n_keys)], np.ndarray [shape=(n_pitches, steps)], np.ndarray
+    [shape=(n, 4)]) of each clip, see `example`.
+
+    Parameters
+    ----------
+    paths : list of Path
+        Files that `stored` has written. Those of silent clips are left out.
+    """
+
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __iter__(self):
+        return filter(None, map(read_arrays, self.paths))
+
+
 def made_clips(network, maker, pieces, number, device, folder):
-    """Return what the encoder predicts of clips, their pitch spectrograms and their notes.
+    """Store what the encoder predicts of clips, their pitch spectrograms and their notes, for `StoredClips`.
 
     Parameters
     ----------
@@ -55,23 +77,76 @@ def made_clips(network, maker, pieces, number, device, folder):
 
     Returns
     -------
-    list of (np.ndarray [shape=(4, t, n_keys)], np.ndarray [shape=(n_pitches, steps)], np.ndarray [shape=(n, 4)])
-        Silent clips are left out.
+    list of Path
+        One file for each clip.
     """
-    model, whole, clips = NoteModel(network, torch.device(device)), maker.with_frames(hp.refiner_clip_frames), []
+    model = NoteModel(network, torch.device(device))
+    paths = [folder / f"made_{i}.npz" for i in range(number)]
+    for draw, path in zip(drawn_clips(maker, pieces, number, device), paths):
+        stored(path, lambda: example(model, *draw()))
+    return paths
+
+
+def drawn_clips(maker, pieces, number, device):
+    """Yield functions that return the audio and the notes of clips; the parameters are those of `made_clips`."""
+    whole = maker.with_frames(hp.refiner_clip_frames)
     stream = Performances(pieces, 1, whole.seconds, hp.clip_lead_s)
 
-    def make(seed):
+    def draw(seed):
         batch = stream.draw(np.random.default_rng((hp.seed, seed)))
         audio = whole.audio(batch["notes"].to(device), batch["pedal"].to(device), 1)[0].cpu().numpy()
         notes = batch["notes"][:, 1:].numpy()
-        return example(model, audio, notes[(notes[:, 0] >= 0) & (notes[:, 0] < whole.seconds)])
+        return audio, notes[(notes[:, 0] >= 0) & (notes[:, 0] < whole.seconds)]
 
     for i in tqdm(range(number), desc="clips", unit="clip", leave=False):
         if i % hp.refiner_clips_per_piano == hp.refiner_clips_per_piano - 1:
             whole.instruments.renew()
-        clips.append(stored(folder / f"made_{i}.npz", lambda: make(i)))
-    return list(filter(None, clips))
+        yield functools.partial(draw, i)
+
+
+def find_details(network, maker, pieces, device, folder):
+    """Set the `details` of the refiner: principal components of the last layer of the encoder, with mean 0 and variance
+    1, where a key is heard. The parameters are those of `made_clips`."""
+    model = NoteModel(network, torch.device(device))
+
+    def compute():
+        sums = 0
+        for draw in drawn_clips(maker, pieces, hp.detail_clips, device):
+            sums = sums + moments(last_layer(model, draw()[0]))
+        return principal_components(sums, network.refiner.details.out_channels)
+
+    with torch.no_grad():
+        for parameter, value in zip(network.refiner.details.parameters(), stored(folder / "details.npz", compute)):
+            parameter.copy_(torch.from_numpy(value).view_as(parameter))
+
+
+@torch.inference_mode()
+def last_layer(model, audio):
+    """Return the values of the encoder's last layer where a key is heard in a clip [shape=(n, channels)]."""
+    encoder, exponent, frames = model.network.encoder.eval(), Util.level_exponent(audio), Chunks.n_frames(audio)
+    pitch, mel = Chunks.pitch_power(audio, 0, frames, exponent), DatasetCreator.mel_power(
+        Chunks.spectrum(audio, 0, frames, exponent))
+    with autocast(model.device):
+        x = encoder.last_layer(*(torch.from_numpy(DatasetCreator.log_mel(power, power.max()))[None].to(model.device)
+                                 for power in (pitch, mel)))
+    heard = frame_values(encoder.head, x.float()).sigmoid()[:, (0, 1, 3)].amax(1) > hp.detail_components_threshold
+    return x.float().movedim(1, -1)[heard[:, ::2] | heard[:, 1::2]].cpu().double().numpy()
+
+
+def moments(values):
+    """Return number, sums and sums of products of the columns of values [shape=(n, channels)] in one array."""
+    values = np.concatenate([np.ones((len(values), 1)), values], 1)
+    return values.T @ values
+
+
+def principal_components(sums, number):
+    """Return weights [shape=(number, channels)] and biases of the first principal components of what `moments` has
+    summed: of the standardised columns, with mean 0 and variance 1."""
+    mean, products = sums[0, 1:] / sums[0, 0], sums[1:, 1:] / sums[0, 0]
+    scale = np.sqrt(np.diag(products) - mean ** 2) + 1e-6
+    variance, vectors = np.linalg.eigh((products - np.outer(mean, mean)) / np.outer(scale, scale))
+    weight = (vectors / np.sqrt(variance.clip(1e-6))).T[:-number - 1:-1] / scale
+    return weight.astype(np.float32), (-weight @ mean).astype(np.float32)
 
 
 def find_renders(folders):
@@ -93,22 +168,25 @@ def rendered_clips(network, renders, device, folder):
     """Return the same as `made_clips` of the output of `find_renders`."""
     model = NoteModel(network, torch.device(device))
 
-    def make(recording, score):
-        return example(model, Util.read_audio(recording), read_notes(score))
-
-    return list(filter(None, [stored(folder / f"{name}.npz", lambda: make(recording, score), recording)
-                              for name, recording, score in tqdm(renders, desc="renders", unit="piece", leave=False)]))
+    for name, recording, score in tqdm(renders, desc="renders", unit="piece", leave=False):
+        stored(folder / f"{name}.npz", lambda: example(model, Util.read_audio(recording), read_notes(score)), recording)
+    return [folder / f"{name}.npz" for name, *_ in renders]
 
 
 def stored(path, make, source=None):
     """Return the arrays that a file holds. If it is missing, damaged or older than `source`, make and write them."""
     if path.exists() and (source is None or Util.is_up_to_date(path, source)):
         with contextlib.suppress(Exception):  # NumPy raises many kinds of errors for damaged files
-            with np.load(path) as file:
-                return tuple(file[name] for name in file.files)
+            return read_arrays(path)
     arrays = make()
     Util.save_bytes(path, lambda file: np.savez(file, *arrays))
     return arrays
+
+
+def read_arrays(path):
+    """Return the arrays of a file that `stored` has written."""
+    with np.load(path) as file:
+        return tuple(file[name] for name in file.files)
 
 
 def example(model, audio, notes):
@@ -140,14 +218,14 @@ def match(notes, onset, key):
 def onset_examples(predictions, notes):
     """Return features [shape=(n, features), float16] and keys of onset candidates, and which were played [shape=(n,),
     bool]."""
-    predictions = predictions.astype(np.float32)
-    frame, key = NoteRefinement.refined_candidates(predictions)
+    heard = NoteRefinement.views(predictions)
+    frame, key = NoteRefinement.refined_candidates(heard.mean)
     if not len(frame):
         return np.zeros((0, 0), np.float16), key, np.zeros(0, bool)
     order = np.lexsort((key, frame))
     frame, key = frame[order], key[order]
-    begin = interpolate_peaks(predictions[0], frame, key) / NoteRefinement.frame_rate
-    return (NoteRefinement.onset_inputs(predictions, frame, key).astype(np.float16), key,
+    begin = interpolate_peaks(heard.mean[0], frame, key) / NoteRefinement.frame_rate
+    return (NoteRefinement.onset_inputs(heard, frame, key).astype(np.float16), key,
             match(notes, begin, key + hp.lowest_key) >= 0)
 
 
@@ -155,12 +233,12 @@ def offset_examples(refiner, predictions, notes):
     """Return features of the offset candidates of the found notes [shape=(n, candidates, features), float16], which are
     filled, keys, candidates, and how good each candidate is: 1 at the true offset, falling to 0 at the tolerance of the
     offset metric. Notes that were not played have no good candidate."""
-    rate, predictions = NoteRefinement.frame_rate, predictions.astype(np.float32)
-    frame, key, begin, following = NoteRefinement.find_onsets(predictions, refiner)
+    rate, heard = NoteRefinement.frame_rate, NoteRefinement.views(predictions)
+    frame, key, begin, following = NoteRefinement.find_onsets(heard, refiner)
     order = np.lexsort((key, begin))
     frame, key, begin, following = (part[order] for part in (frame, key, begin, following))
-    candidates, known = NoteRefinement.offset_candidates(predictions, frame, key, following)
-    seen = NoteRefinement.offset_features(predictions, frame, key, following, candidates, known)
+    candidates, known = NoteRefinement.offset_candidates(heard.plain, frame, key, following)
+    seen = NoteRefinement.offset_inputs(heard, frame, key, following, candidates, known)
     found = match(notes, begin / rate, key + hp.lowest_key)
     true = notes[found] * np.float32([rate, rate, 1, 1])
     good = NoteRefinement.closeness(candidates - true[:, 1:2], true[:, 1:2] - true[:, :1]) ** 2
@@ -171,7 +249,7 @@ def offset_examples(refiner, predictions, notes):
 def velocity_examples(refiner, predictions, pitch, notes):
     """Return features [shape=(n, features)] and keys of found notes, the logarithms of their velocities, and the true
     velocities, NaN of notes that were not played [shape=(n,) each]; None of too few notes."""
-    found = NoteRefinement.decode_notes(predictions.astype(np.float32), refiner)
+    found = NoteRefinement.decode_notes(predictions, refiner)
     true = match(notes, found[:, 0], found[:, 2])
     if (true >= 0).sum() < hp.refiner_min_notes:
         return None

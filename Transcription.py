@@ -51,8 +51,7 @@ def transcribe_in_tune(audio, model):
 def predict_chunk(audio, model, first, last, exponent, references):
     """Predict the frames of a chunk.
 
-    A step of the encoder is two frames. The encoder runs twice, from the first and from the second frame. The mean of
-    both runs is more accurate than either run.
+    A step of the encoder is two frames. The encoder runs twice, from the first and from the second frame.
 
     Parameters
     ----------
@@ -70,7 +69,7 @@ def predict_chunk(audio, model, first, last, exponent, references):
     Returns
     -------
     predictions : np.ndarray [shape=(outputs, last - first, n_keys), in [0, 1]]
-        See `NoteModel.predict_frames`.
+        See `NoteModel.predict_views`.
     pitch : np.ndarray [shape=(n_pitches, steps), in [0, 1]]
         Pitch spectrogram of the chunk.
     """
@@ -80,9 +79,8 @@ def predict_chunk(audio, model, first, last, exponent, references):
                                  references[1])
     images = [DatasetCreator.log_mel(Chunks.pitch_power(audio, before + late, after, exponent), references[0])
               for late in (0, 1)]
-    once, again = (model.predict_frames(image, mel[:, late:]) for late, image in enumerate(images))
-    once[:, 1:] = (once[:, 1:] + again) / 2
-    return once[:, first - before:last - before], images[0][:, (first - before) // 2:-(-(last - before) // 2)]
+    predictions = model.predict_views(images, mel)
+    return predictions[:, first - before:last - before], images[0][:, (first - before) // 2:-(-(last - before) // 2)]
 
 
 def decode_in_windows(predictions, frames, model):
@@ -104,7 +102,7 @@ def decode_in_windows(predictions, frames, model):
     """
     window, start, decoded = None, 0, -np.inf  # first frame of the window; frame up to which notes are decoded
     for part in predictions:
-        part = part.astype(np.float16).astype(np.float32)
+        part = part.astype(np.float16)
         window = part if window is None else np.concatenate([window, part], axis=1)
         end = start + window.shape[1]
         ready = np.inf if end == frames else end - hp.decode_ahead

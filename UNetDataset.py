@@ -20,7 +20,8 @@ decoding_settings = ("candidate_threshold", "classifier_threshold", "onset_thres
                      "velocity_level_share", "velocity_spread", "silence_threshold", "decoder_silence",
                      "decoder_min_release", "decoder_inaudible", "peak_threshold", "peak_frame_threshold",
                      "refiner_candidate_threshold", "refiner_candidate_frame_threshold", "refiner_threshold",
-                     "refiner_onset_bias", "refiner_velocity_spread")
+                     "refiner_onset_bias", "refiner_velocity_spread", "offset_longer", "offset_distance_weight",
+                     "reverberation_delay_s", "reverberation_decay_s", "reverberation_share", "reverberation_floor")
 
 
 class UNetDataset(AEDataset):

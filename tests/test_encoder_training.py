@@ -11,6 +11,7 @@ import torch
 import AEMain
 import AEModel
 import ClipSources
+import DatasetCreator
 import EncoderMain
 import Hyperparameters as hp
 import MIDI2Audio
@@ -228,7 +229,7 @@ class EveryOnset(torch.nn.Module):
         return torch.ones(len(seen))
 
 
-def every_onset_refiner(form="context"):
+def every_onset_refiner(form="views"):
     """A refiner whose onset head keeps all candidates."""
     refiner = NoteRefiner(form)
     refiner.onset_head = refiner.onset_head and EveryOnset()
@@ -255,14 +256,21 @@ def spaced_notes(seed=0):
     return notes[~np.array(follows)]
 
 
-forms = pytest.mark.parametrize("refiner_form", ("context", "sequence", "early"))
+forms = pytest.mark.parametrize("refiner_form", ("views", "context", "sequence", "early"))
+
+
+def as_views(labels, refiner_form="views"):
+    """Predictions for a refiner of this form: the labels, or two views of them with details that say nothing."""
+    if refiner_form != "views":
+        return labels
+    return np.concatenate([labels, np.full((hp.refiner_details // 2, *labels.shape[1:]), 0.5, np.float32), labels])
 
 
 @forms
 def test_notes_are_decoded_from_their_labels(refiner_form):
     notes, refiner = spaced_notes(), every_onset_refiner(refiner_form)
     refiner.offset_head = HighestOffset()
-    found = NoteRefinement.decode_notes(Notes.note_labels(notes, 0, 800), refiner)
+    found = NoteRefinement.decode_notes(as_views(Notes.note_labels(notes, 0, 800), refiner_form), refiner)
     assert len(found) == len(notes) > 20
     np.testing.assert_array_equal(found[:, 2], notes[:, 2])
     np.testing.assert_allclose(found[:, :2], notes[:, :2], atol=2e-3)
@@ -279,7 +287,7 @@ def test_a_trained_refiner_finds_the_offsets(monkeypatch):
         labels = Notes.note_labels(notes, 0, 800)
         false = notes + rng.uniform(0.1, 0.5, (len(notes), 1)) * (0, 1, 0, 0)
         labels[3] = np.maximum(0.8 * labels[3], 0.9 * Notes.note_labels(false, 0, 800)[3])
-        return labels
+        return as_views(labels)
 
     def missed(refiner, notes):
         found = NoteRefinement.decode_notes(predictions(notes), refiner)
@@ -313,10 +321,10 @@ def test_the_closest_candidate_on_average_is_chosen_and_a_longer_note_if_in_doub
 @pytest.mark.parametrize("frames", (1, 2, 50))
 def test_silence_and_short_predictions_give_no_notes(frames):
     refiner = every_onset_refiner()
-    assert NoteRefinement.decode_notes(np.zeros((4, frames, hp.n_keys), np.float32), refiner).shape == (0, 4)
     one = np.zeros((4, frames, hp.n_keys), np.float32)
+    assert NoteRefinement.decode_notes(as_views(one), refiner).shape == (0, 4)
     one[:3, 0, 40] = 0.9
-    found = NoteRefinement.decode_notes(one, refiner)
+    found = NoteRefinement.decode_notes(as_views(one), refiner)
     assert found.shape[1] == 4 and np.isfinite(found).all() and (found[:, 1] <= frames / rate + 1e-6).all()
 
 
@@ -329,7 +337,7 @@ def test_velocities_are_refined_and_few_notes_stay_as_they_are(refiner_form):
     refined = NoteRefinement.refine_velocities(notes, pitch, refiner)
     np.testing.assert_array_equal(refined[:, :3], notes[:, :3])
     assert np.abs(refined[:, 3] - notes[:, 3]).max() > 0.1
-    if refiner_form != "context":
+    if refiner_form in ("early", "sequence"):
         assert abs(np.log(refined[:, 3]).mean() - np.log(notes[:, 3]).mean()) < 1e-4
     few = notes[:hp.refiner_min_notes - 1]
     np.testing.assert_array_equal(NoteRefinement.refine_velocities(few, pitch, refiner), few)
@@ -376,7 +384,7 @@ def test_the_velocity_loss_counts_single_notes_more_than_the_level():
     assert loss(other) > 0.05
 
 
-@pytest.mark.parametrize("refiner_form", ("context", "sequence"))
+@pytest.mark.parametrize("refiner_form", ("views", "sequence"))
 def test_several_recordings_do_not_see_each_other(refiner_form):
     torch.manual_seed(0)
     head, key = NoteRefiner(refiner_form).velocity_head.eval(), torch.arange(50) % 7
@@ -403,7 +411,7 @@ def test_the_onset_head_learns_which_candidates_were_played(monkeypatch):
         ghosts = notes[::3] + (0, 0, 12, 0)
         ghosts[:, 1] = ghosts[:, 0] + 0.08
         labels = Notes.note_labels(np.concatenate([notes, ghosts[ghosts[:, 2] <= 108]]), 0, 800)
-        return np.maximum(labels - 0.2 * rng.random(labels.shape), 0).astype(np.float32)
+        return as_views(np.maximum(labels - 0.2 * rng.random(labels.shape), 0).astype(np.float32))
 
     def wrong(notes):
         found = NoteRefinement.decode_notes(heard(notes), refiner)
@@ -422,7 +430,7 @@ def test_a_true_note_is_found_once():
     assert (RefinerTraining.match(notes[:0], np.array([1.0]), np.array([60])) == -1).all()
 
 
-@pytest.mark.parametrize("refiner_form", ("sequence", "early"))
+@pytest.mark.parametrize("refiner_form", ("context", "sequence", "early"))
 def test_weights_of_earlier_forms_still_load(refiner_form, tmp_path):
     network = NoteAutoencoder(harmonic=True, refiner_form=refiner_form, **form)
     torch.save(network.state_dict(), tmp_path / "former.torch")
@@ -442,8 +450,56 @@ def test_the_refiner_learns_from_renders_too(clips, steps):
     assert len(steps) == 3  # before the encoder trains
     MIDI2Audio.synthesise_midi_to_audio(pair / "notes" / "scale.mid", pair / "piano" / "scale.wav", *hp.piano_preset)
     network, renders = AEModel.load_model(Autoencoder, first).network, RefinerTraining.find_renders([pair])
-    (predictions, pitch, notes), = RefinerTraining.rendered_clips(network, renders, "cpu", clips / "stored")
-    assert predictions.shape[0] == 4 and len(pitch) == hp.n_pitches and len(notes) == 16
-    again, = RefinerTraining.rendered_clips(network, renders, "cpu", clips / "stored")
-    np.testing.assert_array_equal(again[2], notes)
+    paths = RefinerTraining.rendered_clips(network, renders, "cpu", clips / "stored")
+    (predictions, pitch, notes), = RefinerTraining.StoredClips(paths)
+    assert len(predictions) == 8 + network.refiner.details.out_channels / 2 and len(pitch) == hp.n_pitches and len(notes) == 16
+    written = paths[0].stat().st_mtime_ns
+    assert RefinerTraining.rendered_clips(network, renders, "cpu", clips / "stored") == paths
+    assert paths[0].stat().st_mtime_ns == written
     assert train(clips, 3, start=first, part="refiner", model="second", pairs=[pair]).exists()
+
+
+def test_the_components_of_the_last_layer_have_mean_0_and_variance_1():
+    rng = np.random.default_rng(0)
+    values = 3 + rng.standard_normal((2000, 6)) @ rng.standard_normal((6, 6))
+    parts = sum(RefinerTraining.moments(part) for part in np.split(values, (500, 700)))
+    weight, bias = RefinerTraining.principal_components(parts, 4)
+    shown = values @ weight.T + bias
+    np.testing.assert_allclose(shown.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(np.cov(shown.T), np.eye(4), atol=2e-3)
+
+
+def test_details_are_means_over_steps_of_a_key():
+    details = np.random.default_rng(0).random((3, 21, hp.n_keys)).astype(np.float32)
+    seen = NoteRefinement.detail_features(details, np.array([4, 0, 9, 3]), np.array([7, 7, 7, hp.n_keys]), (-1, 2))
+    assert seen.shape == (4, 6) and not seen[3].any()
+    np.testing.assert_allclose(seen[0], np.concatenate([details[:, (6, 8, 10), 7].mean(1), details[:, (7, 9, 11), 7].mean(1)]))
+    np.testing.assert_allclose(seen[1, :3], details[:, (0, 0, 2), 7].mean(1), rtol=1e-6)
+    np.testing.assert_allclose(seen[2, :3], details[:, (16, 18, 18), 7].mean(1), rtol=1e-6)
+    assert NoteRefinement.detail_features(details[:, :1], np.array([0]), np.array([7]), (-1, 2)).shape == (1, 6)
+
+
+def test_the_encoder_hears_the_recording_as_it_is_and_without_late_reverberation():
+    torch.manual_seed(0)
+    network, rng = NoteAutoencoder(harmonic=True, **form), np.random.default_rng(0)
+    model, mel = AEModel.NoteModel(network), rng.random((hp.n_mels, 41)).astype(np.float32)
+    pitch = [rng.random((hp.n_pitches, steps)).astype(np.float32) for steps in (21, 20)]
+    heard = NoteRefinement.views(model.predict_views(pitch, mel))
+    assert heard.details.shape == (network.refiner.details.out_channels // 2, 41, hp.n_keys)
+    np.testing.assert_array_equal(heard.plain, model.predict_frames(pitch[0], mel)[:4])
+    dry = model.predict_frames(*(DatasetCreator.reduce_reverberation(image, hop / hp.sample_rate) for image, hop in (
+        (pitch[1], hp.pitch_hop_length), (mel[:, 1:], hp.hop_length))))[:4]
+    np.testing.assert_array_equal(heard.dry[:, 1:], dry)
+    np.testing.assert_allclose(heard.mean, (heard.plain + heard.dry) / 2)
+    assert model.predict_views(pitch[:1], mel).shape == (8 + len(heard.details), 41, hp.n_keys)
+
+
+def test_late_reverberation_is_subtracted_and_an_onset_stays():
+    step, level = 0.01, np.concatenate([np.zeros(20), 1 - np.arange(100) / 125]).astype(np.float32)
+    image = np.stack([level, 0 * level])
+    reduced = DatasetCreator.reduce_reverberation(image, step)
+    assert reduced.dtype == np.float32 and reduced.shape == image.shape
+    np.testing.assert_allclose(reduced[:, :25], image[:, :25], atol=1e-6)  # the first 50 ms of a sound are not late
+    lost = hp.top_db * (image - reduced)[0, 40:100]
+    assert (lost > 3).all() and (lost < 10.01).all()  # at most the floor
+    assert not reduced[1].any()

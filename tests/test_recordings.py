@@ -283,7 +283,7 @@ def test_notes_of_windows_are_those_of_the_whole(monkeypatch):
 
         def decode_notes(self, predictions):
             self.windows.append(predictions.shape[1])
-            return Notes.decode_notes(predictions)
+            return Notes.decode_notes(predictions.astype(np.float32))
 
     rng, frames = np.random.default_rng(0), 4000
     notes = np.stack([np.sort(rng.uniform(0, 45, 300)), np.zeros(300), rng.integers(21, 109, 300),
