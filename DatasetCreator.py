@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from scipy.signal import lfilter
 from tqdm import tqdm
 
 import Decoding
@@ -143,11 +142,11 @@ def reduce_reverberation(image, step):
     -------
     np.ndarray [shape=(bands, t), in [0, 1], float32]
     """
-    power, decay = mel_from_log(image), np.exp(-step / hp.reverberation_decay_s)
-    late = lfilter([1 - decay], [1, -decay], power, axis=1)
-    late = np.pad(late, ((0, 0), (max(round(hp.reverberation_delay_s / step), 1), 0)))[:, :power.shape[1]]
-    return log_mel(np.maximum(power - hp.reverberation_share * late, hp.reverberation_floor * power), 1).astype(
-        np.float32)
+    power, decay = mel_from_log(image).T.copy(), np.float32(np.exp(-step / hp.reverberation_decay_s))
+    late, delay = np.zeros_like(power), max(round(hp.reverberation_delay_s / step), 1)
+    for frame in range(delay, len(power)):
+        late[frame] = decay * late[frame - 1] + (1 - decay) * power[frame - delay]
+    return log_mel(np.maximum(power - hp.reverberation_share * late, hp.reverberation_floor * power), 1).T.copy()
 
 
 def spectrogram(audio):

@@ -151,10 +151,14 @@ def initial_network(start, part, heads, form):
     if not getattr(network, "refiner", None):
         raise ValueError(f"{start} has no HarmonicEncoder; give ae.torch or what EncoderMain.py has written to --start")
     refiner = NoteRefiner(channels=network.encoder.head.in_channels)
-    if kept and network.refiner.form != refiner.form:
-        raise ValueError(f"{start} is of an earlier form, none of whose heads can be kept; leave --heads out")
-    for name in kept + ["details"] * bool(kept):
-        getattr(refiner, name).load_state_dict(getattr(network.refiner, name).state_dict())
+    for name in kept:
+        try:
+            getattr(refiner, name).load_state_dict(getattr(network.refiner, name).state_dict())
+        except (AttributeError, RuntimeError):  # it is missing, or has other sizes
+            raise ValueError(f"{start} is of an earlier form, whose {name.replace('_', ' ')} cannot be kept; leave "
+                             "--heads out") from None
+    if kept and network.refiner.details:
+        refiner.details.load_state_dict(network.refiner.details.state_dict())
     network.refiner = refiner
     return network, {"pair": given.pair} if given.pair else {}
 
@@ -220,7 +224,7 @@ def train(data=None, model="own", part="all", start=None, heads=RefinerTraining.
     if overwrite:
         shutil.rmtree(stored, ignore_errors=True)
     encoder = dict(network.encoder.named_parameters())  # another one predicts other values
-    if set(heads) == set(RefinerTraining.heads):
+    if not network.refiner.details.weight.any():
         RefinerTraining.find_details(network, maker, training, device, stored / digest(encoder))
     predictions = stored / digest(encoder | dict(network.refiner.details.named_parameters()))
     predicted = RefinerTraining.rendered_clips(network, renders, device, predictions)

@@ -351,7 +351,7 @@ class NoteRefiner(nn.Module):
     Attributes
     ----------
     details : nn.Conv2d
-        Principal components of the encoder's last layer: see `RefinerTraining.find_details`.
+        Principal components of the encoder's last layer: see `RefinerTraining.find_details`. Zero at first.
     """
 
     def __init__(self, form="views", channels=hp.harmonic_encoder_form["channels"]):
@@ -361,6 +361,7 @@ class NoteRefiner(nn.Module):
         if form == "views":
             details = min(hp.refiner_details, channels // 2 * 2)
             self.details = nn.Conv2d(channels, details, 1).requires_grad_(False)
+            nn.init.zeros_(self.details.weight)  # not found yet
             onset = 3 * onset + details * (len(hp.detail_onset_spans) + len(hp.detail_other_keys))
             offset = offset + details * (len(hp.detail_offset_spans) + len(hp.detail_begin_spans))
         if form in ("views", "context"):

@@ -157,7 +157,19 @@ def test_a_second_run_begins_with_given_weights_and_a_refiner_can_be_trained_alo
     assert not all(torch.equal(value, refiner[name]) for name, value in alone.refiner.state_dict().items())
     kept = train(clips, 3, start=first, part="refiner", model="fourth", heads=["onset", "velocity"])
     for name, value in AEModel.load_model(Autoencoder, kept).network.refiner.state_dict().items():
-        assert torch.equal(value, refiner[name]) or not name.startswith("offset")
+        assert torch.equal(value, refiner[name]) or not name.startswith(("offset", "details"))
+
+
+def test_a_head_of_an_earlier_form_is_kept_if_it_is_the_same(clips, tmp_path):
+    former = AEModel.half_precision(NoteAutoencoder(harmonic=True, refiner_form="context", **form).state_dict())
+    torch.save(former, tmp_path / "former.torch")
+    given = dict(start=tmp_path / "former.torch", part="refiner")
+    refiner = AEModel.load_model(Autoencoder, train(clips, 3, heads=["onset", "offset"], **given)).network.refiner
+    assert refiner.form == "views" and refiner.details.weight.any()
+    for name, value in refiner.velocity_head.state_dict().items():
+        torch.testing.assert_close(value.float(), former[f"refiner.velocity_head.{name}"].float())
+    with pytest.raises(ValueError, match="whose onset head cannot be kept"):
+        train(clips, 3, model="second", heads=["velocity"], **given)
 
 
 def test_initial_weights_need_a_harmonic_encoder(clips, tmp_path):
