@@ -170,6 +170,8 @@ def offset_candidates(predictions, frame, key, following):
     """
     _, sounding, _, offset = predictions
     peaks = find_peaks(offset, hp.offset_peak_threshold)
+    between = np.zeros_like(offset)  # where the peaks lie between the frames
+    between[peaks] = interpolate_peaks(offset, *np.nonzero(peaks))
     candidates = np.zeros((len(frame), hp.offset_candidates))
     known = np.zeros(candidates.shape, bool)
     most = hp.offset_candidates - len(hp.offset_sounding_thresholds) - 1
@@ -177,7 +179,7 @@ def offset_candidates(predictions, frame, key, following):
         last = int(min(limit - 1, len(offset)))
         found = np.flatnonzero(peaks[start:last, own]) + start
         found = found[np.argsort(-offset[found, own], kind="stable")[:most]]
-        places = list(interpolate_peaks(offset, found, np.full(len(found), own)))
+        places = list(between[found, own])
         quiet = [np.flatnonzero(sounding[start:last, own] < threshold) for threshold in hp.offset_sounding_thresholds]
         for place in [start + frames[0] for frames in quiet if len(frames)] + [min(limit, len(offset))]:
             if all(abs(place - other) > 3 for other in places):
