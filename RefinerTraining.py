@@ -141,12 +141,17 @@ def moments(values):
 
 def principal_components(sums, number):
     """Return weights [shape=(number, channels)] and biases of the first principal components of what `moments` has
-    summed: of the standardised columns, with mean 0 and variance 1."""
-    mean, products = sums[0, 1:] / sums[0, 0], sums[1:, 1:] / sums[0, 0]
-    scale = np.sqrt(np.diag(products) - mean ** 2) + 1e-6
-    variance, vectors = np.linalg.eigh((products - np.outer(mean, mean)) / np.outer(scale, scale))
-    weight = (vectors / np.sqrt(variance.clip(1e-6))).T[:-number - 1:-1] / scale
+    summed: of the standardised columns, with mean 0 and variance 1. What does not vary gets the weight 0."""
+    mean, products = sums[0, 1:] / max(sums[0, 0], 1), sums[1:, 1:] / max(sums[0, 0], 1)
+    scale = inverse_root(np.diag(products) - mean ** 2)
+    variance, vectors = np.linalg.eigh((products - np.outer(mean, mean)) * np.outer(scale, scale))
+    weight = (vectors * inverse_root(variance)).T[:-number - 1:-1] * scale
     return weight.astype(np.float32), (-weight @ mean).astype(np.float32)
+
+
+def inverse_root(variance):
+    """Return 1 / sqrt(variance), 0 where it is near 0."""
+    return np.where(variance > 1e-6, 1 / np.sqrt(np.maximum(variance, 1e-6)), 0)
 
 
 def find_renders(folders):

@@ -479,6 +479,11 @@ def test_the_components_of_the_last_layer_have_mean_0_and_variance_1():
     shown = values @ weight.T + bias
     np.testing.assert_allclose(shown.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(np.cov(shown.T), np.eye(4), atol=2e-3)
+    constant = RefinerTraining.moments(np.concatenate([values, np.full((2000, 1), 5)], 1))
+    weight, bias = RefinerTraining.principal_components(constant, 7)
+    assert np.abs(weight[:, 6]).max() == 0 and np.isfinite(weight).all() and np.abs(weight).max() < 100
+    nothing = RefinerTraining.principal_components(RefinerTraining.moments(np.zeros((0, 6))), 4)
+    assert not any(part.any() for part in nothing)
 
 
 def test_details_are_means_over_steps_of_a_key():
