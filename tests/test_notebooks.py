@@ -76,7 +76,7 @@ def test_notebook_runs(executed, name):
 def test_the_notebook_takes_the_readers_file(executed):
     texts = printed(executed("Main_Notebook.ipynb"))
     assert any(text.startswith("2.0 s") for text in texts)
-    doubt = r"own.ogg: (no notes in 2 s|its notes explain \d % of the sound); is this a piano\?"  # it is noise
+    doubt = r"own.ogg: (no notes in 2 s|its notes explain \d+ % of the sound); is this a piano\?"  # it is noise
     assert any(re.search(doubt, text) for text in texts)
 
 
