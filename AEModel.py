@@ -272,8 +272,8 @@ class NoteModel(AEModel):
     def predict_views(self, pitch, mel):
         """Predict what the notes are decoded from, from one or two runs of the encoder.
 
-        A refiner with `details` also hears the recording without late reverberation. Other networks hear it as it is.
-        If they hear it from the second frame too, the mean of both runs is more accurate than either.
+        With a refiner that has `details`, the second run is on the spectrograms without late reverberation. With other
+        networks both runs are on the same spectrograms, and the mean of both is more accurate than either.
 
         Parameters
         ----------

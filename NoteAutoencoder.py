@@ -342,9 +342,9 @@ class NoteRefiner(nn.Module):
     Parameters
     ----------
     form : str
-        "views", or a form of earlier weights. "context" has no `details`, and its encoder hears the recording twice as
-        it is. "early" has no onset head, and its heads see single notes. In "sequence", only the velocity head sees
-        other notes, by convolutions alone.
+        "views", or a form of earlier weights. "context" has no `details`, and both runs of its encoder are on the same
+        spectrograms. "early" has no onset head, and its heads see single notes. In "sequence", only the velocity head
+        sees other notes, by convolutions alone.
     channels : int
         Channels of the encoder's last layer.
 

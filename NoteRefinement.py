@@ -45,32 +45,32 @@ def decode_notes(predictions, refiner):
     np.ndarray [shape=(n, 4), float32]
         Onset and end in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
     """
-    heard = views(predictions)
-    frame, key, begin, following = find_onsets(heard, refiner)
+    predicted = views(predictions)
+    frame, key, begin, following = find_onsets(predicted, refiner)
     if not len(frame):
         return np.zeros((0, 4), np.float32)
-    candidates, known = offset_candidates(heard.plain, frame, key, following)
-    seen = offset_inputs(heard, frame, key, following, candidates, known)
+    candidates, known = offset_candidates(predicted.plain, frame, key, following)
+    seen = offset_inputs(predicted, frame, key, following, candidates, known)
     scores = offset_scores(refiner, seen, known, key, candidates, begin)
     end = candidates[np.arange(len(frame)), scores.argmax(axis=1)]
     end = np.minimum(np.maximum(end, begin + hp.min_note_frames), following)
-    velocity = np.maximum(127 * heard.mean[2][frame, key], 1)
+    velocity = np.maximum(127 * predicted.mean[2][frame, key], 1)
     begin = np.maximum(begin - hp.refiner_onset_bias, 0)
     notes = np.stack([begin / frame_rate, end / frame_rate, key + hp.lowest_key, velocity], 1)
     return notes[np.lexsort(notes.T[::-1])].astype(np.float32)
 
 
-def find_onsets(heard, refiner):
+def find_onsets(predicted, refiner):
     """Find the onsets in `Views`: return frame, key, interpolated frame of the onset, and that of the next onset of the
     same key, of each note [shape=(n,) each], key by key."""
     if refiner.onset_head:
-        frame, key = refined_candidates(heard.mean)
-        played = note_probability(refiner.onset_head, heard, frame, key) > hp.refiner_threshold
+        frame, key = refined_candidates(predicted.mean)
+        played = note_probability(refiner.onset_head, predicted, frame, key) > hp.refiner_threshold
         frame, key = frame[played], key[played]
     else:
-        frame, key = onset_candidates(heard.mean, hp.peak_threshold, hp.peak_frame_threshold)
-    begin = interpolate_peaks(heard.mean[0], frame, key)
-    return frame, key, begin, next_onsets(key, begin, np.float32(heard.mean.shape[1]))
+        frame, key = onset_candidates(predicted.mean, hp.peak_threshold, hp.peak_frame_threshold)
+    begin = interpolate_peaks(predicted.mean[0], frame, key)
+    return frame, key, begin, next_onsets(key, begin, np.float32(predicted.mean.shape[1]))
 
 
 def refined_candidates(predictions):
@@ -78,23 +78,23 @@ def refined_candidates(predictions):
     return onset_candidates(predictions, hp.refiner_candidate_threshold, hp.refiner_candidate_frame_threshold)
 
 
-def note_probability(head, heard, frame, key):
+def note_probability(head, predicted, frame, key):
     """Return for each onset candidate the probability that it was played [shape=(n,)].
 
     Parameters
     ----------
     head : MLPHead or SequenceHead
         Onset head of a `NoteClassifier` or of a `NoteRefiner`.
-    heard : Views
+    predicted : Views
     frame, key : np.ndarray [shape=(n,)]
     """
     if not len(frame):
         return np.zeros(0, np.float32)
     order = np.lexsort((key, frame))
     if isinstance(head, SequenceHead):
-        logits = run_head(head, onset_inputs(heard, frame[order], key[order]), key[order])
+        logits = run_head(head, onset_inputs(predicted, frame[order], key[order]), key[order])
     else:
-        logits = run_head(head, onset_features(heard.mean, frame[order], key[order]))
+        logits = run_head(head, onset_features(predicted.mean, frame[order], key[order]))
     probability = np.empty(len(frame), np.float32)
     probability[order] = torch.from_numpy(logits).sigmoid().numpy()
     return probability
@@ -111,28 +111,28 @@ def onset_features(predictions, frame, key):
     return np.concatenate(seen)
 
 
-def onset_inputs(heard, frame, key):
+def onset_inputs(predicted, frame, key):
     """Return the features of onset candidates in the order of their frames that the onset head of a refiner takes
-    [shape=(n, features)]. `heard` are `Views`."""
-    begin = interpolate_peaks(heard.mean[0], frame, key) / frame_rate
-    parts = [onset_features(heard.mean, frame, key), order_features(np.stack([begin, begin, key, key], 1))]
-    if len(heard.details):
-        parts += [onset_features(view, frame, key) for view in (heard.plain, heard.dry)]
-        parts += [detail_features(heard.details, frame // 2, key, span) for span in hp.detail_onset_spans]
-        parts += [detail_features(heard.details, frame // 2, key + distance, hp.detail_other_span)
+    [shape=(n, features)]. `predicted` are `Views`."""
+    begin = interpolate_peaks(predicted.mean[0], frame, key) / frame_rate
+    parts = [onset_features(predicted.mean, frame, key), order_features(np.stack([begin, begin, key, key], 1))]
+    if len(predicted.details):
+        parts += [onset_features(view, frame, key) for view in (predicted.plain, predicted.dry)]
+        parts += [detail_features(predicted.details, frame // 2, key, span) for span in hp.detail_onset_spans]
+        parts += [detail_features(predicted.details, frame // 2, key + distance, hp.detail_other_span)
                   for distance in hp.detail_other_keys]
     return np.concatenate(parts, 1)
 
 
-def offset_inputs(heard, frame, key, following, candidates, known):
+def offset_inputs(predicted, frame, key, following, candidates, known):
     """Return the features of offset candidates that the offset head of a refiner takes [shape=(n, candidates,
-    features), float32]. `heard` are `Views`; the other parameters are those of `offset_features`."""
-    parts = [offset_features(heard.plain, frame, key, following, candidates, known)]
-    if len(heard.details):
+    features), float32]. `predicted` are `Views`; the other parameters are those of `offset_features`."""
+    parts = [offset_features(predicted.plain, frame, key, following, candidates, known)]
+    if len(predicted.details):
         step, own = np.rint(candidates / 2).astype(int).ravel(), np.repeat(key, candidates.shape[1])
-        parts += [detail_features(heard.details, step, own, span).reshape(*candidates.shape, -1)
+        parts += [detail_features(predicted.details, step, own, span).reshape(*candidates.shape, -1)
                   for span in hp.detail_offset_spans]
-        begin = [detail_features(heard.details, frame // 2, key, span) for span in hp.detail_begin_spans]
+        begin = [detail_features(predicted.details, frame // 2, key, span) for span in hp.detail_begin_spans]
         parts.append(np.repeat(np.concatenate(begin, 1)[:, None], candidates.shape[1], axis=1))
     return np.concatenate(parts, axis=-1)
 

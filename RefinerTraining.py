@@ -106,7 +106,7 @@ def drawn_clips(maker, pieces, number, device):
 
 def find_details(network, maker, pieces, device, folder):
     """Set the `details` of the refiner: principal components of the last layer of the encoder, with mean 0 and variance
-    1, where a key is heard. The parameters are those of `made_clips`."""
+    1, where a key is active. The parameters are those of `made_clips`."""
     model = NoteModel(network, torch.device(device))
 
     def compute():
@@ -122,15 +122,15 @@ def find_details(network, maker, pieces, device, folder):
 
 @torch.inference_mode()
 def last_layer(model, audio):
-    """Return the values of the encoder's last layer where a key is heard in a clip [shape=(n, channels)]."""
+    """Return the values of the encoder's last layer where a key is active in a clip [shape=(n, channels)]."""
     encoder, exponent, frames = model.network.encoder.eval(), Util.level_exponent(audio), Chunks.n_frames(audio)
     pitch, mel = Chunks.pitch_power(audio, 0, frames, exponent), DatasetCreator.mel_power(
         Chunks.spectrum(audio, 0, frames, exponent))
     with autocast(model.device):
         x = encoder.last_layer(*(torch.from_numpy(DatasetCreator.log_mel(power, power.max()))[None].to(model.device)
                                  for power in (pitch, mel)))
-    heard = frame_values(encoder.head, x.float()).sigmoid()[:, (0, 1, 3)].amax(1) > hp.detail_components_threshold
-    return x.float().movedim(1, -1)[heard[:, ::2] | heard[:, 1::2]].cpu().double().numpy()
+    active = frame_values(encoder.head, x.float()).sigmoid()[:, (0, 1, 3)].amax(1) > hp.detail_components_threshold
+    return x.float().movedim(1, -1)[active[:, ::2] | active[:, 1::2]].cpu().double().numpy()
 
 
 def moments(values):
@@ -223,14 +223,14 @@ def match(notes, onset, key):
 def onset_examples(predictions, notes):
     """Return features [shape=(n, features), float16] and keys of onset candidates, and which were played [shape=(n,),
     bool]."""
-    heard = NoteRefinement.views(predictions)
-    frame, key = NoteRefinement.refined_candidates(heard.mean)
+    predicted = NoteRefinement.views(predictions)
+    frame, key = NoteRefinement.refined_candidates(predicted.mean)
     if not len(frame):
         return np.zeros((0, 0), np.float16), key, np.zeros(0, bool)
     order = np.lexsort((key, frame))
     frame, key = frame[order], key[order]
-    begin = interpolate_peaks(heard.mean[0], frame, key) / NoteRefinement.frame_rate
-    return (NoteRefinement.onset_inputs(heard, frame, key).astype(np.float16), key,
+    begin = interpolate_peaks(predicted.mean[0], frame, key) / NoteRefinement.frame_rate
+    return (NoteRefinement.onset_inputs(predicted, frame, key).astype(np.float16), key,
             match(notes, begin, key + hp.lowest_key) >= 0)
 
 
@@ -238,12 +238,12 @@ def offset_examples(refiner, predictions, notes):
     """Return features of the offset candidates of the found notes [shape=(n, candidates, features), float16], which are
     filled, keys, candidates, and how good each candidate is: 1 at the true offset, falling to 0 at the tolerance of the
     offset metric. Notes that were not played have no good candidate."""
-    rate, heard = NoteRefinement.frame_rate, NoteRefinement.views(predictions)
-    frame, key, begin, following = NoteRefinement.find_onsets(heard, refiner)
+    rate, predicted = NoteRefinement.frame_rate, NoteRefinement.views(predictions)
+    frame, key, begin, following = NoteRefinement.find_onsets(predicted, refiner)
     order = np.lexsort((key, begin))
     frame, key, begin, following = (part[order] for part in (frame, key, begin, following))
-    candidates, known = NoteRefinement.offset_candidates(heard.plain, frame, key, following)
-    seen = NoteRefinement.offset_inputs(heard, frame, key, following, candidates, known)
+    candidates, known = NoteRefinement.offset_candidates(predicted.plain, frame, key, following)
+    seen = NoteRefinement.offset_inputs(predicted, frame, key, following, candidates, known)
     found = match(notes, begin / rate, key + hp.lowest_key)
     true = notes[found] * np.float32([rate, rate, 1, 1])
     good = NoteRefinement.closeness(candidates - true[:, 1:2], true[:, 1:2] - true[:, :1]) ** 2
