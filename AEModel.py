@@ -20,11 +20,12 @@ from SampledVoice import SampledVoice
 def autocast(device, wanted=True):
     """Return a context manager for mixed precision with bfloat16.
 
-    It is active if `wanted` and `hp.bfloat16` are true and the device has bfloat16 arithmetic.
+    It is active if `wanted` and `hp.bfloat16` are true and the device has bfloat16 arithmetic. Processors that only
+    emulate it are slower with it.
     """
     fast = {
         "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-        "cpu": lambda: torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
     }.get(device.type)
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(wanted and hp.bfloat16 and fast and fast()))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 # audio and log-mel spectrogram (report: data set)
 sample_rate = 22050     # Hz
 limit_s = 30            # seconds of each piece that are rendered and used for training
+min_piece_s = 5         # shortest last piece of a longer recording
 n_fft = 1024
 hop_length = 256
 clip_frames = limit_s * sample_rate // hop_length
@@ -207,6 +208,10 @@ refiner_guess_weight = 0.5  # of the first scores of the offset candidates, besi
 refiner_level_weight = 0.1  # of the error of a clip's mean velocity, beside 1 for that of single notes
 refiner_batch_clips = 4     # in a step
 refiner_learning_rate, refiner_weight_decay = 2e-3, 0.02
+
+heard_share = 0.5           # of the crops of pairs, that are heard in a room
+made_share = 0.5            # of the crops, that are made where there are both pairs and data/clips
+head_clip_frames = 1378     # 16 s
 
 # training clips: performances (RandomPerformances.py)
 clip_exercise_share = 0.15              # of the clips; the others are parts of pieces

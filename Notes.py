@@ -2,6 +2,8 @@
 
 Notes are an array [shape=(n, 4)]: onset and offset in seconds, MIDI key, velocity from 1 to 127.
 """
+import hashlib
+
 import numpy as np
 
 import Hyperparameters as hp
@@ -156,6 +158,12 @@ def read_keys_and_pedal(midi_path):
             pedal.append((now, message.value))
     notes += [(onset, now, key, velocity) for key, (onset, velocity, _) in struck.items()]
     return sorted(notes), pedal
+
+
+def piece_digest(notes):
+    """Return 8 hexadecimal digits that identify a piece by the keys of its first notes, whatever plays them."""
+    first = sorted((round(float(onset), 2), int(key)) for onset, _, key, *_ in notes if onset >= 0)[:32]
+    return hashlib.sha256(" ".join(str(key) for _, key in first).encode()).hexdigest()[:8]
 
 
 def notes_to_frames(notes, first):
