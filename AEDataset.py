@@ -197,8 +197,8 @@ def make_datasets(names, data, seed, augmented, validation_source, kind=AEDatase
         raise ValueError(f"the validation source is one of at least two pianos, not '{validation_source}'; "
                          f"{data} holds {', '.join(found)}")
     if set(training) & set(validation):
-        DatasetCreator.warn(f"{data} holds a single piece, {training[0]}, which is used for training and for "
-                            "validation; the validation loss does not show how well other pieces will do")
+        Util.warn(f"{data} holds a single piece, {training[0]}, which is used for training and for "
+                  "validation; the validation loss does not show how well other pieces will do")
     pianos = [source for source in found if source != validation_source]
     held_out = [kind(validation, data, [source]) for source in (pianos[0], validation_source) if source]
     return kind(training, data, pianos, augmented), ValidationSet(validation, held_out)

@@ -17,7 +17,7 @@ import Util
 from AEDataset import AEDataset, NoteDataset, make_datasets
 from AEModel import NoteModel, load_model, peak_frame_level, target_instrument
 from Autoencoder import Autoencoder
-from NoteAutoencoder import NoteAutoencoder, NoteClassifier, NoteDecoder
+from NoteAutoencoder import NoteAutoencoder, NoteDecoder
 from NoteTrainer import NoteTrainer
 from SampledVoice import SampledVoice
 
@@ -59,8 +59,7 @@ def choose_network(network, initial, part, decoder, channels, names, data):
     return network
 
 
-parts_of = {None: ("encoder", "classifier", "decoder"), "encoder": ("encoder", "classifier"),
-            "classifier": ("classifier",), "decoder": ("decoder",)}  # value of --part -> parts that it trains
+parts_of = {None: ("encoder", "decoder"), "encoder": ("encoder",), "decoder": ("decoder",)}  # of each value of --part
 
 
 def choose_decoder(target, decoder=None):
@@ -82,7 +81,7 @@ def build_note_network(initial, target, decoder):
     Parameters
     ----------
     initial : NoteModel or None
-        Initial weights, and with them the form. A missing note classifier of a `NoteEncoder` is added untrained.
+        Initial weights, and with them the form.
     target : str
         Target instrument.
     decoder : str or None
@@ -90,8 +89,6 @@ def build_note_network(initial, target, decoder):
         is kept if it is of this kind and for this target. None keeps the decoder.
     """
     network = initial.network if initial else NoteAutoencoder()
-    if not network.classifier and not network.refiner:
-        network.classifier = NoteClassifier()
     same_target = initial and target_instrument(initial.pair) in ("", target)
     if decoder == "sampled" and not (same_target and isinstance(network.decoder, SampledVoice)):
         import MIDI2Audio  # which only rendering needs
@@ -124,10 +121,6 @@ def note_trainer(initial, part, decoder, training, trained_for, settings, device
     parts = parts_of[part]
     target = target_instrument(trained_for["pair"])
     network = build_note_network(initial, target, decoder if "decoder" in parts else None)
-    if network.refiner:
-        if part == "classifier":
-            raise ValueError(f"{initial.path} has no note classifier; EncoderMain.py trains what follows its encoder")
-        parts = tuple(part for part in parts if part != "classifier")
     if decoder == "sampled":
         parts = tuple(part for part in parts if part != "decoder")
     if "decoder" in parts:
@@ -174,7 +167,7 @@ def train(data=None, model="own", network=None, part=None, decoder=None, channel
         "notes" for the note autoencoder, which needs the notes of each piece, data/notes/<piece>.mid. "report" for the
         report's autoencoder. The default follows from the initial weights, or from whether there are notes.
     part : str, optional
-        Part of the note autoencoder to train alone: "encoder" (with the note classifier), "classifier" or "decoder".
+        Part of the note autoencoder to train alone: "encoder" or "decoder".
     decoder : str, optional
         "sampled" or "table", see `choose_decoder`. A sampled decoder alone needs the preset of the target only.
     channels : (int, int, int), optional
@@ -268,9 +261,7 @@ def main(arguments=None):
     parser.add_argument("--network", choices=("notes", "report"),
                         help="the note autoencoder, or the report's autoencoder (default: that of --start, or notes "
                         "where data/notes has them)")
-    parser.add_argument("--part", choices=("encoder", "classifier", "decoder"),
-                        type=lambda part: "classifier" if part == "reviewer" else part,  # its former name
-                        help="part of the note autoencoder to train alone (encoder: with the note classifier)")
+    parser.add_argument("--part", choices=("encoder", "decoder"), help="part of the note autoencoder to train alone")
     parser.add_argument("--decoder", choices=("sampled", "table"),
                         help="the sounds of the target, rendered from its SoundFont, or a table of spectra to train "
                         "(default: sampled where MIDI2Audio.py has rendered the target)")

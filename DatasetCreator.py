@@ -7,8 +7,6 @@ import argparse
 import contextlib
 import functools
 import json
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -297,14 +295,8 @@ def warn_of_lag(recordings, outputs):
         lag = estimate_lag(*(Util.load_array(output, np.float16).astype(np.float32) for output in outputs))
         Util.save_text(stored, json.dumps({"lag": lag, "settings": settings}) + "\n")
     if abs(lag) > 1:
-        warn(f"{recordings[1]} comes {lag * hp.hop_length / hp.sample_rate:+.3f} s after {recordings[0]}; shift one of "
-             "them")
-
-
-def warn(text):
-    """Print a warning to stderr, in the first process only if torchrun has started several."""
-    if os.environ.get("RANK", "0") == "0":
-        tqdm.write(f"warning: {text}", file=sys.stderr)
+        Util.warn(f"{recordings[1]} comes {lag * hp.hop_length / hp.sample_rate:+.3f} s after {recordings[0]}; shift "
+                  "one of them")
 
 
 def read_pitch_spectrogram(recording, frames):

@@ -15,12 +15,10 @@ from Autoencoder import Autoencoder
 from GeneratedFiles import settings_digest
 
 # settings that the output of a note autoencoder depends on
-decoding_settings = ("candidate_threshold", "classifier_threshold", "onset_threshold", "frame_threshold",
-                     "offset_threshold", "min_note_frames", "offset_bias", "max_offset_shift", "velocity_per_db",
-                     "velocity_level_share", "velocity_spread", "silence_threshold", "decoder_silence",
-                     "decoder_min_release", "decoder_inaudible", "peak_threshold", "peak_frame_threshold",
-                     "refiner_candidate_threshold", "refiner_candidate_frame_threshold", "refiner_threshold",
-                     "refiner_onset_bias", "refiner_velocity_spread", "offset_longer", "offset_distance_weight",
+decoding_settings = ("min_note_frames", "velocity_per_db", "silence_threshold", "decoder_silence",
+                     "decoder_min_release", "decoder_inaudible", "refiner_candidate_threshold",
+                     "refiner_candidate_frame_threshold", "refiner_threshold", "refiner_onset_bias", "offset_longer",
+                     "offset_distance_weight",
                      "reverberation_delay_s", "reverberation_decay_s", "reverberation_share", "reverberation_floor")
 
 
