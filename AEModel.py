@@ -338,7 +338,8 @@ class NoteModel(AEModel):
         """
         if not self.voice:
             decibels = functools.lru_cache(1)(lambda first, last: self.mel_decibels(notes, first, last - first))
-            loudest, level = self.network.decoder.loudest.item(), max(peak_frame_level(decibels(*part)) for part in parts)
+            level = max(peak_frame_level(decibels(*part)) for part in parts)
+            loudest = self.network.decoder.loudest.item()
             return lambda first, last: (normalise_level(decibels(first, last), loudest, level), None)
         spectrum = functools.lru_cache(1)(functools.partial(self.voice.spectrum, notes))
         reference = max(DatasetCreator.mel_power(spectrum(*part)).max() for part in parts)
