@@ -432,8 +432,12 @@ def training_command(data):
 
 
 def warn(sentence):
-    """Give a warning to the function in `on_warning`; by default print it on stderr, clear of progress bars."""
-    on_warning.get(lambda sentence: tqdm.write(f"warning: {sentence}", file=sys.stderr))(sentence)
+    """Give a warning to the function in `on_warning`; by default print it on stderr, clear of progress bars.
+
+    If torchrun has started several processes, only the first one warns.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        on_warning.get(lambda sentence: tqdm.write(f"warning: {sentence}", file=sys.stderr))(sentence)
 
 
 def run(main):
