@@ -1,0 +1,2 @@
+def store_notes(names, data, initial):
+    raise ValueError("soon")
