@@ -11,7 +11,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import Hyperparameters as hp
 import Util
 
 list_name = "generated.txt"
@@ -21,11 +20,6 @@ names_in_message = 10
 def values_digest(*values):
     """Return a digest of values, such as the arguments that a file was made with."""
     return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:16]
-
-
-def settings_digest(*prefixes):
-    """Return a digest of all settings in `Hyperparameters` whose name begins with one of `prefixes`."""
-    return values_digest(sorted((name, value) for name, value in vars(hp).items() if name.startswith(prefixes)))
 
 
 def content_digest(path):
