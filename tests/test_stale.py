@@ -1,6 +1,7 @@
 """Generated files whose source or settings have changed are made again or removed; files of the user stay."""
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -10,11 +11,8 @@ import torch
 import AEDataset
 import DatasetCreator
 import Evaluation
-import FluidSynth
 import Hyperparameters as hp
 import MIDI2Audio
-import MIDIReader
-import Presets
 import UNetDataset
 import Util
 from Autoencoder import Autoencoder
@@ -150,7 +148,7 @@ def test_renders_and_notes_follow_the_limit(folder, monkeypatch, capsys, options
         assert times(folder) == before
 
 
-@pytest.mark.parametrize("setting, value, again", (("gain", 0.1, True), ("peak_threshold", 0.5, False)))
+@pytest.mark.parametrize("setting, value, again", (("gain", 0.1, True), ("refiner_threshold", 0.9, False)))
 def test_renders_follow_the_settings_of_the_rendering_and_no_others(folder, monkeypatch, setting, value, again):
     before = times(folder)
     monkeypatch.setattr(hp, setting, value)
@@ -166,12 +164,12 @@ def test_every_setting_that_a_render_reads_is_in_its_digest(tmp_path, midi, inst
     renderer, read = MIDI2Audio.FolderRenderer(tmp_path / "piano", (*instruments[0], *room)), set()
 
     class Recorded:
-        def __getattr__(self, name):
+        def __getattr__(self, name, settings=hp):
             read.add(name)
-            return getattr(hp, name)
+            return getattr(settings, name)
 
     with monkeypatch.context() as patch:
-        for module in MIDI2Audio, FluidSynth, MIDIReader, MIDI2Audio.Notes, Presets, Util:
+        for module in [module for module in list(sys.modules.values()) if vars(module).get("hp") is hp]:
             patch.setattr(module, "hp", Recorded())
         renderer.render("one", tmp_path / "MIDI" / "one.mid", True)
     read -= {"soundfonts", "system_soundfonts"}  # places
