@@ -63,21 +63,6 @@ room_microphone_angles = (-0.1, 0.1)                        # radians, seen from
 room_direct_sound = 0.3             # share of the maximum at which the direct sound begins
 response_seconds = 2.5
 
-# augmentation of crops (--augmented)
-augmented_share = 0.6   # share of the crops
-augment_equaliser = dict(points=((7, 5),), tilt_db=15)  # ((points, standard deviation in dB), ...), tilt at the ends
-augment_cut_share = 0.3                                     # share of crops without the highest or the lowest bands
-augment_cut_high_db, augment_cut_high_from = (100, 1000), (0.5, 1)      # slope over all bands; first band, of all
-augment_cut_low_db, augment_cut_low_to = (100, 600), (0, 0.15)
-augment_room_share, augment_room_seconds, augment_room_upper, augment_room_db = 0.4, (0.2, 2.0), (0.2, 1), (-25, -5)
-augment_compression_share, augment_compression, augment_attack = 0.3, (0.1, 0.5), (0.05, 0.5)
-augment_coding_share, augment_coding_db = 0.2, (40, 65)
-augment_noise_share, augment_noise_db, augment_noise_tilt_db = 0.5, (-80, -50), (-15, 5)
-notes_equaliser = dict(points=((8, 2), (41, 1.5)), tilt_db=5)   # a broad curve, and a narrow one for single partials
-notes_octaves = 8.7     # that the equaliser covers, from the lowest key on
-notes_level_db = (-10, 3)
-notes_noise_share, notes_noise_db, notes_noise_difference_db, notes_noise_spread_db = 0.5, (-80, -48), (-8, 8), 5
-
 # notes and the recording: is it a piano?
 explained_partials = 16         # of a note, that count as explained by it
 explained_from_hz = 26          # lower frequencies do not count

@@ -13,7 +13,7 @@ floors = (
     ("Decoding",),
     ("Util", "MIDIReader", "Presets", "Autoencoder", "NoteAutoencoder", "NoteHeads", "UNet", "Distributed",
      "Sampler", "NoteLoss"),
-    ("Augmentation", "GeneratedFiles", "Notes", "Plots", "Recordings", "Tuning", "RandomPianos", "RandomPerformances",
+    ("GeneratedFiles", "Notes", "Plots", "Recordings", "Tuning", "RandomPianos", "RandomPerformances",
      "RandomRooms", "SimulatedRooms"),
     ("DatasetCreator", "FluidSynth", "Page", "SoundFonts/salamander", "NoteRefinement",
      "SampledVoice"),
