@@ -11,12 +11,12 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-import Augmentation
 import FluidSynth
 import Hyperparameters as hp
 import Notes
 import Presets
 import Scale
+import SimulatedRooms
 import Util
 
 
@@ -175,7 +175,7 @@ def prepare(midi_folders, presets=None, data=None):
         if not path.exists():
             save_piano(path, sample_preset(preset))
     if not (folder / "rooms.npz").exists():
-        rooms = Augmentation.room_responses(hp.clip_rooms, hp.clip_rooms_seed)
+        rooms = SimulatedRooms.room_responses(hp.clip_rooms, hp.clip_rooms_seed)
         Util.save_bytes(folder / "rooms.npz", lambda file: np.savez(file, *[room.astype(np.float16) for room in rooms]))
     return folder
 

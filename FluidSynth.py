@@ -84,7 +84,17 @@ def retune(events, detune):
     return retuned
 
 
-def render(midi, samples, preset, rate=None):
+def command_options(room):
+    """Return the options of FluidSynth's command line, with reverberation if `room` is true."""
+    return ["-ni", "-r", str(hp.sample_rate),  # the default, 44,100 Hz, would be read as half the speed
+            "-g", str(hp.gain), "-R", str(int(room)), "-C", "0",
+            "-o", f"synth.reverb.room-size={hp.fluidsynth_room_size}",
+            "-o", f"synth.reverb.level={hp.fluidsynth_room_level}", "-o", "synth.dynamic-sample-loading=1",
+            "-o", "synth.midi-bank-select=mma", "-o", f"synth.polyphony={hp.fluidsynth_polyphony}",
+            "-T", "wav", "-O", "float"]
+
+
+def render(midi, samples, preset):
     """Render a MIDI file with FluidSynth.
 
     Parameters
@@ -94,8 +104,6 @@ def render(midi, samples, preset, rate=None):
         Length of the result. A shorter render is padded with silence.
     preset : (Path, int, int, bool)
         SoundFont, bank, program, and whether to add reverberation.
-    rate : int, optional
-        Sample rate in Hz, by default `hp.sample_rate`.
 
     Returns
     -------
@@ -109,19 +117,13 @@ def render(midi, samples, preset, rate=None):
     RuntimeError
         If FluidSynth fails for another reason, with its last words.
     """
-    rate = rate or hp.sample_rate
     fluidsynth, (soundfont, bank, program, room) = find_fluidsynth(), preset
     with tempfile.TemporaryDirectory() as folder:
         trimmed, rendered = Path(folder) / "trimmed.mid", Path(folder) / "rendered.wav"
         with Util.atomic_write(trimmed) as temporary:
             midi.save(temporary)
-        # FluidSynth's default rate, 44,100 Hz, would be read as half the speed
         log = subprocess.run(
-            [fluidsynth, "-ni", "-r", str(rate), "-g", str(hp.gain), "-R", str(int(room)), "-C", "0",
-             "-o", f"synth.reverb.room-size={hp.fluidsynth_room_size}",
-             "-o", f"synth.reverb.level={hp.fluidsynth_room_level}", "-o", "synth.dynamic-sample-loading=1",
-             "-o", "synth.midi-bank-select=mma", "-o", f"synth.polyphony={hp.fluidsynth_polyphony}",
-             "-T", "wav", "-O", "float", "-F", rendered, soundfont, trimmed],
+            [fluidsynth, *command_options(room), "-F", rendered, soundfont, trimmed],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         check_log(log, preset, rendered)
         audio = soundfile.read(rendered, dtype="float32", always_2d=True)[0].mean(axis=1)[:samples]

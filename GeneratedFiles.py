@@ -11,18 +11,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import Hyperparameters as hp
 import Util
 
 list_name = "generated.txt"
-unknown = "-"       # settings of a file from before there were lists; they count as current
 names_in_message = 10
 
 
-def settings_digest(*prefixes):
-    """Return a digest of all settings in `Hyperparameters` whose name begins with one of `prefixes`."""
-    settings = {name: value for name, value in vars(hp).items() if name.startswith(prefixes)}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def values_digest(*values):
+    """Return a digest of values, such as the arguments that a file was made with."""
+    return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:16]
 
 
 def content_digest(path):
@@ -62,7 +59,7 @@ class GeneratedFiles:
         """Return the name of a file in the list."""
         return Path(path).relative_to(self.folder).as_posix()
 
-    def add(self, path, settings=unknown):
+    def add(self, path, settings):
         """Add a file that has been generated, with the digest of its settings."""
         entry = content_digest(path), settings
         with self.lock:
@@ -73,12 +70,6 @@ class GeneratedFiles:
             except OSError as error:
                 raise Util.write_error(self.list, error.strerror) from None
 
-    def adopt(self, paths):
-        """Add the files of a folder that has no list, since an earlier version generated them."""
-        if not self.list.exists():
-            for path in sorted(paths):
-                self.add(path)
-
     def is_ours(self, path):
         """Return whether a file has been generated, and not been changed since."""
         content, _ = self.entries.get(self.name(path), (None, None))
@@ -86,7 +77,7 @@ class GeneratedFiles:
 
     def has_settings(self, path, settings):
         """Return whether a file was generated with these settings, or is not in the list."""
-        return self.entries.get(self.name(path), (None, unknown))[1] in (settings, unknown)
+        return self.entries.get(self.name(path), (None, settings))[1] == settings
 
     def is_current(self, path, settings, *sources):
         """Return whether a file exists, is not older than its sources and was generated with these settings."""

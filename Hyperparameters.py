@@ -41,6 +41,7 @@ gain = 0.4              # FluidSynth's master gain; rendered wavs are then norma
 fluidsynth_room_size, fluidsynth_room_level = 0.7, 0.5  # FluidSynth's reverberation, for presets with :room
 fluidsynth_polyphony = 512
 release_s = 1.0         # seconds after the last note
+double_strike_s = 0.005 # a key that is struck twice within these seconds gives one note
 peak = 0.99             # maximum of rendered wavs; full scale is 1
 
 bfloat16 = True         # mixed precision in training and inference, on processors that support bfloat16
@@ -49,50 +50,7 @@ bfloat16 = True         # mixed precision in training and inference, on processo
 max_lag_frames = 86     # largest lag between the onsets of a pair that is searched for
 lag_preference = 0.9    # share of the highest correlation from which a lag of at most one frame is preferred
 
-# training data: performance variants of a piece (MIDI2Audio.py --variants)
-variant_tempo = (-0.25, 0.25)           # logarithm of the tempo factor
-variant_transposition = (-5, 5)         # semitones
-variant_velocity_bend = (-0.5, 0.5)     # logarithm of the exponent of the velocities
-variant_velocity_mean = (0.3, 0.8)      # of 127
-variant_velocity_jitter = (0, 0.02, 0.05, 0.09)     # standard deviation, of 127
-variant_onset_jitter = (0, 0.005, 0.012, 0.02)      # standard deviation, seconds
-variant_length = (-0.3, 0.15)           # logarithm of the factor of note lengths
-variant_length_share = 0.5              # share of the variants with other note lengths
-variant_no_pedal, variant_late_pedal, variant_new_pedal = 0.15, 0.4, 0.6    # cumulative shares of the variants
-variant_pedal_lag = (-0.05, 0.15)       # seconds
-variant_pedal_period = (0.4, 2.5)       # seconds between changes of an added pedal
-variant_pedal_lift = (0.04, 0.15)       # seconds that an added pedal is up
-variant_min_velocity = 6
-variant_min_length = 0.03               # seconds
-double_strike_s = 0.005                 # a key struck twice within it gives one note
-variant_lead_s = 0.1                    # seconds before the first onset
-variant_pedal_delay = 0.03              # seconds from an onset until a pedal that is added goes up
-
-# training data: exercises
-exercise_start_s, exercise_end_s = 0.1, 0.5     # seconds before the first onset, and after the last at least
-exercise_pause, exercise_pause_spread = (0.1, 0.6), 0.6     # mean seconds between onsets; spread of the logarithm
-exercise_jump_share = 0.2               # of the onsets after which the hands move to other keys
-exercise_chord_sizes = (1, 1, 1, 2, 3, 4)
-exercise_key_spread = 9                 # standard deviation around the middle of the hands, semitones
-exercise_velocity = (8, 127)
-exercise_length = (-3, 2.4)             # logarithm of seconds
-exercise_spread_s = 0.02                # over which the notes of a chord begin
-exercise_pedal_share = 0.3              # of the exercises that have a pedal
-exercise_pedal_change_share = 0.3       # of the onsets at which it changes
-exercise_pedal_s = 0.05                 # seconds that the pedal is up before and after an onset
-
-# training data: randomised piano timbres (--random-timbre)
-random_timbre_share = 0.75  # share of the variants
-random_timbre_keys = 6      # neighbouring keys that share an equaliser
-max_resize = 6              # largest shift of samples to other keys, semitones
-timbre_partials = (0.25, 0.7, 1, 2, 3, 4, 6, 9, 16, 32, 90)     # points of the equaliser, times the fundamental
-timbre_db, timbre_group_db = 6, 2.5     # standard deviations of the points: per piano, and per group of keys
-timbre_tilt_db = (-2, 2)    # per octave
-
-# training data: simulated recordings of the variants (--simulate-recording)
-simulated_recording_share = 0.7     # share of the variants
-n_room_responses = 60
-n_artificial_responses = 30
+# simulated rooms (SimulatedRooms.py), also those of benchmarks/cases.py, whose results depend on these values
 room_size = ((3.5, 3, 2.4), (30, 20, 12))           # metres
 room_seconds, room_seconds_per_metre = (0.15, 0.35), 0.14   # reverberation time, and its growth with volume ** (1 / 3)
 room_absorption_spread = (0.3, 1)                   # factor of that growth
@@ -104,17 +62,6 @@ room_microphone_height, room_margin = (1, 3.5), 0.2         # metres; distance f
 room_microphone_angles = (-0.1, 0.1)                        # radians, seen from the piano
 room_direct_sound = 0.3             # share of the maximum at which the direct sound begins
 response_seconds = 2.5
-artificial_seconds = (0.4, 3)
-artificial_upper = (0.3, 1.2)       # reverberation time of the highest band, times that of the lowest
-artificial_delay = (0, 0.05)        # seconds
-artificial_db = (-18, 0)            # level of the reverberation
-recording_room_share = 0.65
-recording_lowest_hz = 30            # from which on the equaliser changes
-recording_equaliser_share, recording_equaliser = 0.3, dict(points=((9, 3),), tilt_db=8)
-recording_compression_share, recording_compression, recording_attack = 0.25, (0.1, 0.4), (0.02, 0.3)
-recording_noise_share, recording_noise_db, recording_noise_slopes = 0.4, (-65, -25), (0, 0.5, 1)  # white, pink, brown
-recording_low_pass_share, recording_low_pass_hz = 0.15, (3500, 7000)
-recording_mp3_share, recording_mp3_compression = 0.4, (0.3, 0.6)    # above 0.75 (32 kbit/s) mp3 adds 50 ms of delay
 
 # notes and the recording: is it a piano?
 explained_partials = 16         # of a note, that count as explained by it

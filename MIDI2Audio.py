@@ -16,22 +16,16 @@ import mido
 import numpy as np
 from tqdm import tqdm
 
-import Augmentation
 import Decoding
 import Hyperparameters as hp
 import MIDIReader
 import Notes
-import Performances
 import Util
-from FluidSynth import find_fluidsynth, preset_messages, render, retune, wheel_cents
-from GeneratedFiles import GeneratedFiles, join_names, settings_digest
+from FluidSynth import command_options, find_fluidsynth, preset_messages, render, retune, wheel_cents
+from GeneratedFiles import GeneratedFiles, join_names, values_digest
 from Presets import find_soundfont, list_presets, parse_preset, preset_text
 
 last_piano_program = 7  # of General MIDI
-render_settings = ("gain", "fluidsynth_", "limit_s", "release_s", "peak", "sample_rate")
-recording_settings = ("simulated_recording_share", "recording_", "room_", "artificial_", "response_",
-                      "n_room_responses", "n_artificial_responses", "seed")
-timbre_settings = ("random_timbre_", "timbre_", "max_resize")
 
 
 def trim(midi_path, limit_s=None, bank=0, program=0, detune=0):
@@ -81,7 +75,7 @@ def trim(midi_path, limit_s=None, bank=0, program=0, detune=0):
 
 
 def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=0, room=False, limit_s=None,
-                             detune=0, timbre_rng=None):
+                             detune=0):
     """Render the first seconds of a MIDI file on one preset of a SoundFont to a wav.
 
     Parameters
@@ -98,8 +92,6 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
         Seconds to render, by default `hp.limit_s`. A shorter piece ends `hp.release_s` after its last event.
     detune : float
         Cents to add to the pitch.
-    timbre_rng : random.Random, optional
-        Draws a random piano timbre from it: see `Performances.render_random_timbre`.
 
     Raises
     ------
@@ -112,12 +104,8 @@ def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=
     """
     preset = find_soundfont(soundfont), bank, program, room
     midi, length = trim(midi_path, limit_s, bank, program, detune)
-    samples = round(length * hp.sample_rate)
     try:
-        if timbre_rng:
-            audio = Performances.render_random_timbre(render, midi, samples, preset, timbre_rng)
-        else:
-            audio = render(midi, samples, preset)
+        audio = render(midi, round(length * hp.sample_rate), preset)
     except RuntimeError as error:
         raise ValueError(f"FluidSynth could not render {midi_path}: {error}") from None
     loudest = np.abs(audio).max()
@@ -134,6 +122,11 @@ def check_preset(preset):
         midi_path = Path(folder) / "note.mid"
         mido.MidiFile(tracks=[track]).save(midi_path)
         synthesise_midi_to_audio(midi_path, Path(folder) / "note.wav", *preset)
+
+
+def excerpt_settings():
+    """Return a digest of the settings that `trim` reads."""
+    return values_digest(hp.limit_s, hp.release_s, hp.sample_rate)
 
 
 def is_solo_piano(midi_path):
@@ -156,8 +149,7 @@ def save_rendered_midi(midi_folder, audio_folder, output_folder, shard=(0, 1), o
     `output_folder` are kept; generated ones whose piece is gone are removed.
     """
     pieces, folder = Util.find_pieces(midi_folder, Notes.midi_endings), Path(output_folder)
-    generated, settings = GeneratedFiles(folder), settings_digest("limit_s", "release_s", "sample_rate")
-    generated.adopt(path for path in folder.glob("*.mid") if Notes.is_single_track(path))
+    generated, settings = GeneratedFiles(folder), excerpt_settings()
     generated.remove_orphans(lambda name: Path(name).stem in pieces)
     for name, path in sorted(pieces.items())[shard[0]::shard[1]]:
         output = folder / f"{name}.mid"
@@ -174,25 +166,17 @@ def save_rendered_midi(midi_folder, audio_folder, output_folder, shard=(0, 1), o
 class FolderRenderer:
     """Renders the MIDI files of a folder on one preset; `synthesise_folder` explains the parameters."""
 
-    def __init__(self, output_folder, preset, detune=0, variant_presets=(), simulate_recording=False,
-                 random_timbre=False):
+    def __init__(self, output_folder, preset, detune=0):
         self.folder, self.preset, self.detune = Path(output_folder), preset, detune
-        self.variant_presets, self.simulate_recording = variant_presets, simulate_recording
-        self.random_timbre, self.generated = random_timbre, GeneratedFiles(output_folder)
-        self.responses = ([*Augmentation.room_responses(), *Augmentation.artificial_responses()]
-                          if simulate_recording else [])
+        self.generated = GeneratedFiles(output_folder)
 
     def description(self):
-        """Return the text of preset.txt: the presets, and what is done to the variants."""
-        presets = ", ".join(dict.fromkeys(map(preset_text, (self.preset, *self.variant_presets))))
-        return (presets + (f", off by up to {self.detune:g} cents" if self.detune else "")
-                + ", recorded" * self.simulate_recording + ", voiced" * self.random_timbre)
+        """Return the text of preset.txt: the preset, and the largest detuning."""
+        return preset_text(self.preset) + (f", off by up to {self.detune:g} cents" if self.detune else "")
 
-    def settings(self, name):
-        """Return the digest of the settings that the wav of a piece depends on."""
-        variant = "~" in name
-        return settings_digest(*render_settings, *recording_settings * (variant and self.simulate_recording),
-                               *timbre_settings * (variant and self.random_timbre))
+    def settings(self):
+        """Return a digest of what a wav depends on, besides its MIDI file and what preset.txt says."""
+        return values_digest(excerpt_settings(), command_options(any(self.preset[3:])), hp.peak)
 
     def claim(self, names, overwrite):
         """Prepare the folder for renders of these pieces. Raises ValueError if it holds others: see
@@ -207,8 +191,6 @@ class FolderRenderer:
         former = " ".join(Util.read_text(note).split()) if stored else text
         if former != text and not overwrite:
             raise ValueError(f"{self.folder} holds renders of {former}, not of {text}; add --overwrite to replace them")
-        if stored:
-            self.generated.adopt(path for path in stored if path.stem in names and path.suffix == ".wav")
         if former != text:
             check_preset(self.preset)  # before anything is removed
             # at once, so that an interruption leaves no mixture; what another shard has rendered since stays
@@ -223,32 +205,24 @@ class FolderRenderer:
         if found.keys() - set(names):
             Util.warn(f"{self.folder} holds recordings without a MIDI file, which are trained on too: "
                       f"{join_names(found.keys() - set(names))}; remove them if they are old renders")
-        outdated = [name for name in found if not self.generated.has_settings(found[name], self.settings(name))]
+        outdated = [name for name in found if not self.generated.has_settings(found[name], self.settings())]
         if outdated:
             tqdm.write(f"{self.folder}: {len(outdated)} wavs were rendered with other settings in Hyperparameters.py "
                        f"and are rendered again: {join_names(outdated)}", file=sys.stderr)
 
     def render(self, name, midi_path, overwrite):
         """Render a piece, unless its wav is current. Raises ValueError if it cannot be rendered."""
-        output, settings = self.folder / f"{name}.wav", self.settings(name)
+        output, settings = self.folder / f"{name}.wav", self.settings()
         if not overwrite and self.generated.is_current(output, settings, midi_path):
             return
         self.generated.check_ours(output)
-        rng = random.Random(f"{self.folder.name} {name}")
-        variant, cents = "~" in name, rng.uniform(-self.detune, self.detune)
-        chosen = rng.choice(self.variant_presets) if variant and self.variant_presets else self.preset
-        timbre_rng = rng if variant and self.random_timbre and rng.random() < hp.random_timbre_share else None
+        cents = random.Random(f"{self.folder.name} {name}").uniform(-self.detune, self.detune)
         with Util.atomic_write(output) as temporary:
-            synthesise_midi_to_audio(midi_path, temporary, *chosen, timbre_rng=timbre_rng,
-                                     detune=cents if variant or not self.variant_presets else 0)
-            if variant and self.simulate_recording and rng.random() < hp.simulated_recording_share:
-                Util.write_audio(temporary, Augmentation.simulate_recording(
-                    Util.read_audio(temporary), np.random.default_rng(rng.getrandbits(64)), self.responses))
+            synthesise_midi_to_audio(midi_path, temporary, *self.preset, detune=cents)
         self.generated.add(output, settings)
 
 
-def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detune=0, shard=(0, 1), solo_piano=False,
-                      variant_presets=(), simulate_recording=False, random_timbre=False):
+def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detune=0, shard=(0, 1), solo_piano=False):
     """Render every MIDI file below a folder on one preset, in parallel, to `output_folder`/<piece>.wav.
 
     A wav that exists is kept if it is newer than its MIDI file and was rendered with the present settings. A MIDI
@@ -268,12 +242,6 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
         (i, n) renders every n-th piece from the i-th on.
     solo_piano : bool
         Skip, with a warning, pieces that ask for other instruments.
-    variant_presets : sequence of tuple
-        Presets for performance variants (`Performances.write_variants`), one at random for each.
-    simulate_recording, random_timbre : bool
-        Whether the shares `hp.simulated_recording_share` and `hp.random_timbre_share` of the variants get a
-        simulated recording (`Augmentation.simulate_recording`) and a random timbre
-        (`Performances.render_random_timbre`).
 
     Raises
     ------
@@ -286,12 +254,12 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     find_fluidsynth(), find_soundfont(preset[0])
     midi_files = Util.find_pieces(midi_folder, Notes.midi_endings)
     names = sorted(midi_files)[shard[0]::shard[1]]
-    renderer = FolderRenderer(output_folder, preset, detune, variant_presets, simulate_recording, random_timbre)
+    renderer = FolderRenderer(output_folder, preset, detune)
     renderer.claim(midi_files, overwrite)
 
     def render_one(name):
         try:
-            if solo_piano and not is_solo_piano(midi_files.get(name.partition("~")[0], midi_files[name])):
+            if solo_piano and not is_solo_piano(midi_files[name]):
                 Util.warn(f"{midi_files[name]} is not for piano alone; left out")
             else:
                 renderer.render(name, midi_files[name], overwrite)
@@ -308,12 +276,10 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
         raise ValueError("; ".join(errors))
 
 
-def synthesise_all(mode, data=None, presets=None, detune=0, variants=0, simulate_recording=False, random_timbre=False,
-                   **how):
+def synthesise_all(mode, data=None, presets=None, detune=0, **how):
     """Render data/MIDI on one side of the pair, "piano" or "synth".
 
-    Several pianos go to data/piano, data/piano_2 and so on. With performance variants there is one folder: pieces are
-    rendered on the first piano, each variant on one of all of them. The notes of the renders go to data/notes.
+    Several pianos go to data/piano, data/piano_2 and so on, and the notes of the renders to data/notes.
 
     Parameters
     ----------
@@ -324,11 +290,7 @@ def synthesise_all(mode, data=None, presets=None, detune=0, variants=0, simulate
     presets : list of tuple, optional
         By default `hp.piano_preset` or `hp.synth_preset`.
     detune : float
-        Largest detuning in cents, of all pianos except the first, or of all variants.
-    variants : int
-        Number of performance variants per piece, which are written to data/MIDI first.
-    simulate_recording, random_timbre : bool
-        As for `synthesise_folder`, on the side of the piano only.
+        Largest detuning in cents, of all pianos except the first.
     **how
         Other parameters of `synthesise_folder`.
 
@@ -342,19 +304,12 @@ def synthesise_all(mode, data=None, presets=None, detune=0, variants=0, simulate
     if mode not in defaults:
         raise ValueError(f"mode is 'piano' or 'synth', not '{mode}'")
     presets = presets or [defaults[mode]]
-    Performances.remove_orphan_variants(data / "MIDI")
-    if variants:
-        Performances.write_variants(data / "MIDI", variants)
-        how.update(variant_presets=presets, simulate_recording=simulate_recording and mode == "piano",
-                   random_timbre=random_timbre and mode == "piano")
-        presets = presets[:1]
     folders = [mode, *(f"{mode}_{number}" for number in range(2, len(presets) + 1))]
     if mode == "piano":
         check_other_pianos(data, folders)
     try:
         for folder, preset in zip(folders, presets):
-            synthesise_folder(data / "MIDI", data / folder, preset,
-                              detune=detune if variants or folder != mode else 0, **how)
+            synthesise_folder(data / "MIDI", data / folder, preset, detune=detune if folder != mode else 0, **how)
     finally:  # also if some pieces could not be rendered
         if mode == "piano":
             save_rendered_midi(data / "MIDI", data / mode, data / "notes", how.get("shard", (0, 1)),
@@ -398,17 +353,6 @@ def main(arguments=None):
                         help="target instrument (default: %(default)s)")
     parser.add_argument("--detune", type=parse_cents, default=0,
                         metavar="CENTS", help="largest random detuning of all sources except the first (default: 0)")
-    parser.add_argument("--variants", type=Util.non_negative_int, default=0, metavar="N",
-                        help="number of performance variants per piece, with random timing and dynamics; adds "
-                        "one exercise per piece; each is rendered on one of the sources (default: 0)")
-    parser.add_argument("--simulate-recording", action="store_true",
-                        help="simulate rooms and microphones for most variants")
-    parser.add_argument("--random-timbre", action="store_true",
-                        help="render most variants with randomised piano timbres")
-    for former, present in (("--takes", "variants"), ("--recorded", "simulate_recording"),
-                            ("--voiced", "random_timbre")):
-        how = dict(type=Util.non_negative_int) if former == "--takes" else dict(action="store_true")
-        parser.add_argument(former, dest=present, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **how)
     parser.add_argument("--list", metavar="FILE.sf2", help="list the presets of a SoundFont and exit")
     parser.add_argument("--shard", type=Util.parse_shard, default=(0, 1), metavar="I/N",
                         help="render every N-th piece from the I-th on, counted from 0")
@@ -430,10 +374,8 @@ def render_data(options):
     """Render what the command line asks for. Raises ValueError with all errors at the end."""
     sources, target = [parse_preset(text) for text in options.source], parse_preset(options.target)
     how = dict(overwrite=options.overwrite, shard=options.shard, solo_piano=options.solo_piano)
-    variants = dict(variants=options.variants, simulate_recording=options.simulate_recording,
-                    random_timbre=options.random_timbre)
-    work = [lambda: synthesise_all("piano", options.data, sources, options.detune, **variants, **how),
-            lambda: synthesise_all("synth", options.data, [target], variants=options.variants, **how)]
+    work = [lambda: synthesise_all("piano", options.data, sources, options.detune, **how),
+            lambda: synthesise_all("synth", options.data, [target], **how)]
     if (options.data / "MIDI_test").exists():
         work.append(lambda: create_test_set(options.data, sources[0], target, options.overwrite))
     errors = []

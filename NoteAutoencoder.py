@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 import Hyperparameters as hp
+import Util
 from NoteHeads import OffsetHead, SequenceHead
 from TableDecoder import TableDecoder
 
@@ -229,13 +230,9 @@ def partial_bands(partials):
 def partial_mel_weights(partials):
     """Return the weights of the two mel bands around each partial of each key [shape=(n_mels, n_keys, partials)].
 
-    `partials` is a sequence of frequency ratios to the fundamental. The mel scale is Slaney's: linear up to 1 kHz, then
-    logarithmic.
+    `partials` is a sequence of frequency ratios to the fundamental.
     """
-    step, knee, ratio = 200 / 3, 1000.0, torch.log(torch.tensor(6.4)).double() / 27
-    top = knee / step + torch.log(torch.tensor(hp.fmax / knee).double()) / ratio
-    mel = torch.linspace(0, 1, hp.n_mels + 2, dtype=torch.float64)[1:-1] * top
-    centre = torch.where(mel < knee / step, mel * step, knee * torch.exp(ratio * (mel - knee / step)))
+    centre = torch.from_numpy(Util.mel_frequencies(hp.n_mels + 2)[1:-1])
     keys = torch.arange(hp.lowest_key, hp.lowest_key + hp.n_keys)[:, None]
     hertz = 440 * 2 ** ((keys - 69) / 12) * torch.tensor(partials).double()
     above = torch.searchsorted(centre, hertz).clamp(1, hp.n_mels - 1)

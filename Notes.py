@@ -127,12 +127,6 @@ def single_track(events):
     return mido.MidiFile(ticks_per_beat=hp.sample_rate // 2, tracks=[track])
 
 
-def is_single_track(path):
-    """Return whether a MIDI file has the division of `single_track`, which other programs do not write."""
-    with open(path, "rb") as file:
-        return file.read(14)[12:] == (hp.sample_rate // 2).to_bytes(2, "big")
-
-
 def read_keys_and_pedal(midi_path):
     """Read the movements of keys and sustain pedal from a MIDI file.
 
@@ -263,9 +257,12 @@ def onset_candidates(predictions, onset_threshold, frame_threshold):
 def next_onsets(key, begin, last):
     """Return the next onset of each note's key [shape=(n,)], or `last` if there is none.
 
-    `key` and `begin` [shape=(n,)] are sorted by key, then by onset.
+    `key` and `begin` [shape=(n,)] are the key and the onset of each note, in any order.
     """
-    return np.where(np.append(key[1:] == key[:-1], False), np.roll(begin, -1), last)
+    order = np.lexsort((begin, key))
+    key, begin = key[order], begin[order]
+    following = np.where(np.append(key[1:] == key[:-1], False), np.roll(begin, -1), last)
+    return following[np.argsort(order)]
 
 
 def interpolate_peaks(image, frame, key):

@@ -5,15 +5,7 @@ import numpy as np
 import torch
 
 import Hyperparameters as hp
-
-
-def next_onsets(onset, key, last=np.inf):
-    """Return the onset of the next note of the same key of each note [shape=(n,)], `last` after the final one."""
-    order = np.lexsort((onset, key))
-    following = np.full(len(onset), last)
-    same = key[order][1:] == key[order][:-1]
-    following[order[:-1][same]] = onset[order[1:][same]]
-    return following
+from Notes import next_onsets
 
 
 def with_pedal(off, pedal):
@@ -184,7 +176,7 @@ class Performances(torch.utils.data.IterableDataset):
                                                  self.lead)
             if len(played):
                 played[:, 1] = np.minimum(np.maximum(played[:, 1], played[:, 0] + hp.clip_note_s),
-                                          next_onsets(played[:, 0], played[:, 2]))
+                                          next_onsets(played[:, 2], played[:, 0], np.inf))
                 played = played[played[:, 1] - played[:, 0] > hp.clip_cut_note_s]
             notes.append(np.insert(played, 0, clip, axis=1))
             pedals.append(np.insert(pedal, 0, clip, axis=1))

@@ -39,15 +39,15 @@ def smooth(size, points, device, deviation=1.0):
     return torch.nn.functional.interpolate(curve, size=size, mode="linear", align_corners=True)[0, 0]
 
 
-def uniform(limits, device=None):
-    """Draw a number [shape=()] between two limits."""
+def uniform(limits, device=None, *shape):
+    """Draw numbers between two limits [shape], by default a single one [shape=()]."""
     low, high = limits
-    return low + (high - low) * torch.rand((), device=device)
+    return low + (high - low) * torch.rand(shape, device=device)
 
 
-def often(share, device=None):
-    """Draw true [shape=()] with the probability `share`."""
-    return torch.rand((), device=device) < share
+def often(share, device=None, *shape):
+    """Draw true with the probability `share` [shape], by default once [shape=()]."""
+    return torch.rand(shape, device=device) < share
 
 
 def random_equaliser(size, device):

@@ -5,22 +5,12 @@ import numpy as np
 import torch
 
 import Hyperparameters as hp
-
-
-def uniform(clips, limits, device):
-    """Draw a number between two limits for each clip [shape=(clips, 1)]."""
-    low, high = limits
-    return low + (high - low) * torch.rand(clips, 1, device=device)
-
-
-def often(clips, share, device):
-    """Draw for each clip whether something happens, with the probability `share` [shape=(clips, 1)]."""
-    return torch.rand(clips, 1, device=device) < share
+from RandomPianos import often, uniform
 
 
 def decibels(clips, limits, device):
     """Draw a gain for each clip [shape=(clips, 1)], from limits in dB."""
-    return 10 ** (uniform(clips, limits, device) / 20)
+    return 10 ** (uniform(limits, device, clips, 1) / 20)
 
 
 def unit_power(audio):
@@ -50,7 +40,7 @@ class Rooms:
     Parameters
     ----------
     simulated : list of np.ndarray [shape=(n,)]
-        Impulse responses at `hp.sample_rate`, such as those of `Augmentation.room_responses`.
+        Impulse responses at `hp.sample_rate`, such as those of `SimulatedRooms.room_responses`.
     device : str or torch.device
     """
 
@@ -71,17 +61,17 @@ class Rooms:
         t = torch.arange(self.simulated.shape[1], device=device) / hp.sample_rate
         tail, early = self.draw_tail(clips, t), self.draw_reflections(clips)
         level = decibels(clips, hp.recorded_reverberation_db, device)
-        mixed = level * (tail + early * uniform(clips, hp.recorded_taps_gain, device))
-        second = often(clips, hp.recorded_second_share, device) * uniform(clips, hp.recorded_second_gain, device)
-        late = (uniform(clips, hp.recorded_second_s, device) * hp.sample_rate).long()
+        mixed = level * (tail + early * uniform(hp.recorded_taps_gain, device, clips, 1))
+        second = often(hp.recorded_second_share, device, clips, 1) * uniform(hp.recorded_second_gain, device, clips, 1)
+        late = (uniform(hp.recorded_second_s, device, clips, 1) * hp.sample_rate).long()
         mixed.scatter_add_(1, late, second)
         mixed[:, 0] += 1
         if self.any:
             chosen = self.simulated[torch.randint(len(self.simulated), (clips,), device=device)]
-            walls = uniform(clips, hp.recorded_walls, device).clamp(max=hp.recorded_max_walls)
+            walls = uniform(hp.recorded_walls, device, clips, 1).clamp(max=hp.recorded_max_walls)
             chosen = chosen * torch.exp(t * walls)
             chosen[:, :hp.recorded_direct_samples] *= decibels(clips, hp.recorded_direct_db, device)
-            mixed = torch.where(often(clips, hp.recorded_simulated_share, device), chosen, mixed)
+            mixed = torch.where(often(hp.recorded_simulated_share, device, clips, 1), chosen, mixed)
         return mixed / mixed.norm(dim=1, keepdim=True)
 
     def draw_tail(self, clips, t):
@@ -89,23 +79,23 @@ class Rooms:
         size, device = len(t), self.device
         spectrum = torch.fft.rfft(torch.randn(clips, size, device=device))
         hertz = torch.fft.rfftfreq(size, 1 / hp.sample_rate).to(device)
-        seconds = torch.exp(uniform(clips, [math.log(limit) for limit in hp.recorded_reverberation_s], device))
-        bright, tail = uniform(clips, hp.recorded_bright, device), torch.zeros(clips, size, device=device)
+        seconds = torch.exp(uniform([math.log(limit) for limit in hp.recorded_reverberation_s], device, clips, 1))
+        bright, tail = uniform(hp.recorded_bright, device, clips, 1), torch.zeros(clips, size, device=device)
         for band, (low, high) in enumerate(zip(hp.recorded_bands, hp.recorded_bands[1:])):
             spread = torch.exp(hp.recorded_reverberation_spread * torch.randn(clips, 1, device=device))
             decay = seconds * bright ** (band / 3) * spread
             noise = torch.fft.irfft(spectrum * ((hertz >= low) & (hertz < high)), size)
             tail += noise * 10 ** (-3 * t / decay)
-        tail = tail * (t > uniform(clips, hp.recorded_predelay_s, device))
+        tail = tail * (t > uniform(hp.recorded_predelay_s, device, clips, 1))
         return tail / tail.norm(dim=1, keepdim=True)
 
     def draw_reflections(self, clips):
         """Return early reflections of unit energy [shape=(clips, n)]."""
         taps, device = hp.recorded_taps, self.device
-        when = torch.rand(clips, taps, device=device) ** 1.5 * uniform(clips, hp.recorded_tap_s, device)
+        when = torch.rand(clips, taps, device=device) ** 1.5 * uniform(hp.recorded_tap_s, device, clips, 1)
         when = (when * hp.sample_rate).long() + hp.recorded_tap_delay
         height = torch.randn(clips, taps, device=device)
-        height = height * torch.exp(-when / hp.sample_rate / uniform(clips, hp.recorded_tap_fall_s, device))
+        height = height * torch.exp(-when / hp.sample_rate / uniform(hp.recorded_tap_fall_s, device, clips, 1))
         early = torch.zeros(clips, self.simulated.shape[1], device=device).scatter_add_(1, when, height)
         return early / early.norm(dim=1, keepdim=True).clamp(min=1e-6)
 
@@ -151,18 +141,18 @@ def record(audio, open_strings, rooms, resonance):
     clips, size = audio.shape
     device, n_fft = audio.device, 1 << (size - 1).bit_length()
     audio = unit_power(audio)
-    rung = filtered(audio * open_strings, resonance, n_fft) * often(clips, hp.recorded_resonance_share, device)
+    rung = filtered(audio * open_strings, resonance, n_fft) * often(hp.recorded_resonance_share, device, clips, 1)
     audio = audio + rung * decibels(clips, hp.recorded_resonance_db, device)
     response = rooms.draw(clips)
     dry = torch.zeros_like(response)
     dry[:, 0] = 1
-    response = torch.where(often(clips, hp.recorded_room_share, device), response, dry)
+    response = torch.where(often(hp.recorded_room_share, device, clips, 1), response, dry)
     gain = recording_gains(clips, torch.fft.rfftfreq(n_fft, 1 / hp.sample_rate).to(device))
     spectrum = torch.fft.rfft(audio, n_fft) * torch.fft.rfft(response, n_fft) * 10 ** (gain / 20)
     audio = unit_power(torch.fft.irfft(spectrum, n_fft)[:, :size])
     audio = add_noise(clipped(compressed(audio)))
-    return coded(audio, often(clips, hp.recorded_coding_share, device),
-                 uniform(clips, hp.recorded_coding_steps, device), uniform(clips, hp.recorded_coding_hz, device))
+    return coded(audio, often(hp.recorded_coding_share, device, clips, 1),
+                 uniform(hp.recorded_coding_steps, device, clips, 1), uniform(hp.recorded_coding_hz, device, clips, 1))
 
 
 def recording_gains(clips, hertz):
@@ -177,16 +167,16 @@ def recording_gains(clips, hertz):
         return torch.lerp(points[:, index.long()], points[:, index.long() + 1], index % 1)
 
     number = hp.recorded_equaliser_points
-    points = torch.randn(clips, number, device=device) * uniform(clips, hp.recorded_equaliser_db, device)
-    points = points + uniform(clips, hp.recorded_tilt_db, device) * torch.linspace(-1, 1, number, device=device)
-    gain = curve(points) * often(clips, hp.recorded_equaliser_share, device)
-    fine = torch.randn(clips, hp.recorded_fine_points, device=device) * uniform(clips, hp.recorded_fine_db, device)
-    gain = gain + curve(fine) * often(clips, hp.recorded_fine_share, device)
-    filters = often(clips, hp.recorded_low_pass_share, device)
-    octaves = (hertz / uniform(clips, hp.recorded_low_pass_hz, device)).log2().clamp(min=0)
+    points = torch.randn(clips, number, device=device) * uniform(hp.recorded_equaliser_db, device, clips, 1)
+    points = points + uniform(hp.recorded_tilt_db, device, clips, 1) * torch.linspace(-1, 1, number, device=device)
+    gain = curve(points) * often(hp.recorded_equaliser_share, device, clips, 1)
+    fine = torch.randn(clips, hp.recorded_fine_points, device=device) * uniform(hp.recorded_fine_db, device, clips, 1)
+    gain = gain + curve(fine) * often(hp.recorded_fine_share, device, clips, 1)
+    filters = often(hp.recorded_low_pass_share, device, clips, 1)
+    octaves = (hertz / uniform(hp.recorded_low_pass_hz, device, clips, 1)).log2().clamp(min=0)
     gain = gain - torch.where(filters, octaves * hp.recorded_low_pass_db, 0)
-    filters = often(clips, hp.recorded_high_pass_share, device)
-    octaves = (uniform(clips, hp.recorded_high_pass_hz, device) / hertz.clamp(min=1)).log2().clamp(min=0)
+    filters = often(hp.recorded_high_pass_share, device, clips, 1)
+    octaves = (uniform(hp.recorded_high_pass_hz, device, clips, 1) / hertz.clamp(min=1)).log2().clamp(min=0)
     return gain - torch.where(filters, octaves * hp.recorded_high_pass_db, 0)
 
 
@@ -197,15 +187,15 @@ def compressed(audio):
     width = 2 * int(torch.randint(*hp.recorded_compression_blocks, ())) + 1
     power = torch.nn.functional.avg_pool1d(power, width, 1, width // 2, count_include_pad=False)
     power = torch.nn.functional.interpolate(power, size=size, mode="linear")[:, 0] + 1e-6
-    where = often(clips, hp.recorded_compression_share, device)
-    return audio * torch.where(where, power ** -uniform(clips, hp.recorded_compression, device), 1)
+    where = often(hp.recorded_compression_share, device, clips, 1)
+    return audio * torch.where(where, power ** -uniform(hp.recorded_compression, device, clips, 1), 1)
 
 
 def clipped(audio):
     """Return audio [shape=(clips, n)], in some clips with the peaks cut off."""
     clips, device = len(audio), audio.device
-    bound = audio.abs().amax(1, keepdim=True).clamp(min=1e-7) * uniform(clips, hp.recorded_clipping, device)
-    return torch.where(often(clips, hp.recorded_clipping_share, device),
+    bound = audio.abs().amax(1, keepdim=True).clamp(min=1e-7) * uniform(hp.recorded_clipping, device, clips, 1)
+    return torch.where(often(hp.recorded_clipping_share, device, clips, 1),
                        torch.maximum(torch.minimum(audio, bound), -bound), audio)
 
 
@@ -215,11 +205,11 @@ def add_noise(audio):
     noise = band_noise((clips, size), torch.randint(0, 3, (clips, 1), device=device) / 2, device)
     wave = torch.nn.functional.interpolate(torch.randn(clips, 1, hp.recorded_noise_waves, device=device), size=size,
                                            mode="linear")[:, 0]
-    noise = noise * torch.where(often(clips, hp.recorded_noise_wave_share, device), torch.exp(wave), 1)
+    noise = noise * torch.where(often(hp.recorded_noise_wave_share, device, clips, 1), torch.exp(wave), 1)
     hum = sum(torch.sin(2 * math.pi * base * torch.arange(size, device=device) / hp.sample_rate) / base
               for base in hp.recorded_hum_hertz)
-    noise = noise + often(clips, hp.recorded_hum_share, device) * hum * uniform(clips, hp.recorded_hum, device)
-    level = often(clips, hp.recorded_noise_share, device) * decibels(clips, hp.recorded_noise_db, device)
+    noise = noise + often(hp.recorded_hum_share, device, clips, 1) * hum * uniform(hp.recorded_hum, device, clips, 1)
+    level = often(hp.recorded_noise_share, device, clips, 1) * decibels(clips, hp.recorded_noise_db, device)
     return audio + noise * level * audio.std(1, keepdim=True)
 
 

@@ -23,7 +23,7 @@ import Metrics
 import Notes
 import Util
 from AEModel import NoteModel
-from cases import cases, prepare
+from cases import cases, cases_of, prepare
 from common import check_packages, check_soundfonts, is_default, output_path, scored_pieces, silence, table
 
 visqol_rate = 48000     # Hz, of its mode for music
@@ -188,7 +188,7 @@ def main(arguments=None):
     command = f"python benchmarks/goals.py FOLDER{flags}"
     output = output_path(hp.root / "results" / page, full, options.output)
     models, sound, notes = Main.load_models(*weights), {}, {}
-    for case in cases:
+    for case in cases_of(names, cases):
         folder, midi_files = prepare(case, options.midi)
         sound[case] = score_sound(folder, midi_files, models, columns, options.inversion)
         if isinstance(models[0], NoteModel):

@@ -29,7 +29,7 @@ import MIDI2Audio
 import Notes
 import Util
 from AEModel import NoteModel
-from cases import cases, prepare
+from cases import cases, cases_of, prepare
 from common import check_packages, check_soundfonts, is_default, output_path, scored_pieces, silence, table
 import goals
 
@@ -234,16 +234,17 @@ def main(arguments=None):
                         "with all other options at their defaults, else peers_table.md in the working folder)")
     options = parser.parse_args(arguments)
     weights = Main.choose_weights(options.model, None, None)
-    check_soundfonts(hp.synth_preset, *(cases[case].preset for case in options.cases))
+    names = sorted(Util.find_pieces(options.midi, Notes.midi_endings))[:options.pieces]
+    chosen = cases_of(names, options.cases)
+    check_soundfonts(hp.synth_preset, *(cases[case].preset for case in chosen))
     if not options.no_notes:
         check_packages("the note F1 of the audio", goals.basic_pitch_modules, goals.to_install, "--no-notes")
     players = make_players(options.players, weights, hp.data / "evaluation" / "peers")
-    names = sorted(Util.find_pieces(options.midi, Notes.midi_endings))[:options.pieces]
     full = (names == sorted(scored_pieces)[:committed_pieces]
             and is_default(parser, options, "cases", "players", "model", "no_notes"))
     output = output_path(hp.root / "results" / "peers_table.md", full, options.output)
     midi_folder, scores = copy_first(options.midi, options.pieces) if options.pieces else options.midi, []
-    for case in options.cases:
+    for case in chosen:
         folder, midi_files = prepare(case, midi_folder)
         for name, play in players.items():
             scores.append((case, name, score(play, folder, midi_files, not options.no_notes)))

@@ -1,6 +1,5 @@
 """Fixtures of several test files. Slow ones are made once per session, in pytest's temporary folder."""
 import contextlib
-import functools
 import os
 import shutil
 import subprocess
@@ -13,10 +12,8 @@ import soundfile
 import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent.parent / "results")]
-import Augmentation
 import Hyperparameters as hp
 import MIDI2Audio
-import Performances
 from AEModel import NoteModel
 from NoteAutoencoder import NoteAutoencoder, NoteDecoder
 from notes_common import pedal, small
@@ -252,19 +249,14 @@ def responses():
 
 
 @pytest.fixture(scope="session")
-def rendered(tmp_path_factory, instruments, midi, responses):
-    """A data folder with simulated recordings of performance variants of two short pieces, and exercises of 4 s."""
+def rendered(tmp_path_factory, instruments, midi):
+    """A data folder with renders of two short pieces, and of two transposed takes of each."""
     data = tmp_path_factory.mktemp("takes")
     for name, keys in ("one", (43, 60, 67, 72, 88)), ("two", (36, 55, 64, 69, 100)):
-        notes = [(0, key, 0.317 + 0.4531 * i, 0.6 + 0.4531 * i) for i, key in enumerate(keys)]
-        midi(data / "MIDI" / f"{name}.mid", notes, pedal((0.0, 0), (1.9, 127), (2.2, 0)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Performances, "random_exercise", functools.partial(Performances.random_exercise, limit_s=4))
-        patch.setattr(Augmentation, "room_responses", lambda: responses)
-        patch.setattr(hp, "simulated_recording_share", 1)
-        MIDI2Audio.main(["--data", str(data), "--variants", "1", "--simulate-recording", "--source",
-                         "FluidR3_GM.sf2:0:0",
-                         "FluidR3_GM.sf2:0:1"])
+        for shift, take in enumerate((name, f"{name}~0", f"{name}~1")):
+            notes = [(0, key + shift, 0.317 + 0.4531 * i, 0.6 + 0.4531 * i) for i, key in enumerate(keys)]
+            midi(data / "MIDI" / f"{take}.mid", notes, pedal((0.0, 0), (1.9, 127), (2.2, 0)))
+    MIDI2Audio.main(["--data", str(data)])
     return data
 
 

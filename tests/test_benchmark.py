@@ -11,6 +11,7 @@ import Hyperparameters as hp
 import Main
 import MIDI2Audio
 import Util
+from notes_common import late
 from UNet import UNet
 
 sys.path.append(str(hp.root / "benchmarks"))
@@ -186,25 +187,43 @@ def test_notes_are_scored_against_the_midi_files(instruments, one_piece, monkeyp
         np.testing.assert_allclose(goals.score_notes(folder, midi_files, None), [expected] * 5)
 
 
-def test_the_case_performed_has_a_pedal_and_other_halls_than_the_recordings(tmp_path, monkeypatch, responses,
-                                                                           instruments, midi):
-    notes = [(0, 48 + (7 * i) % 40, 0.1 + 0.3 * i, 0.35 + 0.3 * i) for i in range(60)]
-    midi(tmp_path / "MIDI" / "one.mid", notes)
+def test_the_cases_in_halls_play_stored_performances_in_different_halls(instruments, tmp_path, monkeypatch, responses):
+    Util.save_bytes(tmp_path / "MIDI" / "elise.mid", lambda file: file.write(excerpt.read_bytes()))
     seeds = []
-    monkeypatch.setattr(hp, "data", tmp_path / "data")
-    monkeypatch.setattr(cases.Augmentation, "room_responses", lambda *halls: seeds.append(halls) or responses)
+    monkeypatch.setattr(hp, "data", tmp_path / "data"), monkeypatch.setattr(hp, "limit_s", 3)
+    monkeypatch.setattr(cases.SimulatedRooms, "room_responses", lambda *halls: seeds.append(halls) or responses)
     monkeypatch.setattr(cases, "cases", {name: case._replace(preset=hp.piano_preset)
                                          for name, case in cases.cases.items()})
-    found = {name: cases.prepare(name, tmp_path / "MIDI") for name in ("like a recording", "performed, in a hall")}
-    [_, midi_files] = found["performed, in a hall"]
-    presses = [message for message in mido.MidiFile(midi_files["one"])
-               if message.type == "control_change" and message.control == 64 and message.value >= 64]
-    assert len(presses) >= cases.min_pedal_presses
-    assert seeds == [(12, 1), (12, 2)]  # number and random seed; training has the seed `hp.seed`
-    assert len({(folder / "piano" / "one.wav").read_bytes() for folder, _ in found.values()}) == 2
-    before = (found["performed, in a hall"][0] / "piano" / "one.wav").read_bytes()
-    folder, _ = cases.prepare("performed, in a hall", tmp_path / "MIDI")
-    assert (folder / "piano" / "one.wav").read_bytes() == before
+    in_halls = "like a recording", "performed, in a hall"
+    found = {}
+    for name in (*in_halls, in_halls[1]):
+        folder, midi_files = cases.prepare(name, tmp_path / "MIDI")
+        assert midi_files["elise"].read_bytes() == (cases.performances / cases.cases[name].folder / "elise.mid"
+                                                    ).read_bytes()
+        wav = (folder / "piano" / "elise.wav").read_bytes()
+        assert found.setdefault(name, wav) == wav
+    assert len(set(found.values())) == 2 and seeds == [(12, 1), (12, 2), (12, 2)]  # number and random seed
+
+
+def test_all_scored_pieces_have_performances_and_others_are_left_out(capsys):
+    for folder in "variants", "performed":
+        assert {path.stem for path in (cases.performances / folder).glob("*.mid")} == set(common.scored_pieces)
+    for path in (cases.performances / "performed").glob("*.mid"):
+        assert sum(message.is_cc(64) and message.value >= 64 for message in mido.MidiFile(path).tracks[0]) >= 9
+    assert cases.cases_of(common.scored_pieces, cases.cases) == list(cases.cases)
+    assert capsys.readouterr().out == ""
+    assert cases.cases_of(["elise", "own"], cases.cases) == list(cases.cases)[:3]
+    assert "no performances of own, which these cases need: like a recording, perf" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no performances of own.*; choose other cases"):
+        cases.cases_of(["own"], ["like a recording"])
+
+
+@pytest.mark.parametrize("compression", (0.3, 0.4, 0.5, 0.6))
+def test_mp3_keeps_length_and_time(compression):
+    audio = Util.read_audio(hp.demo)[:3 * hp.sample_rate + 77]
+    coded = cases.mp3_round_trip(audio, compression)
+    assert coded.shape == audio.shape and abs(late(audio, coded)) < 1 / hp.sample_rate
+    assert 0 < np.abs(coded - audio).max() < 0.2
 
 
 # what is missing is named before any work

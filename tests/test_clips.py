@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from scipy.signal import fftconvolve
 
 import Clips
 import ClipSources
@@ -14,6 +15,8 @@ import RandomPerformances
 import RandomPianos
 import RandomRooms
 import Sampler
+import SimulatedRooms
+import Util
 from notes_common import late, pedal, some_notes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -165,6 +168,18 @@ def test_room_responses_begin_with_the_direct_sound_and_have_unit_energy(respons
         drawn = RandomRooms.Rooms(simulated, "cpu").draw(6)
         torch.testing.assert_close(drawn.norm(dim=1), torch.ones(6))
         assert (drawn.abs().argmax(1) < 0.1 * hp.sample_rate).all()
+
+
+def test_simulated_rooms_begin_with_the_direct_sound_and_depend_on_their_seed():
+    [first], [again], [other] = (SimulatedRooms.room_responses(1, seed) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first[:100], other[:100])
+    audio = Util.read_audio(hp.demo)[:2 * hp.sample_rate]
+    for response in first, other:
+        assert np.linalg.norm(response) == pytest.approx(1, rel=1e-3) and response.size <= 2.5 * hp.sample_rate
+        assert np.abs(response[:40]).max() > 0.3 * np.abs(response).max()
+        wet = fftconvolve(audio, response)[:audio.size]
+        assert abs(DatasetCreator.estimate_lag(*map(DatasetCreator.spectrogram, (audio, wet)))) <= 1
 
 
 # clips

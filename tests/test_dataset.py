@@ -415,3 +415,51 @@ def test_shards_share_the_work(three_seconds, tmp_path):
         DatasetCreator.main(["--data", str(tmp_path), "--shard", f"{i}/2"])
         built.append(len(list(tmp_path.joinpath("generated").glob("*/*.npy"))))
     assert built == [4, 6]
+
+
+# notes
+
+@pytest.mark.parametrize("side", ("piano", "synth"))
+def test_labels_are_at_the_onsets_of_the_audio(takes, side):
+    DatasetCreator.build(takes)
+    for name in "one", "two":
+        folder = takes / "generated" / name
+        notes, image = np.load(folder / "notes.npy"), np.load(folder / f"{side}.npy").astype(np.float32)
+        rise, late = np.maximum(np.diff(image, axis=1), 0).sum(axis=0), []
+        assert len(notes) == 5
+        for onset in notes[:, 0] * rate:
+            near = np.arange(int(onset) - 8, int(onset) + 9)
+            late.append(near[rise[near].argmax()] + 0.5 - onset)
+        # an onset enters a window half a window before its centre
+        assert np.abs(np.array(late) + 0.5).max() < 1 and abs(np.mean(late) + 0.5) < 0.5
+
+
+def test_items_of_a_data_set_with_notes(takes):
+    names = DatasetCreator.build(takes)
+    assert DatasetCreator.has_notes(names, takes)
+    dataset = NoteDataset(names, takes)
+    for piece, name in enumerate(names):
+        whole = dataset[piece]
+        frames = whole["mel"].shape[1]
+        shapes = {"pitch": (hp.n_pitches, -(-frames // 2)), "mel": (hp.n_mels, frames), "target": (hp.n_mels, frames),
+                  "labels": (4, frames, hp.n_keys), "notes": (NoteDataset.most_notes, 4)}
+        assert {part: tuple(whole[part].shape) for part in shapes} == shapes and whole["first"] == 0
+        for start in 0, 41, frames - 20:
+            crop, first = dataset[piece, start, 60, 3], start - start % 2
+            assert crop["first"] == first
+            for part, axis, step in ("pitch", 1, 2), ("mel", 1, 1), ("target", 1, 1), ("labels", 1, 1):
+                length = min(60, frames - first) // step
+                torch.testing.assert_close(crop[part].narrow(axis, 0, length),
+                                           whole[part].narrow(axis, first // step, length), atol=1e-4, rtol=0)
+
+
+def test_a_recording_a_little_longer_than_its_partner(takes):
+    """The pitch spectrogram is as long as the mel spectrogram."""
+    for folder in "piano", "synth":
+        path = takes / folder / "one.wav"
+        audio = Util.read_audio(path)
+        size = audio.size // (2 * hp.hop_length) * 2 * hp.hop_length  # an even number of frames
+        Util.write_audio(path, audio[:size + 10 * (folder == "piano") - 20 * (folder == "synth")])
+    DatasetCreator.build(takes)
+    shapes = [np.load(takes / "generated" / "one" / f"{name}.npy").shape[1] for name in ("piano", "piano_pitch")]
+    assert shapes[1] == -(-shapes[0] // 2)

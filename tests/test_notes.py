@@ -15,7 +15,6 @@ import MIDI2Audio
 import MIDIReader
 import NoteRefinement
 import Notes
-import Performances
 import Transcription
 import Util
 from AEModel import AEModel, NoteModel, normalise_level
@@ -137,16 +136,13 @@ def test_undamaged_files_are_read_as_mido_reads_them(root):
         assert [(time, message.bytes()) for time, message in MIDIReader.read_messages(path)] == expected
 
 
-def test_a_note_without_length_is_read_and_has_variants(midi, tmp_path):
+def test_a_note_without_length_is_read(midi, tmp_path):
     path = midi(tmp_path / "short.mid", [(0, 60 + i, i / 2, i / 2 + 0.1) for i in range(8)])
     file = mido.MidiFile(path)
     for message in file.tracks[0]:
         message.time = 0 if message.type == "note_off" else message.time
     file.save(path)
     assert len(Notes.read_notes(path)) == len(Notes.read_keys_and_pedal(path)[0]) == 8
-    Performances.write_variants(tmp_path, 2)
-    for number in 1, 2:
-        assert len(Notes.read_notes(tmp_path / f"short~{number}.mid")) > 3
 
 
 # labels

@@ -1,6 +1,7 @@
 """Generated files whose source or settings have changed are made again or removed; files of the user stay."""
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
 import MIDI2Audio
-import Performances
 import UNetDataset
 import Util
 from Autoencoder import Autoencoder
@@ -82,19 +82,6 @@ def test_renders_on_further_pianos_are_removed_with_their_piece(folder, midi):
     assert DatasetCreator.build(folder) == ["one"]
 
 
-def test_renders_from_before_there_were_lists_are_known_by_their_midi_files(folder, capsys):
-    for path in folder.rglob("generated.txt"):
-        path.unlink()
-    soundfile.write(folder / "piano" / "mine.wav", np.ones(2000) / 2, 22050)
-    before = times(folder)
-    render(folder)
-    assert times(folder) == before
-    assert f"warning: {folder / 'piano'} holds recordings without a MIDI file" in capsys.readouterr().err
-    (folder / "MIDI" / "two.mid").unlink()
-    render(folder)
-    assert pieces(folder) == {"piano": {"one", "mine"}, "synth": {"one"}, "notes": {"one"}}
-
-
 @pytest.mark.parametrize("options", ((), ("--overwrite",)))
 def test_a_recording_that_has_taken_the_place_of_a_render_is_never_replaced(folder, options):
     own = folder / "piano" / "two.wav"
@@ -114,28 +101,6 @@ def test_notes_of_the_user_are_never_replaced(folder):
     before = contents(own)
     render(folder, "--overwrite")
     assert contents(own) == before
-
-
-def test_variants_of_a_piece_that_is_gone_are_removed(tmp_path, midi, capsys):
-    for name in "one", "two", "suite/three":
-        midi(tmp_path / f"{name}.mid", [(0, 60 + i, i / 2, i / 2 + 0.4) for i in range(8)])
-    Performances.write_variants(tmp_path, 2)
-    own = midi(tmp_path / "two~7.mid")
-    (tmp_path / "two.mid").unlink(), (tmp_path / "suite" / "three.mid").unlink()
-    capsys.readouterr()
-    Performances.remove_orphan_variants(tmp_path)
-    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.mid")}
-    assert left == {"one.mid", "one~0.mid", "one~1.mid", "one~2.mid", "two~7.mid"}
-    assert own.exists() and "suite/three~0.mid" in capsys.readouterr().err
-
-
-def test_variants_of_the_user_are_never_replaced(tmp_path, midi, capsys):
-    midi(tmp_path / "one.mid"), midi(tmp_path / "one~1.mid")
-    os.utime(tmp_path / "one~1.mid", (1_000_000_000, 1_000_000_000))
-    before = contents(tmp_path / "one~1.mid")
-    Performances.write_variants(tmp_path, 1)
-    assert contents(tmp_path / "one~1.mid") == before and (tmp_path / "one~0.mid").exists()
-    assert "one~1.mid was not generated here" in capsys.readouterr().err
 
 
 def test_notes_of_a_piece_that_was_damaged_after_its_render_stay(folder):
@@ -183,34 +148,37 @@ def test_renders_and_notes_follow_the_limit(folder, monkeypatch, capsys, options
         assert times(folder) == before
 
 
-@pytest.mark.parametrize("setting, value", (("gain", 0.2), ("release_s", 0.5), ("peak", 0.5), ("limit_s", 20),
-                                            ("fluidsynth_polyphony", 256), ("fluidsynth_room_size", 0.1)))
-def test_renders_follow_the_settings_of_the_rendering(tmp_path, monkeypatch, setting, value):
-    renderer = MIDI2Audio.FolderRenderer(tmp_path, hp.piano_preset)
-    renderer.generated.add(Util.write_audio(tmp_path / "one.wav", np.ones(9) / 2) or tmp_path / "one.wav",
-                           renderer.settings("one"))
-    assert renderer.generated.is_current(tmp_path / "one.wav", renderer.settings("one"))
+@pytest.mark.parametrize("setting, value, again", (("gain", 0.1, True), ("refiner_threshold", 0.9, False)))
+def test_renders_follow_the_settings_of_the_rendering_and_no_others(folder, monkeypatch, setting, value, again):
+    before = times(folder)
     monkeypatch.setattr(hp, setting, value)
-    assert not renderer.generated.is_current(tmp_path / "one.wav", renderer.settings("one"))
+    render(folder)
+    assert {path.name for path, time in times(folder).items() if time != before[path]} == (
+        {"one.wav", "two.wav"} if again else set())
 
 
-def test_only_variants_follow_the_settings_of_recordings_and_timbres(rendered):
-    renderer = MIDI2Audio.FolderRenderer(rendered / "piano", hp.piano_preset, random_timbre=True)
-    before = renderer.settings("one"), renderer.settings("one~1")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hp, "timbre_db", 7)
-        assert renderer.settings("one") == before[0] and renderer.settings("one~1") != before[1]
+@pytest.mark.parametrize("room", ((), (True,)))
+def test_every_setting_that_a_render_reads_is_in_its_digest(tmp_path, midi, instruments, monkeypatch, room):
+    """So that a setting that is added later cannot be forgotten."""
+    midi(tmp_path / "MIDI" / "one.mid")
+    renderer, read = MIDI2Audio.FolderRenderer(tmp_path / "piano", (*instruments[0], *room)), set()
 
+    class Recorded:
+        def __getattr__(self, name, settings=hp):
+            read.add(name)
+            return getattr(settings, name)
 
-def test_variants_follow_their_settings(tmp_path, midi, monkeypatch):
-    midi(tmp_path / "one.mid", [(0, 60 + i, i / 2, i / 2 + 0.4) for i in range(8)])
-    Performances.write_variants(tmp_path, 1)
-    before = contents(tmp_path / "one~1.mid")
-    Performances.write_variants(tmp_path, 1)
-    assert contents(tmp_path / "one~1.mid") == before
-    monkeypatch.setattr(hp, "variant_tempo", (0.5, 0.6))
-    Performances.write_variants(tmp_path, 1)
-    assert contents(tmp_path / "one~1.mid") != before
+    with monkeypatch.context() as patch:
+        for module in [module for module in list(sys.modules.values()) if vars(module).get("hp") is hp]:
+            patch.setattr(module, "hp", Recorded())
+        renderer.render("one", tmp_path / "MIDI" / "one.mid", True)
+    read -= {"soundfonts", "system_soundfonts"}  # places
+    assert {"gain", "limit_s", "peak"} < read
+    for name in read:
+        before = renderer.settings()
+        with monkeypatch.context() as patch:
+            patch.setattr(hp, name, getattr(hp, name) / 2)
+            assert renderer.settings() != before, name
 
 
 def test_an_interrupted_change_of_settings_is_finished_by_the_next_call(folder, monkeypatch):
