@@ -65,6 +65,7 @@ def has_enough_pieces(paths):
 
 def describe_model(ae, unet):
     """Return the name of a model and its number of training pieces, as in "own, trained on 8 pieces"."""
+    ae, unet = Path(ae), Path(unet)
     pieces, folder = training_pieces(ae, unet), hp.models / ae.parent.name
     if (ae, unet) == find_weights("shipped"):
         name = "shipped"
@@ -418,7 +419,8 @@ def make_parser():
     parser.add_argument("-o", "--output", type=Path, metavar="OUT",
                         help="output file, .wav, .flac, .ogg or .mp3, or output folder (default: <name>_epiano.wav in "
                         "the working folder)")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that Main.py did not write, that were edited since, or that are the outputs "
+    parser.add_argument("--overwrite", action="store_true",
+                        help="also replace files that Main.py did not write, files that were edited since, and outputs "
                         "of other recordings")
     parser.add_argument("--page", action="store_true",
                         help="also write <name>_epiano.html, a page for listening that needs no network")
@@ -446,6 +448,15 @@ def make_parser():
     return parser
 
 
+def announce_model(chosen, by_default):
+    """Print the name of a model if it is not the shipped one, and why "own" is not the default if it is not."""
+    own, shipped = find_weights("own"), find_weights("shipped")
+    if chosen != shipped:
+        print(f"model: {describe_model(*chosen)}; --model shipped for the shipped one")
+    elif by_default and all(path.exists() for path in own):
+        print(f"model: shipped, not {describe_model(*own)}, which is too few; --model own for that")
+
+
 def main(arguments=None):
     """Run the command line. `arguments` replaces those of the process."""
     options = make_parser().parse_args(arguments)
@@ -471,11 +482,7 @@ def main(arguments=None):
 
         options.play = MIDI2Audio.parse_preset(options.play)
         MIDI2Audio.check_preset(options.play)
-    own, shipped = find_weights("own"), find_weights("shipped")
-    if chosen != shipped:
-        print(f"model: {describe_model(*chosen)}; --model shipped for the shipped one")
-    elif options.model is None and all(path.exists() for path in own):
-        print(f"model: shipped, since few pieces trained the other ({describe_model(*own)}); --model own for that")
+    announce_model(chosen, by_default=not (options.model or options.ae or options.unet))
     errors = []
     progress = tqdm(list(zip(found, outputs)), unit="recording", disable=len(found) < 2)
     for (recording, _), files in progress:

@@ -91,9 +91,9 @@ def make_page(options):
     """Return the Gradio page over a `Converter`. `options` are those of `main`."""
     converter, now, keep = Converter(options), dict(queue=False, api_visibility="private"), 60 * options.keep_minutes
     names = ["own", "shipped", "report", *sorted(path.name for path in hp.models.glob("[!.]*"))]
-    names = {name: Main.find_weights(name) for name in names}
-    names = {name: paths for name, paths in names.items() if all(path.exists() for path in paths)}
-    default = next(name for name, paths in names.items() if paths == Main.find_weights())
+    names = [name for name in dict.fromkeys(names) if all(path.exists() for path in Main.find_weights(name))]
+    labels = [(Main.describe_model(*Main.find_weights(name)), name) for name in names]
+    default = next(name for name in names if Main.find_weights(name) == Main.find_weights())
     with gr.Blocks(title="Piano to electric piano", analytics_enabled=False, delete_cache=(keep / 3, keep)) as page:
         gr.Markdown("# Piano to electric piano\nHear your piano recording on an electric piano. It may have at most "
                     f"{options.max_minutes:g} minutes and {options.max_megabytes} MB. It is deleted after conversion. "
@@ -103,8 +103,7 @@ def make_page(options):
             recorded = gr.Audio(label="Microphone", sources=["microphone"], type="filepath", min_width=300)
         demo = gr.Button("Take the demo recording", size="md")
         with gr.Row():
-            choices = [gr.Dropdown([(Main.describe_model(*paths), name) for name, paths in names.items()], value=default,
-                                   label="Model"),
+            choices = [gr.Dropdown(labels, value=default, label="Model"),
                        gr.Radio([("as recorded", 0), ("A = 440 Hz", 1)], value=0, label="Tuning"),
                        gr.Radio([("mono", 0), ("stereo", 1)], value=0, label="Channels")]
         start, cancel = gr.Button("Convert", variant="primary"), gr.Button("Cancel", visible=False)
