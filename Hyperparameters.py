@@ -82,7 +82,7 @@ schedule = "linear"     # learning rate: warm-up, then a fall to zero; "constant
 warmup_steps = 100
 gradient_norm = 1.0     # maximum norm of the gradients; 0 for no limit
 checkpoint_minutes = 3
-few_pieces = 20         # Main.py takes models of fewer pieces only by name
+few_pieces = 20         # a training on fewer pieces is only to see it run, and never becomes the default model
 pace_steps = 5          # number of steps that are timed for the estimated duration of a training
 log_epochs = 20         # epochs between pictures of one piece
 

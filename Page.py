@@ -110,6 +110,11 @@ def render_page(title, pieces, intro="", rest=""):
     return template.render(title=title, pieces=pieces, intro=Markup(intro), rest=Markup(rest))
 
 
+def save_page(path, page, mark):
+    """Write a page, HTML, with a `mark` in its metadata: see `Marks`."""
+    Util.save_text(path, page.replace("<head>", f'<head>\n<meta name="generator" content="{mark}">', 1), mark)
+
+
 def frame(page, height=900, attributes=""):
     """Return a page, HTML, as the HTML of a frame that shows it. `attributes` are further attributes of the frame."""
     return (f'<iframe srcdoc="{html.escape(page)}" width="100%" height="{height}" style="border: 0" '

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import Decoding
 import Hyperparameters as hp
+import Marks
 
 # how each kind of file that we write is encoded; of mp3 and ogg the quality, from 0, the best, to 1
 audio_formats = {".wav": dict(subtype="PCM_16"), ".flac": dict(subtype="PCM_16"),
@@ -140,10 +141,10 @@ def check_writable(folder):
 
 
 @contextlib.contextmanager
-def atomic_write(path):
+def atomic_write(path, mark=None):
     """Yield a temporary path beside `path` and rename it to `path` at the end, so no file is ever half-written.
 
-    Raises `write_error` in place of what fails in between.
+    A file that holds a `mark` is sealed before: see `Marks`. Raises `write_error` in place of what fails in between.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -151,6 +152,8 @@ def atomic_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            if mark:
+                Marks.seal(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -160,9 +163,9 @@ def atomic_write(path):
         raise write_error(path, "no space left, or not allowed") from None
 
 
-def save_text(path, text):
-    """Write `text` to `path`, in UTF-8 on every system."""
-    with atomic_write(path) as temporary:
+def save_text(path, text, mark=None):
+    """Write `text`, which may hold a mark, to `path`, in UTF-8 on every system."""
+    with atomic_write(path, mark) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -174,14 +177,14 @@ def read_text(path):
         raise ValueError(f"{path} is not text in UTF-8; restore or remove it") from None
 
 
-def save_bytes(path, write):
-    """Write to `path` what `write` puts into the binary file that it is called with.
+def save_bytes(path, write, mark=None):
+    """Write to `path` what `write` puts into the binary file that it is called with, which may be a mark, too.
 
     In one go: numpy, Pillow and torch each have errors of their own for a full disk.
     """
     buffer = io.BytesIO()
     write(buffer)
-    with atomic_write(path) as temporary:
+    with atomic_write(path, mark) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
@@ -303,11 +306,11 @@ def level_exponent(audio):
     return int(np.frexp(max(audio.max(initial=0), -audio.min(initial=0)))[1])
 
 
-def write_audio(path, audio, comment=None):
+def write_audio(path, audio, mark=None):
     """Write `audio` [shape=(n,) or (n, 2), in [-1, 1]] at `hp.sample_rate`: wav and flac with 16 bits, ogg or mp3, by
-    the ending of `path`, with a `comment` in the metadata."""
-    with atomic_write(path) as temporary:
-        encode_audio(temporary, audio, comment, **audio_formats.get(Path(path).suffix.lower(), audio_formats[".wav"]))
+    the ending of `path`, with a `mark` in the metadata."""
+    with atomic_write(path, mark) as temporary:
+        encode_audio(temporary, audio, mark, **audio_formats.get(Path(path).suffix.lower(), audio_formats[".wav"]))
 
 
 def encode_audio(file, audio, comment=None, **how):

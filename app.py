@@ -21,8 +21,10 @@ except ImportError:
 import Chunks
 import Hyperparameters as hp
 import Main
+import Marks
 import Notes
 import Page
+import Presets
 import Recordings
 import Util
 
@@ -65,13 +67,15 @@ class Converter:
             with self.turn:  # a conversion that was cancelled may not have ended yet
                 Recordings.check_limits(path, 60 * options.max_minutes, options.max_megabytes * 2 ** 20)
                 models = Main.load_models(*Main.find_weights(model))
-                name, versions, notes = Main.make_versions(path, models, None, channels == 1, 440 if tuning else None)
-                page = Main.recording_page(name, versions, notes)
-                files = {ending: str(folder / f"{name}_epiano{ending}") for ending in downloads.values()}
+                name, versions, notes, pair = made = Main.make_versions(path, models, None, channels == 1,
+                                                                        440 if tuning else None)
+                page, mark, (*_, result) = Main.recording_page(*made), Marks.make_mark(path), versions.values()
+                [stem] = Recordings.output_names([(path, Path(path.name))], Presets.instrument_names(pair)[1])
+                files = {ending: str(folder / f"{stem}{ending}") for ending in downloads.values()}
                 for ending in ".wav", ".mp3":
-                    Util.write_audio(files[ending], versions["Electric piano"], Recordings.comment)
-                Util.save_text(files[".html"], page)
-                Notes.save_notes(files[".mid"], notes) if notes is not None else files.pop(".mid")
+                    Util.write_audio(files[ending], result, mark)
+                Page.save_page(files[".html"], page, mark)
+                Notes.save_notes(files[".mid"], notes, mark) if notes is not None else files.pop(".mid")
         except Exception as error:
             sentence = html.escape(Util.first_line(error).replace(f"{folder}/", ""))
             raise gr.Error(sentence, duration=None, print_exception=False) from None
@@ -88,6 +92,8 @@ def make_page(options):
     converter, now, keep = Converter(options), dict(queue=False, api_visibility="private"), 60 * options.keep_minutes
     names = ["own", "shipped", "report", *sorted(path.name for path in hp.models.glob("[!.]*"))]
     names = [name for name in dict.fromkeys(names) if all(path.exists() for path in Main.find_weights(name))]
+    labels = [(Main.describe_model(*Main.find_weights(name)), name) for name in names]
+    default = next(name for name in names if Main.find_weights(name) == Main.find_weights())
     with gr.Blocks(title="Piano to electric piano", analytics_enabled=False, delete_cache=(keep / 3, keep)) as page:
         gr.Markdown("# Piano to electric piano\nHear your piano recording on an electric piano. It may have at most "
                     f"{options.max_minutes:g} minutes and {options.max_megabytes} MB. It is deleted after conversion. "
@@ -97,7 +103,7 @@ def make_page(options):
             recorded = gr.Audio(label="Microphone", sources=["microphone"], type="filepath", min_width=300)
         demo = gr.Button("Take the demo recording", size="md")
         with gr.Row():
-            choices = [gr.Dropdown(names, value=names[0], label="Model"),
+            choices = [gr.Dropdown(labels, value=default, label="Model"),
                        gr.Radio([("as recorded", 0), ("A = 440 Hz", 1)], value=0, label="Tuning"),
                        gr.Radio([("mono", 0), ("stereo", 1)], value=0, label="Channels")]
         start, cancel = gr.Button("Convert", variant="primary"), gr.Button("Cancel", visible=False)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import PIL.Image
 import pytest
 import soundfile
 import torch
@@ -16,8 +17,11 @@ import DatasetCreator
 import Decoding
 import Hyperparameters as hp
 import Main
+import Marks
 import NoteRefinement
 import Notes
+import Page
+import Plots
 import Recordings
 import TrainingOptions
 import Transcription
@@ -317,8 +321,41 @@ def test_reading_holds_the_recording_once(tmp_path):
 
 # outputs
 
-def output(recording, path, **options):
-    return Recordings.output_paths(Recordings.find_recordings([recording]), path, **options)
+def output(recording, path, overwrite=False):
+    """Return the path of the audio file of one recording, after all checks."""
+    found = Recordings.find_recordings([recording])
+    paths = Recordings.output_paths(found, "electric piano", path)
+    Recordings.check_outputs(found, [Recordings.output_files(path) for path in paths], overwrite)
+    return paths
+
+
+writers = {ending: lambda path, mark: Util.write_audio(path, tone(), mark) for ending in Util.audio_formats} | {
+    ".mid": lambda path, mark: Notes.save_notes(path, np.array([[0, 1, 60, 90]]), mark),
+    ".png": lambda path, mark: Plots.save_figure(path, Plots.plot_spectrograms({"": np.zeros((128, 9))}), mark),
+    ".html": lambda path, mark: Page.save_page(path, Page.render_page("title", []), mark)}
+
+
+@pytest.mark.parametrize("ending", writers)
+def test_a_mark_tells_the_recording_and_what_was_edited(tmp_path, ending):
+    """The mark, which any reader of tags shows, and the checksums of ogg and PNG are right."""
+    (tmp_path / "recording").write_bytes(b"piano")
+    path, mark = tmp_path / f"b{ending}", Marks.make_mark(tmp_path / "recording")
+    writers[ending](path, None if ending != ".html" else "")
+    assert Marks.read_mark(path) is None
+    writers[ending](path, mark)
+    recording = Marks.file_digest(tmp_path / "recording")
+    assert Marks.read_mark(path) == (recording, True)
+    if ending in Util.audio_formats:
+        with soundfile.SoundFile(path) as file:
+            assert file.comment.startswith(mark[:-16]) and len(file.read()) == pytest.approx(hp.sample_rate, abs=1200)
+    if ending == ".png":
+        with PIL.Image.open(path) as image:
+            image.load()
+            assert image.text["Comment"].startswith(mark[:-16])
+    content = path.read_bytes()
+    for place in len(content) - 20, content.index(recording.encode()) - 30:  # sound, picture or text; another tag
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1:])
+        assert Marks.read_mark(path) in (None, (recording, False))
 
 
 @pytest.mark.parametrize("ending", Util.audio_formats)
@@ -326,33 +363,20 @@ def test_only_our_own_outputs_are_replaced(tmp_path, ending):
     soundfile.write(tmp_path / "a.wav", tone(), hp.sample_rate)
     path = tmp_path / f"b{ending}"
     Util.write_audio(path, tone())
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match=f"{path.name} exists and was not written by Main.py.*--overwrite"):
+    with pytest.raises(ValueError, match=f"{path.name}: not written by Main.py, or edited since.*--overwrite"):
         output(tmp_path / "a.wav", path)
-    assert path.read_bytes() == before
     assert output(tmp_path / "a.wav", path, overwrite=True) == [path]
-    Util.write_audio(path, tone(), Recordings.comment)
+    Util.write_audio(path, tone(), Marks.make_mark(tmp_path / "a.wav"))
     assert output(tmp_path / "a.wav", path) == [path]
-
-
-def test_what_main_wrote_it_replaces(tmp_path, weights, monkeypatch):
-    soundfile.write(tmp_path / "a.wav", tone(), hp.sample_rate)
-    soundfile.write(tmp_path / "b.wav", tone(), hp.sample_rate)
-    command = [str(tmp_path / "a.wav"), "-o", str(tmp_path / "b.wav"), "--ae", str(weights[0]), "--unet",
-               str(weights[1])]
-    before = (tmp_path / "b.wav").read_bytes()
-    with pytest.raises(ValueError, match="b.wav exists and was not written by Main.py"):
-        Main.main(command)
-    assert (tmp_path / "b.wav").read_bytes() == before
-    Main.main([*command, "--overwrite"])
-    assert (tmp_path / "b.wav").read_bytes() != before
-    Main.main(command)
+    soundfile.write(tmp_path / "a.wav", tone(2), hp.sample_rate)
+    with pytest.raises(ValueError, match=f"{path.name}: the output of another recording.*--overwrite"):
+        output(tmp_path / "a.wav", path)
 
 
 def test_the_place_of_the_output_is_tried_before_the_work(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", tone(), hp.sample_rate)
     (tmp_path / "file").touch()
-    monkeypatch.setattr(Main, "load_models", lambda *_: pytest.fail("the models are loaded"))
+    monkeypatch.setattr(Main, "convert", lambda *_: pytest.fail("the work begins"))
     with pytest.raises(OSError, match="b.wav cannot be written"):
         Main.main([str(tmp_path / "a.wav"), "-o", str(tmp_path / "file" / "b.wav")])
     assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "file"}
