@@ -121,6 +121,7 @@ def load_model(kind, path, device=torch.device("cpu")):
         If the file is damaged, or holds the weights of another kind of network, of an earlier form of the note
         autoencoder or of another front end.
     """
+    Util.compute_after_fork()
     state = load_weights(path)
     if "encoder.stem.weight" in state and "refiner.details.weight" not in state:
         raise ValueError(f"{path} holds the weights of an earlier form of the note autoencoder; train it again or "

@@ -68,6 +68,7 @@ explained_partials = 16         # of a note, that count as explained by it
 explained_from_hz = 26          # lower frequencies do not count
 explained_width = 0.03          # half a band around a partial, of its frequency
 explained_before, explained_after = 0.1, 1.0    # seconds before its onset and after its offset
+explained_decay_db_per_s = 3    # slowest decay of notes that began before the recording
 explained_max_chunks = 10       # that are measured, spread over the recording
 explained_min_share = 0.8       # of the energy; below it, the output is only as loud as what the notes explain
 doubt_min_s = 2                 # seconds from which on a recording without a tuning is doubted

@@ -1,5 +1,7 @@
 """The pipeline and its command line: any length, any file, loudness, chunks, names."""
 import shutil
+import subprocess
+import sys
 
 import mido
 import numpy as np
@@ -150,6 +152,25 @@ def test_models_load_once(networks, monkeypatch):
     for _ in range(3):
         Main.load_models(networks["ae"], networks["unet"])
     assert reads == [networks["ae"], networks["unet"]]
+
+
+def test_a_pool_of_forked_processes_converts(tmp_path, root, networks):
+    """After `pipeline` in the parent, whose threads the processes of the pool lack."""
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", notes(2), hp.sample_rate)
+    code = """if True:
+        import functools, multiprocessing, sys, numpy, torch
+        sys.path.insert(0, sys.argv[1])
+        import Main
+        torch.set_num_threads(2)
+        convert = functools.partial(Main.pipeline, ae=sys.argv[2], unet=sys.argv[3])
+        own = convert("a.wav")
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            found = pool.map_async(convert, ["a.wav", "b.wav"], 1).get(100)
+        print(*(numpy.allclose(audio, own, atol=1e-3) for audio in found))"""
+    process = subprocess.run([sys.executable, "-c", code, root, networks["ae"], networks["unet"]], cwd=tmp_path,
+                             capture_output=True, text=True)
+    assert process.stdout == "True True\n", process.stderr
 
 
 def test_weights_that_have_changed_are_read_again(tmp_path, weights):
