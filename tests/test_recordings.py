@@ -27,7 +27,7 @@ import TrainingOptions
 import Transcription
 import Util
 from AEModel import AEModel
-from notes_common import HighestOffset, as_views, every_onset_refiner
+from notes_common import HighestOffset, as_views, every_onset_refiner, some_notes
 from test_fuzz import damaged
 
 
@@ -303,11 +303,8 @@ def test_notes_of_windows_are_those_of_the_whole(monkeypatch):
 
     refiner = every_onset_refiner()
     refiner.offset_head = HighestOffset()
-    rng, frames = np.random.default_rng(0), 4000
-    notes = np.stack([np.sort(rng.uniform(0, 45, 300)), np.zeros(300), rng.integers(21, 109, 300),
-                      rng.uniform(20, 120, 300)], 1).astype(np.float32)
-    notes[:, 1] = notes[:, 0] + rng.uniform(0.1, 3, 300)
-    predictions = as_views(Notes.note_labels(notes, 0, frames)).astype(np.float16)
+    frames = 4000
+    predictions = as_views(Notes.note_labels(some_notes(300, 44), 0, frames)).astype(np.float16)
     wanted = NoteRefinement.decode_notes(predictions, refiner)
     monkeypatch.setattr(hp, "decode_frames", 400)
     monkeypatch.setattr(hp, "decode_ahead", 300)
