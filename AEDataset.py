@@ -1,16 +1,16 @@
 """Pairs of spectrograms for training the autoencoder, and their split into training and validation sets."""
 import mmap
+import random
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import Augmentation
 import DatasetCreator
 import Hyperparameters as hp
-import Notes
 import Util
-from Augmentation import augment
+from Clips import ClipMaker
+from NoteDataset import StoredAudio
 
 
 class AEDataset(torch.utils.data.Dataset):
@@ -31,7 +31,7 @@ class AEDataset(torch.utils.data.Dataset):
     sources : list of str
         Pianos. The seed of a crop chooses one; a whole piece is that of the first.
     augmented : bool
-        Whether the share `hp.augmented_share` of the crops goes through `Augmentation.augment`.
+        Whether the share `hp.heard_share` of the crops is heard in rooms: see `Clips.ClipMaker`.
 
     Raises
     ------
@@ -42,9 +42,12 @@ class AEDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, names, data=None, sources=("piano",), augmented=False):
-        data = hp.data if data is None else data
-        self.names, self.augmented = list(names), augmented
-        self.sources = [self.load(name, Path(data), sources) for name in self.names]
+        data = Path(hp.data if data is None else data)
+        self.names = list(names)
+        self.sources = [self.load(name, data, sources) for name in self.names]
+        self.maker = ClipMaker(data / "clips") if augmented else None
+        self.audio = [[StoredAudio(data / "generated" / name / f"{source}_audio.npy") for source in sources]
+                      for name in self.names] if augmented else []
         self.targets = [StoredSpectrogram(Path(data) / "generated" / name / "synth.npy") for name in self.names]
         for name, clips, target in zip(self.names, self.sources, self.targets):
             if any(clip.shape != target.shape for clip in clips):
@@ -58,19 +61,62 @@ class AEDataset(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.targets)
 
+    def batches(self, settings, epoch):
+        """Return the keys of the crops of an epoch, in batches: see `crop_batches`."""
+        lengths = [target.shape[-1] for target in self.targets]
+        return crop_batches(lengths, settings["crop_frames"], settings["batch_size"], f"{settings['seed']} {epoch}")
+
     def __getitem__(self, key):
         if not isinstance(key, tuple):
             return self.sources[key][0][None].float(), self.targets[key][None].float()
         piece, start, frames, seed = key
         rng = np.random.default_rng(seed)
-        clip = self.sources[piece][rng.integers(len(self.sources[piece]))]
-        source, target = (part[:, start:start + frames].float() for part in (clip, self.targets[piece]))
-        if self.augmented and rng.random() < hp.augmented_share:
-            before = min(start, hp.context_frames)  # for reverberation from before the crop
-            power = DatasetCreator.mel_from_log(clip[:, start - before:start + frames].float().numpy())
-            maxima = DatasetCreator.mel_from_log(clip[:].amax(dim=1).float().numpy())
-            source = torch.from_numpy(DatasetCreator.log_mel(augment(power, maxima, rng), 1)[:, before:]).float()
+        place = rng.integers(len(self.sources[piece]))
+        source, target = (part[:, start:start + frames].float() for part in (
+            self.sources[piece][place], self.targets[piece]))
+        if self.maker and rng.random() < hp.heard_share and source.any():
+            source = self.heard(self.audio[piece][place], start, source, seed)
         return tuple(torch.nn.functional.pad(part[None], (0, frames - part.shape[-1])) for part in (source, target))
+
+    def heard(self, audio, start, source, seed):
+        """Return a crop [shape=(n_mels, t)] that begins at frame `start`, as it is heard in a drawn room, as loud."""
+        lead, first = int(ClipMaker.lead * hp.sample_rate), start * hp.hop_length
+        sound = self.maker.hear_recording(audio.read(first - lead, first + source.shape[1] * hp.hop_length), seed)
+        power = DatasetCreator.mel_power(DatasetCreator.stft(sound[lead:]))[:, :source.shape[1]]
+        loudest = 10 ** (Util.to_db(float(source.max())) / 10)
+        return torch.from_numpy(DatasetCreator.log_mel(power, power.max() / loudest)).float()
+
+
+def crop_batches(lengths, frames, batch_size, seed):
+    """Cut clips into crops that start at a random frame, and shuffle them into the batches of one epoch.
+
+    An epoch covers every frame of every clip about once.
+
+    Parameters
+    ----------
+    lengths : list of int
+        Frames of each clip.
+    frames : int
+        Frames of a crop; 0 gives whole clips.
+    batch_size : int
+        Crops per batch.
+    seed : str or int
+        The same seed gives the same batches.
+
+    Returns
+    -------
+    list of list of (int, int, int, int)
+        Clip, first frame, frames and random seed of each crop: keys of an `AEDataset`.
+    """
+    rng = random.Random(seed)
+    frames = frames or max(lengths)
+    keys = []
+    for piece, length in enumerate(lengths):
+        count = max(length // frames, 1)
+        first = rng.randint(0, max(length - count * frames, 0))
+        keys += [(piece, first + i * frames, frames, rng.getrandbits(32)) for i in range(count)]
+    rng.shuffle(keys)
+    return [keys[i:i + batch_size] for i in range(0, len(keys), batch_size)]
 
 
 class StoredSpectrogram:
@@ -102,52 +148,6 @@ def stored_array(path):
     return Util.load_array(path, np.float16, mmap_mode="c")  # torch warns of mode "r"
 
 
-def map_spectrogram(path):
-    """Map a stored spectrogram into memory as a tensor; see `stored_array`."""
-    return torch.from_numpy(stored_array(path))
-
-
-class NoteDataset(AEDataset):
-    """`AEDataset` with pitch spectrograms and notes, for a `NoteAutoencoder`.
-
-    An item is a dict. Its crops begin at even frames.
-
-    - "pitch" [shape=(n_pitches, ceil(t / 2))] and "mel" [shape=(n_mels, t)]: spectrograms of the recording
-    - "target" [shape=(n_mels, t)]
-    - "labels" [shape=(4, t, n_keys)]: see `Notes.note_labels`
-    - "notes" [shape=(most_notes, 4)]: the notes that sound in it, padded with zeros
-    - "first": the number of its first frame
-    """
-
-    most_notes = 2048
-
-    def load(self, name, data, sources):
-        folder = data / "generated" / name
-        self.notes = getattr(self, "notes", []) + [Util.load_array(folder / "notes.npy", np.float32)]
-        pitches = [StoredSpectrogram(folder / f"{source}_pitch.npy") for source in sources]
-        self.pitches = getattr(self, "pitches", []) + [pitches]
-        return super().load(name, data, sources)
-
-    def __getitem__(self, key):
-        piece, start, frames, seed = key if isinstance(key, tuple) else (key, 0, self.targets[key].shape[1], None)
-        rng = np.random.default_rng(seed)
-        source = rng.integers(len(self.sources[piece])) if seed is not None else 0
-        start -= start % 2
-        pitch, mel, target = (image[:, first:first + length].float() for image, first, length in (
-            (self.pitches[piece][source], start // 2, -(-frames // 2)), (self.sources[piece][source], start, frames),
-            (self.targets[piece], start, frames)))
-        if self.augmented and rng.random() < hp.augmented_share:
-            pitch, mel = map(torch.from_numpy, Augmentation.random_eq(pitch.numpy(), mel.numpy(), rng))
-        pitch, mel, target = (torch.nn.functional.pad(image, (0, length - image.shape[1])) for image, length in (
-            (pitch, -(-frames // 2)), (mel, frames), (target, frames)))
-        rate, notes = hp.sample_rate / hp.hop_length, self.notes[piece]
-        sounding = notes[(notes[:, 0] * rate < start + frames + 4) & (notes[:, 1] * rate > start - 1000)]
-        sounding, padded = sounding[:self.most_notes], np.zeros((self.most_notes, 4), np.float32)
-        padded[:len(sounding)] = sounding
-        return {"pitch": pitch, "mel": mel, "target": target, "first": start, "notes": torch.from_numpy(padded),
-                "labels": torch.from_numpy(Notes.note_labels(sounding, start, frames))}
-
-
 class ValidationSet(torch.utils.data.ConcatDataset):
     """The same pieces from several data sets, one data set after the other."""
 
@@ -156,13 +156,34 @@ class ValidationSet(torch.utils.data.ConcatDataset):
         self.names = names
 
 
-def split_for_training(names, seed):
-    """Split pieces as `Util.split`, with at most `hp.max_validation_pieces` validation pieces, evenly spaced."""
-    training, validation = Util.split(names, seed)
+def split_for_training(names, seed, known=()):
+    """Split pieces as `Util.split`, with at most `hp.max_validation_pieces` validation pieces, evenly spaced.
+
+    `known` are pieces that initial weights have learnt from. Validation takes others where there are any.
+    """
+    unknown = [name for name in names if name not in known]
+    if known and len({name.partition("~")[0] for name in unknown}) > 1:
+        _, validation = Util.split(unknown, seed, min(hp.validation_share * len(names) / len(unknown), 0.5))
+        training = [name for name in names if name not in set(validation)]
+    else:
+        training, validation = Util.split(names, seed)
     return training, validation[::-(-len(validation) // hp.max_validation_pieces)]
 
 
-def make_datasets(names, data, seed, augmented, validation_source, kind=AEDataset):
+def choose_sources(data, validation_source=None):
+    """Return the pianos to train on, and those to validate on: the first of them, and `validation_source`.
+
+    Raises ValueError if `validation_source` is not one of at least two pianos.
+    """
+    found = DatasetCreator.find_sources(data)
+    if validation_source and (validation_source not in found or len(found) < 2):
+        raise ValueError(f"the validation source is one of at least two pianos, not '{validation_source}'; "
+                         f"{data} holds {', '.join(found)}")
+    training = [source for source in found if source != validation_source]
+    return training, [training[0], *([validation_source] if validation_source else [])]
+
+
+def make_datasets(names, data, seed, augmented, validation_source):
     """Make the training set and the validation set, with a warning if they share their only piece.
 
     Parameters
@@ -173,32 +194,25 @@ def make_datasets(names, data, seed, augmented, validation_source, kind=AEDatase
     seed : int
         Random seed of the split.
     augmented : bool
-        Whether the training set is augmented.
+        Whether crops of the training set are heard in rooms.
     validation_source : str or None
-        Piano for validation only.
-    kind : callable
-        `AEDataset` or a class with the same parameters.
+        Piano for validation only, see `choose_sources`.
 
     Returns
     -------
     training : AEDataset
-        On all pianos except `validation_source`.
     validation : ValidationSet
-        Whole clips on the first piano, and on `validation_source`.
-
-    Raises
-    ------
-    ValueError
-        If `validation_source` is not one of at least two pianos.
+        Whole clips.
     """
     training, validation = split_for_training(names, seed)
-    found = DatasetCreator.find_sources(data)
-    if validation_source and (validation_source not in found or len(found) < 2):
-        raise ValueError(f"the validation source is one of at least two pianos, not '{validation_source}'; "
-                         f"{data} holds {', '.join(found)}")
+    warn_of_single_piece(training, validation, data)
+    sources, held_out = choose_sources(data, validation_source)
+    return (AEDataset(training, data, sources, augmented),
+            ValidationSet(validation, [AEDataset(validation, data, [source]) for source in held_out]))
+
+
+def warn_of_single_piece(training, validation, data):
+    """Warn if training and validation share their only piece."""
     if set(training) & set(validation):
-        DatasetCreator.warn(f"{data} holds a single piece, {training[0]}, which is used for training and for "
-                            "validation; the validation loss does not show how well other pieces will do")
-    pianos = [source for source in found if source != validation_source]
-    held_out = [kind(validation, data, [source]) for source in (pianos[0], validation_source) if source]
-    return kind(training, data, pianos, augmented), ValidationSet(validation, held_out)
+        Util.warn(f"{data} holds a single piece, {training[0]}, which is used for training and for validation; the "
+                  "validation loss does not show how well other pieces will do")

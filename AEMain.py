@@ -1,12 +1,13 @@
 """Train the autoencoder: build the data set if needed, and write the weights.
 
-`python AEMain.py` trains data/models/own/ae.torch on the recordings in data/piano and data/synth.
+`python AEMain.py` trains data/models/own/ae.torch on the recordings in data/piano and data/synth, from the shipped
+weights. `python AEMain.py --report` trains the report's autoencoder.
 """
 from pathlib import Path
 
-import numpy as np
 import torch
 
+import AEParts
 import DatasetCreator
 import Distributed
 import Hyperparameters as hp
@@ -14,156 +15,64 @@ import Progress
 import Training
 import TrainingOptions
 import Util
-from AEDataset import AEDataset, NoteDataset, make_datasets
-from AEModel import NoteModel, load_model, peak_frame_level, target_instrument
+from AEDataset import make_datasets
+from AEModel import NoteModel, load_model
 from Autoencoder import Autoencoder
-from NoteAutoencoder import NoteAutoencoder, NoteClassifier, NoteDecoder
-from NoteTrainer import NoteTrainer
-from SampledVoice import SampledVoice
 
 
-def choose_network(network, initial, part, decoder, channels, names, data):
-    """Return which autoencoder to train: "notes" or "report".
+def train_report(data, names, weights, settings, device, channels=None, **how):
+    """Train the report's autoencoder; see `train`. Return what `Training.fit` returns, and the settings.
 
-    Parameters
-    ----------
-    network : str or None
-        The choice of the user. None chooses that of the initial weights, else "notes" where every piece has notes.
-    initial : AEModel or None
-        Initial weights.
-    part, decoder, channels
-        Options of one of the two, see `train`.
-    names : list of str
-        Pieces.
-    data : Path
-
-    Raises
-    ------
-    ValueError
-        If the notes are missing, the initial weights are of the other network, or an option belongs to the other.
+    Raises ValueError if the initial weights have other channels than `channels`, or are of the note autoencoder.
     """
-    known = initial and ("notes" if isinstance(initial, NoteModel) else "report")
-    network = network or known or ("notes" if DatasetCreator.has_notes(names, data) else "report")
-    called = {"notes": "the note autoencoder", "report": "the report's autoencoder"}
-    if known not in (None, network):
-        raise ValueError(f"{initial.path} holds weights of {called[known]}; give --network {known}, or other weights "
-                         "to --start")
-    if network == "notes" and not DatasetCreator.has_notes(names, data):
-        raise ValueError(f"{data / 'notes'} holds no notes, which {called['notes']} needs; put the MIDI files of the "
-                         "pieces there, or give --network report" + " and leave --start out" * bool(initial))
-    if network == "report" and (part or decoder):
-        raise ValueError(f"--{'part' if part else 'decoder'} belongs to {called['notes']}; leave it out, or give "
-                         "--network notes")
-    if network == "notes" and channels:
-        raise ValueError(f"--channels belongs to {called['report']}; leave it out, or give --network report")
-    return network
-
-
-parts_of = {None: ("encoder", "classifier", "decoder"), "encoder": ("encoder", "classifier"),
-            "classifier": ("classifier",), "decoder": ("decoder",)}  # value of --part -> parts that it trains
-
-
-def choose_decoder(target, decoder=None):
-    """Return which decoder of notes to make: "sampled" or "table".
-
-    The default is "sampled" for a target that MIDI2Audio.py has rendered without reverberation, else "table". Raises
-    ValueError if "sampled" is asked for and the sounds of the target cannot be rendered.
-    """
-    rendered = target != "recordings" and not target.endswith(":room")
-    if decoder == "sampled" and not rendered:
-        raise ValueError(f"the target, {target}, is not a preset of a SoundFont without reverberation, whose sounds "
-                         "could be rendered; give --decoder table")
-    return decoder or ("sampled" if rendered else "table")
-
-
-def build_note_network(initial, target, decoder):
-    """Return a `NoteAutoencoder` to train.
-
-    Parameters
-    ----------
-    initial : NoteModel or None
-        Initial weights, and with them the form. A missing note classifier of a `NoteEncoder` is added untrained.
-    target : str
-        Target instrument.
-    decoder : str or None
-        "sampled" for a `SampledVoice` of the target, "table" for a `NoteDecoder` to train. That of the initial weights
-        is kept if it is of this kind and for this target. None keeps the decoder.
-    """
-    network = initial.network if initial else NoteAutoencoder()
-    if not network.classifier and not network.refiner:
-        network.classifier = NoteClassifier()
-    same_target = initial and target_instrument(initial.pair) in ("", target)
-    if decoder == "sampled" and not (same_target and isinstance(network.decoder, SampledVoice)):
-        import MIDI2Audio  # which only rendering needs
-        import Scale
-
-        network.decoder = Distributed.first_process_first(lambda: Scale.render_voice(MIDI2Audio.parse_preset(target)))
-    elif decoder == "table" and initial and not (same_target and isinstance(network.decoder, NoteDecoder)):
-        network.decoder = NoteDecoder()  # learns faster than the decoder of another instrument
-    return network
-
-
-def note_trainer(initial, part, decoder, training, trained_for, settings, device):
-    """Return the trainer of a note autoencoder.
-
-    Parameters
-    ----------
-    initial : NoteModel or None
-        Initial weights, see `build_note_network`.
-    part : str or None
-        Part to train alone.
-    decoder : str
-        See `choose_decoder`. A sampled decoder is not trained.
-    training : NoteDataset
-        Its targets give the level of the decoder's output.
-    trained_for : dict
-        See `DatasetCreator.trained_for`.
-    settings : dict
-    device : torch.device
-    """
-    parts = parts_of[part]
-    target = target_instrument(trained_for["pair"])
-    network = build_note_network(initial, target, decoder if "decoder" in parts else None)
-    if network.refiner:
-        if part == "classifier":
-            raise ValueError(f"{initial.path} has no note classifier; EncoderMain.py trains what follows its encoder")
-        parts = tuple(part for part in parts if part != "classifier")
-    if decoder == "sampled":
-        parts = tuple(part for part in parts if part != "decoder")
-    if "decoder" in parts:
-        levels = [peak_frame_level(Util.to_db(target[:].numpy())) for target in training.targets]
-        network.decoder.loudest.fill_(float(np.mean(levels)))
-    return NoteTrainer(network, settings["learning_rate"], device, parts, part is None,
-                       **TrainingOptions.trainer_settings(settings))
-
-
-def report_trainer(initial, channels, settings, device):
-    """Return the trainer of the report's autoencoder, with the form of the initial weights if there are any.
-
-    Raises ValueError if these have other channels than `channels`.
-    """
+    initial = load_model(Autoencoder, settings["start"]) if settings["start"] else None
+    if isinstance(initial, NoteModel):
+        raise ValueError(f"{settings['start']} holds weights of the note autoencoder; leave --report and --network out, "
+                         "or give other weights to --start")
     if initial:
         TrainingOptions.check_form(initial.path, dict(channels=initial.network.channels),
                                    dict(channels=channels and tuple(channels)))
-    network = initial.network if initial else Autoencoder(channels=channels)
-    return Training.Trainer(network, torch.nn.functional.l1_loss, settings["learning_rate"], device,
-                            **TrainingOptions.trainer_settings(settings))
+    torch.manual_seed(settings["seed"])
+    autoencoder = initial.network if initial else Autoencoder(channels=channels)
+    training, validation = make_datasets(names, data, settings["seed"], settings["augmented"],
+                                         settings["validation_source"])
+    settings = {**settings, "channels": list(autoencoder.channels), "pieces": names,
+                "trained_for": DatasetCreator.trained_for(data, training.names)}
+    trainer = Training.Trainer(autoencoder, torch.nn.functional.l1_loss, settings["learning_rate"], device,
+                               started=bool(initial), **TrainingOptions.trainer_settings(settings))
+    losses = Training.fit(trainer, training, validation, weights, settings, "L1 loss", **how)
+    return losses, settings
 
 
-def default_epochs(network):
-    """Return the default number of epochs of "notes" or "report"."""
-    return hp.note_epochs if network == "notes" else hp.ae_epochs
+def train_notes(data, names, weights, settings, device, part=None, decoder=None, scratch=False, overwrite=False, **how):
+    """Train the parts of the note autoencoder, one after the other; see `train`.
+
+    Return what `Training.fit` returns of the last part, with the validation before the first, and the settings.
+    """
+    initial = None if scratch else AEParts.load_start(settings["start"])
+    lessons = AEParts.Lessons(data, names, initial, settings, device)
+    torch.manual_seed(settings["seed"])
+    network = AEParts.build_network(initial, lessons.target, decoder, part)
+    parts = AEParts.choose_parts(network, part, lessons)
+    if not parts:
+        Training.save_finished(network, weights, lessons.trained_for)
+        return None, {**settings, "pieces": lessons.names, "trained_for": lessons.trained_for}
+    before, first = None, Distributed.process_rank()[0] == 0
+    AEParts.print_plan(parts, lessons, initial, settings)
+    for number, name in enumerate(parts):
+        path = weights if name == parts[-1] else weights.with_name(f"ae_{name}.torch")
+        trainer, training, validation, own = AEParts.prepare(name, network, lessons, weights.parent, settings,
+                                                             number == 0, bool(initial) or number > 0)
+        losses = Training.fit(trainer, training, validation, path, own, f"loss of the {name}", overwrite,
+                              resume=path != weights, **how)
+        before = before or losses["before"]
+    if first:
+        AEParts.remove_intermediate(weights, parts)
+    return {**losses, "before": before}, own
 
 
-def complete_settings(given, network):
-    """Return the settings of a training of "notes" or "report", see `TrainingOptions.complete_settings`."""
-    settings = TrainingOptions.complete_settings(given, epochs=default_epochs(network), batch_size=hp.ae_batch_size,
-                                                 learning_rate=hp.ae_learning_rate)
-    return {**settings, "network": network}
-
-
-def train(data=None, model="own", network=None, part=None, decoder=None, channels=None, device="auto", overwrite=False,
-          tensorboard=False, on_epoch=None, **settings):
+def train(data=None, model="own", network=None, part=None, decoder=None, channels=None, from_scratch=False,
+          device="auto", overwrite=False, tensorboard=False, on_epoch=None, **settings):
     """Train data/models/<model>/ae.torch on the pairs in a data folder.
 
     Parameters
@@ -171,18 +80,19 @@ def train(data=None, model="own", network=None, part=None, decoder=None, channel
     data, model : Path, str
         Folder with piano/ and synth/, by default `hp.data`. Name of the model.
     network : str, optional
-        "notes" for the note autoencoder, which needs the notes of each piece, data/notes/<piece>.mid. "report" for the
-        report's autoencoder. The default follows from the initial weights, or from whether there are notes.
+        "notes" for the note autoencoder, the default, or "report" for the report's autoencoder.
     part : str, optional
-        Part of the note autoencoder to train alone: "encoder" (with the note classifier), "classifier" or "decoder".
+        Part of the note autoencoder to train alone: "encoder" (with the heads behind it), "heads" or "decoder".
     decoder : str, optional
-        "sampled" or "table", see `choose_decoder`. A sampled decoder alone needs the preset of the target only.
+        "sampled" or "table", see `AEParts.choose_decoder`.
     channels : (int, int, int), optional
         Channels of the report's autoencoder, by default those of the initial weights, or `hp.ae_channels`.
+    from_scratch : bool
+        Train the note autoencoder from nothing, not from the shipped weights or "start".
     device, overwrite, tensorboard, on_epoch
         See `Util.choose_device` and `Training.fit`.
     **settings
-        See `complete_settings`. "start" is the path of the initial weights.
+        See `TrainingOptions.complete_settings`. "start" is the path of the initial weights.
 
     Returns
     -------
@@ -192,36 +102,41 @@ def train(data=None, model="own", network=None, part=None, decoder=None, channel
     Raises
     ------
     ValueError, FileNotFoundError, OSError
-        See `DatasetCreator.build`, `choose_network`, `AEModel.load_model` and `Training.fit`.
+        See `DatasetCreator.build`, `AEParts.Lessons`, `AEModel.load_model` and `Training.fit`.
     """
     data, device = Path(hp.data if data is None else data), Util.choose_device(device)
     weights = data / "models" / TrainingOptions.check_model_name(model) / "ae.torch"
     Training.check_unfinished(weights, overwrite)
-    initial = load_model(Autoencoder, settings["start"]) if settings.get("start") else None
-    trained_for = DatasetCreator.trained_for(data)
-    target = target_instrument(trained_for["pair"])
-    if part == "decoder" and network != "report" and choose_decoder(target, decoder) == "sampled":
-        Training.save_finished(build_note_network(initial, target, "sampled"), weights, trained_for)
-        settings = complete_settings({**settings, "epochs": None}, "notes")  # there were no epochs
-        return {**settings, "part": part, "decoder": "sampled"}
-    names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
-    network = choose_network(network, initial, part, decoder, channels, names, data)
-    settings = complete_settings(settings, network)
-    kind = NoteDataset if network == "notes" else AEDataset
-    training, validation = make_datasets(names, data, settings["seed"], settings["augmented"],
-                                         settings["validation_source"], kind)
-    torch.manual_seed(settings["seed"])
-    if network == "notes":
-        decoder = choose_decoder(target, decoder)
-        trainer = note_trainer(initial, part, decoder, training, trained_for, settings, device)
-        loss_name = f"loss of the {part}" if part else "loss of notes and spectrogram (validation: L1)"
+    Util.check_writable(weights.parent)
+    network = network or "notes"
+    check_options(network, part, decoder, channels, from_scratch, settings)
+    names = []
+    if (data / "piano").exists() or network == "report" or not (data / "clips").exists():
+        names = Distributed.first_process_first(
+            lambda: DatasetCreator.build(data, whole=settings.get("crop_frames") != 0))
+    how = dict(overwrite=overwrite, tensorboard=tensorboard, on_epoch=on_epoch)
+    if network == "report":
+        settings = TrainingOptions.complete_settings(settings, epochs=hp.ae_epochs, batch_size=hp.ae_batch_size,
+                                                     learning_rate=hp.ae_learning_rate, augmented=False)
+        losses, settings = train_report(data, names, weights, settings, device, channels, **how)
     else:
-        trainer, loss_name = report_trainer(initial, channels, settings, device), "L1 loss"
-        channels = list(trainer.network.channels)
-    settings.update(part=part, decoder=decoder, channels=channels, pieces=names, trained_for=trained_for)
-    Training.fit(trainer, training, validation, weights, settings, loss_name, overwrite, tensorboard, on_epoch)
-    Progress.print_quality_remark(settings, default_epochs(network))
+        settings = AEParts.complete_settings(settings, from_scratch)
+        losses, settings = train_notes(data, names, weights, settings, device, part, decoder, from_scratch, **how)
+    settings.update(network=network, part=part, decoder=decoder)
+    Progress.print_result(weights, losses)
+    Progress.print_quality_remark(settings)
     return settings
+
+
+def check_options(network, part, decoder, channels, from_scratch, settings):
+    """Raise ValueError if an option belongs to the other network, or options exclude each other."""
+    if network == "report" and (part or decoder or from_scratch):
+        flag = f"--{'part' if part else 'decoder' if decoder else 'from-scratch'}"
+        raise ValueError(f"{flag} belongs to the note autoencoder; leave it out, or leave --report and --network out")
+    if network == "notes" and channels:
+        raise ValueError("--channels belongs to the report's autoencoder; leave it out, or add --report")
+    if from_scratch and settings.get("start"):
+        raise ValueError("--from-scratch begins without weights; leave it or --start out")
 
 
 def unet_arguments(settings, data, model, device="auto", report=False):
@@ -230,8 +145,7 @@ def unet_arguments(settings, data, model, device="auto", report=False):
     Parameters
     ----------
     settings : dict
-        What `train` returned. A shorter training than the default is followed by one that is as much shorter. If a
-        U-Net lies beside the initial weights, training starts from it.
+        What `train` returned.
     data : Path
     model, device, report
         See `main`.
@@ -241,39 +155,32 @@ def unet_arguments(settings, data, model, device="auto", report=False):
     list of str
     """
     arguments = ["--data", data] if data != hp.data else []
-    arguments += ["--model", model]
+    arguments += ["--model", model] if model != "own" else []
     arguments += ["--device", device] if device != "auto" else []
     arguments += ["--seed", settings["seed"]] if settings["seed"] != hp.seed else []  # for the same split
     arguments += ["--validation-source", settings["validation_source"]] if settings["validation_source"] else []
-    arguments += ["--augmented"] if settings["augmented"] and settings["network"] == "report" else []
     arguments += ["--report"] * report
-    share = settings["epochs"] / default_epochs(settings["network"])
-    if share < 1:
-        unet_epochs = hp.note_unet_epochs if settings["network"] == "notes" and not report else hp.unet_epochs
-        arguments += ["--epochs", max(round(share * unet_epochs), 1)]
-    start = settings["start"] and Path(settings["start"]).with_name("unet.torch")
-    if start and start.exists() and not report:
-        arguments += ["--start", start]
+    if settings["network"] == "report" and settings["epochs"] < hp.ae_epochs:  # a U-Net that is as much shorter
+        arguments += ["--epochs", max(round(settings["epochs"] / hp.ae_epochs * hp.unet_epochs), 1)]
     unet = data / "models" / model / "unet.torch"  # belongs to an earlier autoencoder
     arguments += ["--overwrite"] * (unet.exists() or unet.with_suffix(".checkpoint").exists())
     return [str(argument) for argument in arguments]
 
 
 def main(arguments=None):
-    parser = TrainingOptions.training_parser("Train the autoencoder.", "ae", (hp.ae_epochs, hp.note_epochs),
-                                             hp.ae_batch_size, hp.ae_learning_rate)
+    parser = TrainingOptions.training_parser("Train the autoencoder.", "ae")
     parser.add_argument("--channels", type=Util.positive_int, nargs=3, metavar="N",
                         help="channels of the three layers of the report's autoencoder (default: {} {} {}, or those of "
                         "--start)".format(*hp.ae_channels))
     parser.add_argument("--network", choices=("notes", "report"),
-                        help="the note autoencoder, or the report's autoencoder (default: that of --start, or notes "
-                        "where data/notes has them)")
-    parser.add_argument("--part", choices=("encoder", "classifier", "decoder"),
-                        type=lambda part: "classifier" if part == "reviewer" else part,  # its former name
-                        help="part of the note autoencoder to train alone (encoder: with the note classifier)")
+                        help="the note autoencoder, or the report's autoencoder (default: notes)")
+    parser.add_argument("--part", choices=("encoder", "heads", "decoder"),
+                        help="part of the note autoencoder to train alone (encoder: with the heads behind it)")
     parser.add_argument("--decoder", choices=("sampled", "table"),
                         help="the sounds of the target, rendered from its SoundFont, or a table of spectra to train "
                         "(default: sampled where MIDI2Audio.py has rendered the target)")
+    parser.add_argument("--from-scratch", action="store_true",
+                        help="train the note autoencoder from nothing instead of from the shipped weights")
     options = vars(TrainingOptions.parse_training_options(parser, arguments, hp.ae_report))
     report = options.pop("report")
     settings = train(**options)

@@ -10,7 +10,6 @@ import torch
 import DatasetCreator
 import Hyperparameters as hp
 import NoteRefinement
-import Notes
 import Util
 from Autoencoder import Autoencoder
 from NoteAutoencoder import HarmonicEncoder, NoteAutoencoder
@@ -20,11 +19,12 @@ from SampledVoice import SampledVoice
 def autocast(device, wanted=True):
     """Return a context manager for mixed precision with bfloat16.
 
-    It is active if `wanted` and `hp.bfloat16` are true and the device has bfloat16 arithmetic.
+    It is active if `wanted` and `hp.bfloat16` are true and the device has bfloat16 arithmetic. Processors that only
+    emulate it are slower with it.
     """
     fast = {
         "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-        "cpu": lambda: torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
     }.get(device.type)
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(wanted and hp.bfloat16 and fast and fast()))
 
@@ -117,9 +117,13 @@ def load_model(kind, path, device=torch.device("cpu")):
     FileNotFoundError
         If the file does not exist.
     ValueError
-        If the file is damaged, or holds the weights of another kind of network or of another front end.
+        If the file is damaged, or holds the weights of another kind of network, of an earlier form of the note
+        autoencoder or of another front end.
     """
     state = load_weights(path)
+    if "encoder.stem.weight" in state and "refiner.details.weight" not in state:
+        raise ValueError(f"{path} holds the weights of an earlier form of the note autoencoder; train it again or "
+                         "restore the file")
     try:
         network = build_network(kind, state)
         network.load_state_dict(state)
@@ -158,7 +162,7 @@ def load_weights(path):
         raise FileNotFoundError(f"{path}: no such weights; train them with AEMain.py and UNetMain.py, or restore the "
                                 "file")
     try:
-        state = rename_keys(load_tensors(path))
+        state = load_tensors(path)
         for key, value in state.items():
             state[key] = value.float() if value.is_floating_point() else value
             if not value.isfinite().all():
@@ -186,19 +190,6 @@ def load_tensors(path):
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-# prefix of parameter names in files of earlier versions -> present prefix
-former_keys = {"reviewer.played.": "classifier.onset_head.", "reviewer.later.": "classifier.offset_head."}
-
-
-def rename_keys(state):
-    """Rename the parameters in a state_dict of an earlier version to their present names, in place, and return it."""
-    for key in list(state):
-        for former, present in former_keys.items():
-            if key.startswith(former):
-                state[present + key.removeprefix(former)] = state.pop(key)
-    return state
-
-
 def provenance(state):
     """Return the training information that `snapshot` stored in a state_dict.
 
@@ -210,12 +201,9 @@ def provenance(state):
 
 def digest(state):
     """Return 16 hexadecimal digits that identify the weights of a state_dict, in single and half precision alike."""
-    hashed, keys = hashlib.sha256(), {}
-    for key in state:  # hash the names of earlier versions, so that digests stored by them stay valid
-        former = [key.replace(new, old) for old, new in former_keys.items() if key.startswith(new)]
-        keys[former[0] if former else key] = key
-    for name, key in sorted(keys.items()):
-        value = state[key].detach().cpu()
+    hashed = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        value = value.detach().cpu()
         value = value.half() if value.is_floating_point() else value
         hashed.update(name.encode() + value.contiguous().numpy().tobytes())
     return hashed.hexdigest()[:16]
@@ -250,7 +238,7 @@ class NoteModel(AEModel):
 
     @torch.inference_mode()
     def predict_frames(self, pitch, mel):
-        """Predict onset, sounding and velocity of each key in each frame.
+        """Predict onset, sounding, velocity and offset of each key in each frame.
 
         Parameters
         ----------
@@ -262,7 +250,7 @@ class NoteModel(AEModel):
         Returns
         -------
         np.ndarray [shape=(outputs, t, n_keys), in [0, 1]]
-            Onset, sounding, velocity and, from a `HarmonicEncoder`, offset; then the `details` of its refiner, if any.
+            Onset, sounding, velocity and offset, then the `details` of the refiner.
         """
         self.network.eval()
         with autocast(self.device, self.bfloat16):
@@ -270,10 +258,9 @@ class NoteModel(AEModel):
         return self.check_output(logits[0].float().sigmoid().cpu().numpy())
 
     def predict_views(self, pitch, mel):
-        """Predict what the notes are decoded from, from one or two runs of the encoder.
+        """Predict what the notes are decoded from, from two runs of the encoder.
 
-        With a refiner that has `details`, the second run is on the spectrograms without late reverberation. With other
-        networks both runs are on the same spectrograms, and the mean of both is more accurate than either.
+        The second run is on the spectrograms without late reverberation.
 
         Parameters
         ----------
@@ -285,17 +272,13 @@ class NoteModel(AEModel):
         Returns
         -------
         np.ndarray [shape=(outputs, t, n_keys), in [0, 1]]
-            As `predict_frames` returns them. With `details`, the four outputs without late reverberation come last.
+            As `predict_frames` returns them, then the four outputs without late reverberation.
         """
         late, once = len(pitch) - 1, self.predict_frames(pitch[0], mel)
-        if getattr(self.network.refiner, "details", None):
-            dry = (DatasetCreator.reduce_reverberation(image, hop / hp.sample_rate) for image, hop in (
-                (pitch[late], hp.pitch_hop_length), (mel[:, late:], hp.hop_length)))
-            again = self.predict_frames(*dry)[:HarmonicEncoder.outputs]
-            return np.concatenate([once, np.pad(again, ((0, 0), (late, 0), (0, 0)), "edge")])
-        if late:
-            once[:, 1:] = (once[:, 1:] + self.predict_frames(pitch[1], mel[:, 1:])) / 2
-        return once
+        dry = (DatasetCreator.reduce_reverberation(image, hop / hp.sample_rate) for image, hop in (
+            (pitch[late], hp.pitch_hop_length), (mel[:, late:], hp.hop_length)))
+        again = self.predict_frames(*dry)[:HarmonicEncoder.outputs]
+        return np.concatenate([once, np.pad(again, ((0, 0), (late, 0), (0, 0)), "edge")])
 
     @torch.inference_mode()
     def mel_decibels(self, notes, first, frames):
@@ -317,40 +300,15 @@ class NoteModel(AEModel):
         return self.note_spectrogram(self.refine_velocities(notes, pitch), mel.shape[1])
 
     def decode_notes(self, predictions):
-        """Decode the output of `predict_views` to notes [shape=(n, 4)].
-
-        A network with a refiner uses `NoteRefinement.decode_notes`, and other networks use `Notes.decode_notes`.
-        """
-        if self.network.refiner:
-            return NoteRefinement.decode_notes(predictions, self.network.refiner)
-        return Notes.decode_notes(predictions.astype(np.float32), self if self.network.classifier else None)
+        """Decode the output of `predict_views` to notes [shape=(n, 4)]: see `NoteRefinement.decode_notes`."""
+        return NoteRefinement.decode_notes(predictions, self.network.refiner)
 
     def refine_velocities(self, notes, pitch):
         """Return notes [shape=(n, 4)] with velocities corrected by the level of their partials.
 
         `pitch` is the pitch spectrogram of the whole recording [shape=(n_pitches, steps)].
         """
-        if self.network.refiner:
-            return NoteRefinement.refine_velocities(notes, pitch, self.network.refiner)
-        return Notes.refine_velocities(notes, pitch)
-
-    @torch.inference_mode()
-    def note_probability(self, predictions, frame, key):
-        """Return for each onset candidate the probability that the note was played [shape=(n,)].
-
-        `predictions` is the output of `predict_frames`. `frame` and `key` [shape=(n,)] are the onset frame and the key
-        of each candidate.
-        """
-        head = self.network.classifier.onset_head
-        return self.check_output(NoteRefinement.note_probability(head, NoteRefinement.views(predictions), frame, key))
-
-    @torch.inference_mode()
-    def offset_shift(self, predictions, frame, key, end, next_onset):
-        """Return the predicted correction of each offset in frames [shape=(n,)]: see `NoteClassifier`."""
-        self.network.eval()
-        places = (torch.from_numpy(place).to(self.device) for place in (0 * frame, frame, key, end, next_onset))
-        return self.check_output(self.network.classifier.offset_shift(
-            torch.from_numpy(predictions[None, :3]).to(self.device), *places).cpu().numpy())
+        return NoteRefinement.refine_velocities(notes, pitch, self.network.refiner)
 
     @property
     def voice(self):
@@ -359,19 +317,17 @@ class NoteModel(AEModel):
 
     def note_spectrogram(self, notes, frames):
         """Return the log-mel spectrogram of notes on the target instrument [shape=(n_mels, frames), in [0, 1]]."""
-        if self.voice:
-            return self.note_renderer(notes, frames, [(0, frames)])(0, frames)[0]
-        return normalise_level(self.mel_decibels(notes, 0, frames), self.network.decoder.loudest.item())
+        return self.note_renderer(notes, [(0, frames)])(0, frames)[0]
 
-    def note_renderer(self, notes, frames, parts):
+    def note_renderer(self, notes, parts):
         """Return a function that renders a range of frames of a recording's notes on the target instrument.
+
+        Only one range is held in memory, for recordings of any length.
 
         Parameters
         ----------
         notes : np.ndarray [shape=(n, 4)]
             Notes of the whole recording.
-        frames : int
-            Number of frames of the recording.
         parts : list of (int, int)
             Chunks that cover the recording: first frame, and the frame after the last.
 
@@ -382,8 +338,10 @@ class NoteModel(AEModel):
             [shape=(n_mels, last - first), in [0, 1]] and the STFT of a `SampledVoice`, or None for a table.
         """
         if not self.voice:
-            whole = self.note_spectrogram(notes, frames).astype(np.float16)
-            return lambda first, last: (whole[:, first:last].astype(np.float32), None)
+            decibels = functools.lru_cache(1)(lambda first, last: self.mel_decibels(notes, first, last - first))
+            level = max(peak_frame_level(decibels(*part)) for part in parts)
+            loudest = self.network.decoder.loudest.item()
+            return lambda first, last: (normalise_level(decibels(first, last), loudest, level), None)
         spectrum = functools.lru_cache(1)(functools.partial(self.voice.spectrum, notes))
         reference = max(DatasetCreator.mel_power(spectrum(*part)).max() for part in parts)
 
@@ -393,14 +351,15 @@ class NoteModel(AEModel):
         return render
 
 
-def normalise_level(decibels, loudest):
+def normalise_level(decibels, loudest, level=None):
     """Map mel power in dB [shape=(n_mels, t)] to [0, 1], with the mean power of the loudest frame at `loudest` dB.
 
-    A log-mel spectrogram is relative to its maximum. The maximum of summed powers differs from that of real audio,
-    whose partials are sometimes in phase. The mean power of a frame differs less. Silence becomes 0.
+    `level` is the mean power of the loudest frame of the whole recording, by default of `decibels`. A log-mel
+    spectrogram is relative to its maximum. The maximum of summed powers differs from that of real audio, whose partials
+    are sometimes in phase. The mean power of a frame differs less. Silence becomes 0.
     """
-    frame = peak_frame_level(decibels)
-    return Util.to_unit(decibels + loudest - frame) if frame > hp.decoder_silence + 1 else np.zeros_like(decibels)
+    level = peak_frame_level(decibels) if level is None else level
+    return Util.to_unit(decibels + loudest - level) if level > hp.decoder_silence + 1 else np.zeros_like(decibels)
 
 
 def peak_frame_level(decibels):

@@ -6,11 +6,7 @@ import torch
 import Distributed
 import Hyperparameters as hp
 import Util
-from AEModel import load_tensors, rename_keys
-
-# settings in checkpoints of earlier versions: former names, and former values of a name
-former_names = {"inputs": "in_channels", "shortcut": "residual", "normalised": "batch_norm"}
-former_values = {("part", "reviewer"): "classifier"}
+from AEModel import load_tensors
 
 
 def save_tensors(path, content):
@@ -19,32 +15,6 @@ def save_tensors(path, content):
     Raises OSError if the file cannot be written.
     """
     Util.save_bytes(path, lambda file: torch.save(content, file))
-
-
-def update_settings(saved, settings):
-    """Translate the settings in a checkpoint of an earlier version.
-
-    Parameters
-    ----------
-    saved : dict
-        Settings in the checkpoint.
-    settings : dict
-        Settings of the present training. Earlier versions lacked some of them.
-
-    Returns
-    -------
-    dict
-        The saved settings under their present names, with the values that earlier versions used without naming them.
-    """
-    saved = {former_names.get(name, name): value for name, value in saved.items()}
-    saved.update({name: present for (name, value), present in former_values.items() if saved.get(name) == value})
-    if not saved.get("memory"):  # layers of former U-Nets; the present U-Net has none
-        saved.pop("memory", None)
-    if saved.get("network") == "notes":  # was recorded, and had no effect
-        saved["channels"] = None
-    implied = dict(gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16, average=0, held_out=False,
-                   depth=hp.unet_depth, gain_frames=0, autoencoder=settings.get("autoencoder"))
-    return {**{name: value for name, value in implied.items() if name in settings}, **saved}
 
 
 def load_checkpoint(path, settings, model):
@@ -71,9 +41,7 @@ def load_checkpoint(path, settings, model):
     """
     try:
         state = load_tensors(path)
-        for part in ("network", "mean", "best"):
-            rename_keys(state.get(part) or {})
-        saved = update_settings(state["settings"], settings)
+        saved = state["settings"]
         differing = {name: (saved.get(name), settings.get(name)) for name in {**settings, **saved}
                      if settings.get(name) != saved.get(name)}
         if not differing:

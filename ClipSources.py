@@ -99,7 +99,7 @@ def collect_pieces(folders):
             try:
                 played, pedal = Notes.read_keys_and_pedal(path)
             except ValueError as error:
-                tqdm.write(f"warning: {error}")
+                Util.warn(str(error))
                 continue
             played = np.array([note for note in played if 0 <= note[2] - hp.lowest_key < hp.n_keys]).reshape(-1, 4)
             if len(played):

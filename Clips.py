@@ -1,14 +1,17 @@
-"""Training clips of the note encoder, made on the device from notes and sampled pianos; none of them comes twice.
+"""Training clips of the note encoder: notes played on sampled pianos, and recordings heard in rooms.
 
-Notes, piano, tuning, room and microphones are drawn anew for each clip. Spectrograms are those of `DatasetCreator`.
+Piano, tuning, room and microphones are drawn anew for each clip, always the same ones for the same seed. Spectrograms
+are those of `DatasetCreator`.
 """
-import copy
+import contextlib
+from pathlib import Path
 
+import numpy as np
 import torch
 
 import DatasetCreator
 import Hyperparameters as hp
-from RandomPianos import Instruments
+from RandomPianos import Instruments, read_piano
 from RandomRooms import Rooms, record, string_resonance
 
 frame_rate = hp.sample_rate / hp.hop_length
@@ -84,67 +87,88 @@ def label_clips(notes, clips, frames):
     return labels
 
 
+@contextlib.contextmanager
+def seeded(seed):
+    """Draw torch's random numbers from a seed within a `with` block, and afterwards as before it."""
+    before = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
 class ClipMaker:
-    """Make batches to train on from batches of notes.
+    """Play notes on drawn pianos, and hear audio through drawn rooms and microphones.
 
     Parameters
     ----------
-    pianos : list
-        As `RandomPianos.read_piano` returns them.
-    simulated : list of np.ndarray [shape=(n,)]
-        Room impulse responses.
-    frames : int
-        Frames of a clip, even.
-    pool : int
-        Pianos that are kept ready.
+    folder : Path
+        What `ClipSources.prepare` has written. A folder without pianos/ only hears; one without rooms.npz has artificial
+        rooms alone.
+    device : str or torch.device
+    pool : int, optional
+        Pianos that are kept ready, by default `hp.clip_pool`.
     """
 
     lead = 2.0  # seconds before a clip that are heard in its room, and thrown away
 
-    def __init__(self, pianos, simulated, frames, device, pool=16):
-        dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-        self.instruments, self.rooms = Instruments(pianos, pool, dtype), Rooms(simulated, device)
-        self.resonances = [string_resonance(device) for _ in range(3)]
-        self.front_end, self.frames, self.device = FrontEnd(device), frames, device
-        self.seconds = frames * hp.hop_length / hp.sample_rate
+    def __init__(self, folder, device="cpu", pool=None):
+        self.device, rooms = torch.device(device), Path(folder) / "rooms.npz"
+        simulated = []
+        if rooms.exists():
+            with np.load(rooms) as stored:
+                simulated = [stored[name] for name in stored.files]
+        with seeded(hp.seed):
+            self.resonances = [string_resonance(device) for _ in range(3)]
+        self.rooms, self.front_end = Rooms(simulated, device), FrontEnd(device)
+        self.piano_files, self.pool, self.instruments = sorted(Path(folder).glob("pianos/*.npz")), pool, None
 
-    def with_frames(self, frames):
-        """Return a maker of clips of another length, with the same pianos and rooms."""
-        other = copy.copy(self)
-        other.frames, other.seconds = frames, frames * hp.hop_length / hp.sample_rate
-        return other
-
-    def audio(self, notes, pedal, clips):
-        """Play and record clips.
+    def play(self, notes, pedal, clips, frames, step):
+        """Play notes on the pianos of a training step.
 
         Parameters
         ----------
         notes : torch.Tensor [shape=(n, 5)]
         pedal : torch.Tensor [shape=(m, 3)]
             As in a batch of `Performances`.
-        clips : int
+        clips, frames, step : int
+            Clips, frames of each, and number of the training step, which chooses the pianos.
 
         Returns
         -------
-        torch.Tensor [shape=(clips, frames * hop_length)]
+        (torch.Tensor [shape=(clips, n)], torch.Tensor [shape=(clips, n)])
+            Dry audio, with `lead` seconds before each clip, and 1 where the pedal is down.
         """
-        lead, samples = int(self.lead * hp.sample_rate), self.frames * hp.hop_length
+        if self.instruments is None:
+            dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+            pianos = [read_piano(np.load(path), self.device) for path in self.piano_files]
+            self.instruments = Instruments(pianos, self.pool or hp.clip_pool, dtype)
+        self.instruments.hold(step // 2)
+        lead, samples = int(self.lead * hp.sample_rate), frames * hp.hop_length
         dry = self.instruments.play(notes, clips, lead + samples, lead)
         down = torch.zeros(clips, lead + samples + 1, device=self.device)
         for column, sign in ((1, 1.0), (2, -1.0)):
             place = (pedal[:, column] * hp.sample_rate + lead).long().clamp(0, lead + samples)
             down.index_put_((pedal[:, 0].long(), place), torch.full_like(pedal[:, 0], sign), accumulate=True)
-        down = (down.cumsum(1) > 0.5)[:, :-1].float()
-        resonance = self.resonances[int(torch.randint(len(self.resonances), ()))]
-        return record(dry, down, self.rooms, resonance)[:, lead:]
+        return dry, (down.cumsum(1) > 0.5)[:, :-1].float()
 
-    @torch.no_grad()
-    def __call__(self, batch, clips):
-        """Return pitch spectrogram, mel spectrogram and labels of a batch of `Performances`: see `FrontEnd` and
-        `label_clips`."""
-        notes, pedal = batch["notes"].to(self.device), batch["pedal"].to(self.device)
-        audio = self.audio(notes, pedal, clips)
+    def hear(self, dry, down=None):
+        """Return audio [shape=(clips, n)] as it is heard in drawn rooms, through drawn microphones; see `record`.
+
+        `down` is 1 where the pedal is down [shape as dry]; without it, no strings resonate.
+        """
+        resonance = self.resonances[int(torch.randint(len(self.resonances), ()))]
+        return record(dry, torch.zeros_like(dry) if down is None else down, self.rooms, resonance)
+
+    def hear_recording(self, audio, seed):
+        """Return a recording [shape=(n,), float32] as it is heard in a room that the seed draws."""
+        with seeded(seed):
+            return self.hear(torch.from_numpy(audio)[None].to(self.device))[0].cpu().numpy()
+
+    def spectrograms(self, audio, frames):
+        """Return pitch and mel spectrogram of clips at drawn levels: see `FrontEnd`."""
+        clips = len(audio)
         quieter = torch.rand(clips, 1, 1, device=self.device) ** 2 * hp.recorded_quieter_db * (
             torch.rand(clips, 1, 1, device=self.device) < hp.recorded_quieter_share)
-        pitch, mel = self.front_end(audio, self.frames, quieter)
-        return pitch, mel, label_clips(notes, clips, self.frames)
+        return self.front_end(audio, frames, quieter)

@@ -1,14 +1,13 @@
 """The front end, from audio to log-mel spectrogram, that training and `Main.pipeline` share, and its inverse.
 
 `build(data)` stores the spectrograms of every pair of wavs in data/piano and data/synth as
-data/generated/<piece>/piano.npy and synth.npy. `python DatasetCreator.py` does it from the command line.
+data/generated/<piece>/piano.npy and synth.npy, and what training hears, piano_audio.npy. Recordings longer than 30 s
+give several pieces. `python DatasetCreator.py` does it from the command line.
 """
 import argparse
 import contextlib
 import functools
 import json
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,19 +28,23 @@ def front_end():
                          "pitch_hop_length", "pitch_bands_per_key", "n_pitches")}
 
 
-def trained_for(data=None):
-    """Return what networks trained on a data folder depend on.
+def pair(data):
+    """Return the presets of the sources and of the target of a data folder, "A, B -> C", with "recordings" for folders
+    that MIDI2Audio.py has not rendered."""
+    notes = [Path(data) / folder / "preset.txt" for folder in [*find_sources(data), "synth"]]
+    presets = [" ".join(Util.read_text(note).split()) if note.exists() else "recordings" for note in notes]
+    return f"{', '.join(presets[:-1])} -> {presets[-1]}"
+
+
+def trained_for(data, names):
+    """Return what is stored with networks that were trained on some pieces of a data folder.
 
     Returns
     -------
     dict
-        "front_end": see `front_end`. "pair": the presets of the sources and of the target, "A, B -> C", with
-        "recordings" for folders that MIDI2Audio.py has not rendered.
+        "front_end": see `front_end`. "pair": see `pair`. "pieces": number of recordings that the pieces are parts of.
     """
-    data = hp.data if data is None else data
-    notes = [Path(data) / folder / "preset.txt" for folder in [*find_sources(data), "synth"]]
-    presets = [" ".join(Util.read_text(note).split()) if note.exists() else "recordings" for note in notes]
-    return {"front_end": front_end(), "pair": f"{', '.join(presets[:-1])} -> {presets[-1]}"}
+    return {"front_end": front_end(), "pair": pair(data), "pieces": len({name.partition("~")[0] for name in names})}
 
 
 @functools.cache
@@ -178,25 +181,40 @@ def find_sources(data=None):
 def find_pairs(data=None, source="piano"):
     """Return the pairs as {piece: (recording in `source`, recording in synth)}, matched by name.
 
-    Raises FileNotFoundError if a folder is empty, and ValueError, naming them, if recordings have no partner.
+    A recording without a partner is left out with a warning. Raises FileNotFoundError if a folder is empty, and
+    ValueError if no recording has a partner.
     """
-    data = hp.data if data is None else data
+    data = Path(hp.data if data is None else data)
     try:
-        piano, synth = (Util.find_pieces(Path(data) / name, audio_endings) for name in (source, "synth"))
+        piano, synth = (Util.find_pieces(data / name, audio_endings) for name in (source, "synth"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}, or render MIDI files with MIDI2Audio.py") from None
-    alone = sorted({str(piano.get(name) or synth.get(name)) for name in piano.keys() ^ synth.keys()})
-    if alone:
-        raise ValueError(f"no partner of the same name in the other folder for {', '.join(alone)}; "
-                         "render it (MIDI2Audio.py) or remove it")
-    return {name: (piano[name], synth[name]) for name in piano}
+    missing = [f"{data / folder / name} (partner of {other[name]})" for folder, own, other in (
+        ("synth", synth, piano), (source, piano, synth)) for name in sorted(other.keys() - own.keys())]
+    if missing:
+        text = f"missing: {', '.join(missing[:5])}{f' and {len(missing) - 5} more' if len(missing) > 5 else ''}"
+        if not piano.keys() & synth.keys():
+            raise ValueError(f"{text}; no recording has a partner of the same name; add them")
+        Util.warn(f"{text}; these recordings are left out")
+    return {name: (piano[name], synth[name]) for name in piano if name in synth}
 
 
-def build(data=None, shard=(0, 1)):
-    """Store the spectrograms of every pair below `data`, and the notes of pairs that have a MIDI file.
+def unrendered_remark(data):
+    """Return a remark that names MIDI files of a data folder that have not been rendered, or "" if there are none."""
+    midi = {"__".join(path.relative_to(Path(data) / "MIDI").with_suffix("").parts)
+            for path in (Path(data) / "MIDI").rglob("*") if path.suffix.lower() in Notes.midi_endings}
+    new = sorted(name for name in midi if not (Path(data) / "piano" / f"{name}.wav").exists())
+    rendered = (Path(data) / "piano" / "preset.txt").exists()
+    return (f"; {', '.join(new[:3])}{', ...' * (len(new) > 3)} in {Path(data) / 'MIDI'} still has to be rendered "
+            "(MIDI2Audio.py)") if new and rendered else ""
 
-    A stored file is kept if it is not older than its recording. All are computed again after a change of the front
-    end or of `hp.limit_s`. Every call warns of each pair whose recordings are not aligned.
+
+def build(data=None, shard=(0, 1), whole=True):
+    """Store spectrograms and audio of every pair below `data`, and the notes of pairs that have a MIDI file.
+
+    Recordings are cut into pieces of `hp.limit_s` seconds. What is stored is kept if it is not older than its
+    recordings. All is computed again after a change of the front end or of `hp.limit_s`. Recordings that were not
+    rendered here are shifted if they are not aligned, with a warning.
 
     Parameters
     ----------
@@ -204,11 +222,13 @@ def build(data=None, shard=(0, 1)):
         By default `hp.data`.
     shard : (int, int)
         (i, n) does every n-th pair from the i-th on, so that n machines share the work.
+    whole : bool
+        Whether the pieces after the first of each recording count, which the report does not use.
 
     Returns
     -------
     list of str
-        The names of all pieces.
+        The names of all pieces. The later pieces of "take" are "take~2" and so on.
 
     Raises
     ------
@@ -216,59 +236,75 @@ def build(data=None, shard=(0, 1)):
         As `find_pairs`, and ValueError, at the end, for all recordings that are not audio or silent, pairs whose
         lengths differ by more than a frame, and MIDI files that cannot be read.
     """
-    data = hp.data if data is None else data
-    found = {(source, name): recordings for source in find_sources(data)
+    data = Path(hp.data if data is None else data)
+    folder, sources = data / "generated", find_sources(data)
+    found = {(source, name): recordings for source in sources
              for name, recordings in find_pairs(data, source).items()}
     names = sorted({name for _, name in found})
-    remove_outdated(Path(data) / "generated")
-    remove_orphans(Path(data) / "generated", names)
-    errors = []
+    remove_outdated(folder)
+    remove_orphans(folder, names)
+    errors, parts = [], {}
     for source, name in tqdm(sorted(found)[shard[0]::shard[1]], desc="spectrograms", unit="piece"):
-        folder, notes = Path(data) / "generated" / name, Path(data) / "notes" / f"{name}.mid"
-        outputs = [folder / f"{side}.npy" for side in (source, "synth")]
         try:
-            store_pair(found[source, name], outputs)
-            warn_of_lag(found[source, name], outputs)
-            if notes.exists():
-                store_notes(found[source, name][0], notes, folder / f"{source}.npy", folder / f"{source}_pitch.npy",
-                            folder / "notes.npy")
+            stored = store_pair(found[source, name], data, source, name)
+            parts[name] = [part for part in stored["parts"] if part in parts.get(name, stored["parts"])]
+            midi = data / "notes" / f"{name}.mid"
+            if midi.exists():
+                store_notes(midi, folder, stored["parts"])
         except ValueError as error:
             errors.append(str(error))
     if errors:
         raise ValueError("; ".join(dict.fromkeys(errors)))
-    return names
+    return sorted(part for name in parts for part in parts[name][:None if whole else 1])
 
 
 def remove_outdated(folder):
-    """Remove the spectrograms of a folder if they have other settings than now, and write the present ones.
+    """Remove what is stored in a folder if it has other settings than now, and write the present ones.
 
-    The settings are those in front_end.json. If there is no such file, the spectrograms are kept.
+    The settings are those in front_end.json.
     """
     note, text = folder / "front_end.json", json.dumps({**front_end(), "limit_s": hp.limit_s}, indent=1) + "\n"
     # before the note is read, which another shard may write meanwhile
-    stored = Util.modification_times(folder.glob("*/*.npy"))
-    if note.exists():
-        if Util.read_text(note) == text:
-            return
-        Util.remove_unchanged(stored)
+    stored = Util.modification_times([*folder.glob("*/*.npy"), *folder.glob("*/*_parts.json")])
+    if note.exists() and Util.read_text(note) == text:
+        return
+    Util.remove_unchanged(stored)
     Util.save_text(note, text)
 
 
 def remove_orphans(folder, names):
-    """Remove the spectrograms of pieces that are not in `names`, since their recordings are gone."""
-    for path in [*folder.glob("*/*.npy"), *folder.glob("*/*_lag.json")]:
-        if path.parent.name not in names:
+    """Remove what is stored of pieces that are not in `names`, since their recordings are gone."""
+    for path in [*folder.glob("*/*.npy"), *folder.glob("*/*_parts.json")]:
+        if path.parent.name.partition("~")[0] not in names and path.parent.name not in names:
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # of a folder that holds more
                 path.parent.rmdir()
 
 
-def store_pair(recordings, outputs):
-    """Write the spectrograms of a pair of recordings where they are missing or older than a recording."""
-    stale = [not Util.is_up_to_date(output, recording) for output, recording in zip(outputs, recordings)]
-    if not any(stale):
-        return
-    clips = [Util.read_audio(recording)[:hp.limit_s * hp.sample_rate] for recording in recordings]
+def store_pair(recordings, data, source, name):
+    """Store audio and spectrograms of a pair in pieces of `hp.limit_s` seconds, if missing or older than a recording.
+
+    Parameters
+    ----------
+    recordings : (Path, Path)
+        Source and target.
+    data : Path
+    source, name : str
+        Folder of the source, and name of the pair.
+
+    Returns
+    -------
+    dict
+        "parts", the names of the pieces, and "lag", the frames by which the target was late.
+    """
+    folder, note = data / "generated", data / "generated" / name / f"{source}_parts.json"
+    if Util.is_up_to_date(note, *recordings):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # of a damaged file
+            stored = json.loads(Util.read_text(note))
+            if all((folder / part / file).exists() for part in stored["parts"]
+                   for file in (f"{source}.npy", f"{source}_audio.npy", "synth.npy")):
+                return stored
+    clips = [Util.read_audio(recording) for recording in recordings]
     for clip, recording in zip(clips, recordings):
         if not clip.any():
             raise ValueError(f"{recording} is silent; record it again or remove the pair")
@@ -276,67 +312,84 @@ def store_pair(recordings, outputs):
         raise ValueError(f"{recordings[0]} and {recordings[1]} differ in length by "
                          f"{abs(clips[0].size - clips[1].size) / hp.sample_rate:.2f} s; align them, and cut both at "
                          "the same place")
-    size = min(clip.size for clip in clips)
-    for clip, output, old in zip(clips, outputs, stale):
-        if old:
-            Util.save_array(output, spectrogram(clip[:size]).astype(np.float16))
+    clips, lag = align(clips, recordings, source, note)
+    size, length = min(clip.size for clip in clips), hp.limit_s * hp.sample_rate
+    stored = {"parts": [], "lag": lag}
+    for number, start in enumerate(range(0, max(size - hp.min_piece_s * hp.sample_rate, 1), length)):
+        cut, part = [clip[start:min(start + length, size)] for clip in clips], f"{name}~{number + 1}" * (number > 0)
+        if all(clip.any() for clip in cut):
+            stored["parts"].append(part or name)
+            save_piece(folder / (part or name), source, cut)
+    Util.save_text(note, json.dumps(stored) + "\n")
+    return stored
 
 
-def warn_of_lag(recordings, outputs):
-    """Warn if the recordings of a pair, whose spectrograms are stored in `outputs`, are not aligned.
+def save_piece(folder, source, clips):
+    """Write the spectrograms of a piece, source and target, and the audio of the source [shape=(1, n), int16]."""
+    for side, clip in zip((source, "synth"), clips):
+        Util.save_array(folder / f"{side}.npy", spectrogram(clip).astype(np.float16))
+    audio = clips[0] * np.float32(32767 / np.abs(clips[0]).max())
+    Util.save_array(folder / f"{source}_audio.npy", np.rint(audio).astype(np.int16)[None])
 
-    The lag is estimated once, and kept in a file beside the spectrograms.
+
+def align(clips, recordings, source, note):
+    """Shift recordings that are not aligned, with a warning. Pairs that `MIDI2Audio.py` has rendered stay.
+
+    The target is shifted to the piano, and other pianos to this target.
+
+    Returns
+    -------
+    (list of np.ndarray, int)
+        Source and target, and the frames by which the target was late.
     """
-    stored, settings = outputs[0].with_name(f"{outputs[0].stem}_lag.json"), [hp.max_lag_frames, hp.lag_preference]
-    lag = None
-    if Util.is_up_to_date(stored, *outputs):
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # of a damaged file
-            known = json.loads(Util.read_text(stored))
-            lag = int(known["lag"]) if known["settings"] == settings else None
-    if lag is None:
-        lag = estimate_lag(*(Util.load_array(output, np.float16).astype(np.float32) for output in outputs))
-        Util.save_text(stored, json.dumps({"lag": lag, "settings": settings}) + "\n")
-    if abs(lag) > 1:
-        warn(f"{recordings[1]} comes {lag * hp.hop_length / hp.sample_rate:+.3f} s after {recordings[0]}; shift one of "
-             "them")
+    if all((recording.parent / "preset.txt").exists() for recording in recordings):
+        return clips, 0
+    clip, target = clips
+    first = note.with_name("piano_parts.json")
+    if source != "piano" and first.exists():
+        target = shift(target, json.loads(Util.read_text(first))["lag"])
+    length = hp.limit_s * hp.sample_rate
+    lag = estimate_lag(*(spectrogram(side[:length]) for side in (clip, target)))
+    if abs(lag) <= 1:
+        return [clip, target], 0
+    Util.warn(f"{recordings[1]} comes {lag * hp.hop_length / hp.sample_rate:+.3f} s after {recordings[0]}; "
+              "the later one is shifted")
+    return ([clip, shift(target, lag)] if source == "piano" else [shift(clip, -lag), target]), lag
 
 
-def warn(text):
-    """Print a warning to stderr, in the first process only if torchrun has started several."""
-    if os.environ.get("RANK", "0") == "0":
-        tqdm.write(f"warning: {text}", file=sys.stderr)
+def shift(audio, frames):
+    """Return audio that begins so many frames later, or earlier if it is negative, with silence in front."""
+    samples = frames * hp.hop_length
+    return audio[samples:] if samples > 0 else np.pad(audio, (-samples, 0))
 
 
-def read_pitch_spectrogram(recording, frames):
-    """Return the pitch spectrogram of a recording whose stored log-mel spectrogram has so many frames."""
-    return pitch_spectrogram(Util.read_audio(recording)[:hp.limit_s * hp.sample_rate])[:, :-(-frames // 2)]
+def store_notes(midi, folder, parts):
+    """Write the notes of a MIDI file to the folder of each piece, where missing or outdated.
 
-
-def store_notes(recording, midi_path, mel, pitch, notes):
-    """Write the pitch spectrogram of a recording and the notes of its MIDI file, where missing or outdated.
-
-    Parameters
-    ----------
-    recording, midi_path, mel : Path
-        Recording, MIDI file, and stored log-mel spectrogram, whose length the pitch spectrogram gets.
-    pitch, notes : Path
-        Files to write.
+    Onsets and offsets count from the beginning of the piece. A note that began before it has a negative onset.
     """
-    if not Util.is_up_to_date(pitch, mel):
-        frames = Util.load_array(mel, np.float16, mmap_mode="r").shape[1]
-        Util.save_array(pitch, read_pitch_spectrogram(recording, frames).astype(np.float16))
-    if not Util.is_up_to_date(notes, midi_path):
-        Util.save_array(notes, Notes.read_notes(midi_path))
+    paths = [folder / part / "notes.npy" for part in parts]
+    if all(Util.is_up_to_date(path, midi) for path in paths):
+        return
+    notes = Notes.read_notes(midi, float("inf"))
+    for part, path in zip(parts, paths):
+        number = int(part[len(midi.stem) + 1:] or 1)
+        start = (number - 1) * hp.limit_s
+        own = notes[(notes[:, 0] < start + hp.limit_s) & (notes[:, 1] > start)]
+        own = own - np.float32([start, start, 0, 0])
+        own[:, 1] = np.minimum(own[:, 1], hp.limit_s)
+        Util.save_array(path, own)
 
 
-def has_notes(names, data=None):
-    """Return whether the pieces have their notes, data/notes/<piece>.mid. Raises ValueError if only some have them."""
-    data = hp.data if data is None else data
-    without = [name for name in names if not (Path(data) / "notes" / f"{name}.mid").exists()]
-    if without and len(without) < len(names):
-        raise ValueError(f"{Path(data) / 'notes'} lacks {', '.join(without[:10])}; put their MIDI files there, or "
-                         "remove the folder to train without notes")
-    return not without
+def with_notes(names, data=None):
+    """Return those pieces that have notes. If only some have, a warning names the others, which are left out."""
+    data = Path(hp.data if data is None else data)
+    found = [name for name in names if (data / "generated" / name / "notes.npy").exists()]
+    without = sorted({name.partition("~")[0] for name in names if name not in found})
+    if found and without:
+        Util.warn(f"missing: {', '.join(str(data / 'notes' / f'{name}.mid') for name in without[:5])}"
+                  f"{', ...' * (len(without) > 5)}; these pairs are left out")
+    return found
 
 
 def estimate_lag(source, target, most=None):

@@ -145,19 +145,15 @@ def initial_network(start, part, heads, form):
     if not start:
         if part == "refiner" or kept:
             raise ValueError("--part refiner and --heads keep the rest of given weights; add --start and their path")
-        return NoteAutoencoder(harmonic=True, **(form or {})), {}
+        return NoteAutoencoder(**(form or {})), {}
     given = load_model(Autoencoder, start)
     network = given.network
     if not getattr(network, "refiner", None):
         raise ValueError(f"{start} has no HarmonicEncoder; give ae.torch or what EncoderMain.py has written to --start")
     refiner = NoteRefiner(channels=network.encoder.head.in_channels)
     for name in kept:
-        try:
-            getattr(refiner, name).load_state_dict(getattr(network.refiner, name).state_dict())
-        except (AttributeError, RuntimeError):  # it is missing, or has other sizes
-            raise ValueError(f"{start} is of an earlier form, whose {name.replace('_', ' ')} cannot be kept; leave "
-                             "--heads out") from None
-    if kept and network.refiner.details:
+        getattr(refiner, name).load_state_dict(getattr(network.refiner, name).state_dict())
+    if kept:
         refiner.details.load_state_dict(network.refiner.details.state_dict())
     network.refiner = refiner
     return network, {"pair": given.pair} if given.pair else {}

@@ -7,7 +7,6 @@ folder as evaluation.md, evaluation.json and evaluation.png. `Metrics` defines t
 import argparse
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import librosa
@@ -258,7 +257,7 @@ def align_recording(path, truth):
     early = DatasetCreator.estimate_lag(*images, round(hp.max_lag_s * hp.sample_rate / hp.hop_length))
     if abs(early) > 1:
         seconds = -early * hp.hop_length / hp.sample_rate
-        tqdm.write(f"warning: {path} comes {seconds:+.3f} s after its MIDI file; shifted", file=sys.stderr)
+        Util.warn(f"{path} comes {seconds:+.3f} s after its MIDI file; shifted")
         recording = np.pad(recording[max(-early, 0) * hp.hop_length:], (max(early, 0) * hp.hop_length, 0))
     return recording[:size]
 

@@ -4,6 +4,7 @@ from pathlib import Path
 # audio and log-mel spectrogram (report: data set)
 sample_rate = 22050     # Hz
 limit_s = 30            # seconds of each piece that are rendered and used for training
+min_piece_s = 5         # shortest last piece of a longer recording
 n_fft = 1024
 hop_length = 256
 clip_frames = limit_s * sample_rate // hop_length
@@ -163,17 +164,15 @@ ae_report = dict(network="report", channels=(64, 128, 256), batch_size=1, crop_f
                  gradient_norm=0, bfloat16=False)
 
 # note autoencoder: layers
-encoder_form = dict(first=48, channels=32, blocks=3, narrow=8, width=256, layers=6)     # see NoteEncoder
-harmonic_encoder_form = dict(first=64, channels=64, stages=(1, 2, 4, 8, 16, 32), narrow=8, width=384, layers=7)
+encoder_form = dict(first=64, channels=64, stages=(1, 2, 4, 8, 16, 32), narrow=8, width=384, layers=7)
 encoder_partials = (0.5, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # in the pitch spectrogram, with the bands on both sides
 encoder_mel_partials = (1, 2, 3, 4, 6)                      # in the mel spectrogram, which has the finer time scale
-classifier_form = dict(width=64, narrow=32, dropout=0.3, limit=5)
 sequence_form = dict(width=64, narrow=32, kernel=5, dilations=(1, 2, 4), dropout=0.2, limit=5)
 decoder_silence = -300.0    # dB of a frame without notes
 decoder_min_release = 0.5   # smallest decay after key and pedal are up, dB per frame
 decoder_inaudible = 160.0   # decay in dB after which a note is left out
 decoder_frames = 256        # frames per call of the decoder
-classifier_batch_size = 1024    # notes per call of the classifier
+onset_batch_size = 1024     # onset candidates whose features are computed at once
 
 # training clips of the HarmonicEncoder: sounds, rooms and notes (ClipSources.py), and its training (EncoderMain.py)
 clip_pianos = (("FluidR3_GM.sf2", 0, 0), ("FluidR3_GM.sf2", 0, 1), ("FluidR3_GM.sf2", 0, 3), ("Salamander.sf2", 0, 0),
@@ -207,6 +206,10 @@ refiner_guess_weight = 0.5  # of the first scores of the offset candidates, besi
 refiner_level_weight = 0.1  # of the error of a clip's mean velocity, beside 1 for that of single notes
 refiner_batch_clips = 4     # in a step
 refiner_learning_rate, refiner_weight_decay = 2e-3, 0.02
+
+heard_share = 0.5           # of the crops of pairs, that are heard in a room
+made_share = 0.5            # of the crops, that are made where there are both pairs and data/clips
+head_clip_frames = 1378     # 16 s
 
 # training clips: performances (RandomPerformances.py)
 clip_exercise_share = 0.15              # of the clips; the others are parts of pieces
@@ -294,9 +297,8 @@ recorded_hum_share, recorded_hum, recorded_hum_hertz = 0.1, (10, 200), (50, 100,
 recorded_coding_share, recorded_coding_steps, recorded_coding_hz = 0.4, (1, 14), (5000, 16000)
 recorded_quieter_share, recorded_quieter_db = 0.5, 25   # of the clips; dB below full scale, at most
 
-# note autoencoder: note-level post-processing behind a HarmonicEncoder (NoteRefinement.py)
-peak_threshold = 0.28       # onset probability of a note, behind a refiner of the early form
-peak_frame_threshold = 0.2  # mean probability that the key sounds after it
+# note autoencoder: note-level post-processing (NoteRefinement.py)
+min_note_frames = 2.5       # smallest length of a note
 refiner_candidate_threshold = 0.08  # smallest onset probability of a candidate
 refiner_candidate_frame_threshold = 0.1     # smallest mean probability that the key sounds after it
 refiner_threshold = 0.45    # smallest probability of a note after the onset head
@@ -319,11 +321,11 @@ detail_begin_spans = (-3, 0), (0, 1), (1, 4), (4, 12)       # steps around the o
 reverberation_delay_s, reverberation_decay_s = 0.05, 0.06   # of the late reverberation that is subtracted
 reverberation_share, reverberation_floor = 0.9, 0.1         # of the estimated power; of the power, which is left
 refiner_harmonics = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)    # partials whose rise tells how hard a note was struck
-refiner_offset_features, refiner_velocity_features = 37, 32
+refiner_onset_features, refiner_offset_features, refiner_velocity_features = 210, 37, 32
 refiner_order_features, refiner_partial_features, refiner_phase_features = 3, 37, 2
 no_candidate = -30.0        # score where a note has fewer offset candidates
 refiner_min_notes = 8       # fewer have no curve over the keys
-refiner_velocity_spread = 1.35  # of the velocities' logarithms around their mean, behind a refiner of an earlier form
+velocity_per_db = 0.05      # growth of the logarithmic velocity per dB of a note's level at its onset
 velocity_scale = 0.3        # of the velocity's logarithm, the unit in which it is corrected
 order_s = (0.003, 3)        # between the onsets of two notes in a row, bounds in the features
 overlap_s = 0.04            # between onsets of notes that hide each other
@@ -333,8 +335,6 @@ onset_width = 2.5           # frames over which the label of an onset falls to z
 frame_loss_weight = 0.3     # relative to a weight of 1 for onsets
 velocity_loss_weight = 4
 absolute_velocity_weight = 0.25     # relative to a weight of 1 for velocities relative to the mean of the crop
-offset_loss_frames = 10     # unit of the offset loss
-max_offset_shift = 60       # largest correction of an offset that the classifier learns, frames
 decoder_loss_from = 0.25    # smallest level in the target, of 1, that counts for the level that fits best
 decoder_clipped_slope = 0.01    # slope of the decoder's loss where its output lies below the range
 level_loss_weight = 0.02    # weight of the level error of a crop in the decoder's loss
@@ -342,18 +342,6 @@ decoder_rate_factor = 600   # factor of the learning rate for weights in decibel
 release_rate_factor = 30    # factor of the learning rate for weights in decibels per frame
 decoder_betas = (0.0, 0.9)  # of Adam
 decoder_crops = 4           # crops per batch from which the decoder learns, beside the encoder
-
-# note autoencoder: decoding of frame-wise predictions
-candidate_threshold = 0.04  # smallest onset probability of a candidate
-classifier_threshold = 0.45 # smallest probability of a note after the classifier
-onset_threshold = 0.2       # smallest onset probability without a classifier
-frame_threshold = 0.3       # smallest mean probability that the key sounds after an onset
-offset_threshold = 0.45     # probability that the key sounds, below which a note ends
-min_note_frames = 2.5       # smallest length of a note
-offset_bias = 1.5           # mean error of the offsets, which is subtracted, frames
-velocity_per_db = 0.05      # growth of the logarithmic velocity per dB of a note's level at its onset
-velocity_level_share = 0.5  # share of this level in the velocity; the rest is the encoder's
-velocity_spread = 1.15      # of the velocities' logarithms around their mean, which are drawn to it
 
 # sampled voice: the target's own sounds (SampledVoice.py, Scale.py)
 voice_layers = (32, 64, 96, 127)        # velocities at which every key is recorded

@@ -221,8 +221,8 @@ class FolderRenderer:
         """Print which recordings have no MIDI file, and how many renders have other settings than now."""
         found = {path.stem: path for path in self.folder.glob("*.wav") if path.name[0] != "."}
         if found.keys() - set(names):
-            tqdm.write(f"warning: {self.folder} holds recordings without a MIDI file, which are trained on too: "
-                       f"{join_names(found.keys() - set(names))}; remove them if they are old renders", file=sys.stderr)
+            Util.warn(f"{self.folder} holds recordings without a MIDI file, which are trained on too: "
+                      f"{join_names(found.keys() - set(names))}; remove them if they are old renders")
         outdated = [name for name in found if not self.generated.has_settings(found[name], self.settings(name))]
         if outdated:
             tqdm.write(f"{self.folder}: {len(outdated)} wavs were rendered with other settings in Hyperparameters.py "
@@ -292,7 +292,7 @@ def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detun
     def render_one(name):
         try:
             if solo_piano and not is_solo_piano(midi_files.get(name.partition("~")[0], midi_files[name])):
-                tqdm.write(f"warning: {midi_files[name]} is not for piano alone; left out", file=sys.stderr)
+                Util.warn(f"{midi_files[name]} is not for piano alone; left out")
             else:
                 renderer.render(name, midi_files[name], overwrite)
         except ValueError as error:
@@ -365,8 +365,8 @@ def check_other_pianos(data, folders):
     """Warn of pianos that an earlier call has rendered, and remove their renders of pieces that are gone."""
     left = [data / name for name in Util.numbered_folders(data, "piano") if name not in folders]
     if left:
-        tqdm.write(f"warning: there are pianos of an earlier render in {', '.join(map(str, left))}; "
-                   "remove them or they are trained on too", file=sys.stderr)
+        Util.warn(f"there are pianos of an earlier render in {', '.join(map(str, left))}; remove them or they are "
+                  "trained on too")
         pieces = Util.find_pieces(data / "MIDI", Notes.midi_endings)
         for folder in left:
             GeneratedFiles(folder).remove_orphans(lambda name: Path(name).stem in pieces)

@@ -6,10 +6,9 @@ import collections
 import functools
 import operator
 import struct
-import sys
 from pathlib import Path
 
-from tqdm import tqdm
+import Util
 
 default_tempo = 500_000     # microseconds per beat, before the first tempo event
 frames_per_second = {24: 24, 25: 25, 29: 30_000 / 1001, 30: 30}     # of SMPTE divisions; 29 is "30 drop frame"
@@ -57,14 +56,11 @@ def read_messages(path):
         raise ValueError(f"{path} is not a MIDI file, or is damaged: nothing in it can be read ({describe(repairs)}); "
                          "replace or remove it")
     if repairs:
-        warn_once(f"warning: {path}: skipped or repaired while reading: {describe(repairs)}")
+        warn_once(f"{path}: skipped or repaired while reading: {describe(repairs)}")
     return messages
 
 
-@functools.cache
-def warn_once(text):
-    """Print a warning to stderr, if it has not been printed before."""
-    tqdm.write(text, file=sys.stderr)
+warn_once = functools.cache(Util.warn)  # warn of each file once
 
 
 def describe(repairs):

@@ -28,7 +28,7 @@ import Recordings
 import Transcription
 import Tuning
 import Util
-from AEModel import NoteModel, digest, load_model, peak_frame_level
+from AEModel import NoteModel, digest, load_model
 from Autoencoder import Autoencoder
 from Chunks import whole_spectrogram
 from Recordings import read_input, read_recording
@@ -212,7 +212,7 @@ def resynthesise_in_tune(audio, models, inversion=None, notes=None):
     exponent, frames = Util.level_exponent(audio), Chunks.n_frames(audio)
     parts = Chunks.chunks(frames, 1 if inversion == "report" else 0)
     reference = Chunks.loudest_mel_power(audio, exponent, parts)
-    render = note_renderer(models[0], notes, frames, parts) if isinstance(models[0], NoteModel) else None
+    render = models[0].note_renderer(notes, parts) if isinstance(models[0], NoteModel) else None
     output = np.zeros(((frames - 1) * hp.hop_length, *audio.shape[1:]), np.float32)
     pictures = []
     for first, last in Chunks.track(parts, "resynthesis"):
@@ -231,28 +231,6 @@ def resynthesise_in_tune(audio, models, inversion=None, notes=None):
         Util.release_memory()
         pictures = pictures or [stage[:, :last] for stage in stages]
     return output[:len(audio)], pictures
-
-
-def note_renderer(model, notes, frames, parts):
-    """Return the function of `NoteModel.note_renderer`, with less memory for a long recording."""
-    if model.voice:
-        return model.note_renderer(notes, frames, parts)
-    image = note_spectrogram(model, notes, frames)
-    return lambda first, last: (image[:, first:last].astype(np.float32), None)
-
-
-def note_spectrogram(model, notes, frames):
-    """Return the spectrogram of `NoteModel.note_spectrogram` in half precision, computed in parts to limit memory."""
-    decibels, step = np.empty((hp.n_mels, frames), np.float32), 8 * hp.decoder_frames
-    parts = [slice(start, min(start + step, frames)) for start in range(0, frames, step)]
-    for part in parts:
-        decibels[:, part] = model.mel_decibels(notes, part.start, part.stop - part.start)
-    level = max(peak_frame_level(decibels[:, part]) for part in parts)
-    image, loudest = np.zeros(decibels.shape, np.float16), model.network.decoder.loudest.item()
-    if level > hp.decoder_silence + 1:
-        for part in parts:
-            image[:, part] = Util.to_unit(decibels[:, part] + loudest - level)
-    return image
 
 
 def match_rms(recording, audio, share=1):

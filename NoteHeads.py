@@ -1,24 +1,8 @@
-"""Small networks that compute values of notes from their features, some in the context of the other notes."""
+"""Small networks that compute values of notes from their features, in the context of the other notes."""
 import torch
 from torch import nn
 
 import Hyperparameters as hp
-
-
-class MLPHead(nn.Module):
-    """Compute one value per note from the note's features with fully connected layers."""
-
-    def __init__(self, features):
-        super().__init__()
-        width, narrow, dropout, limit = hp.classifier_form.values()
-        self.scale = nn.BatchNorm2d(features)
-        self.layers = nn.Sequential(
-            nn.Hardtanh(-limit, limit), nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout),
-            nn.Linear(width, narrow), nn.ReLU(), nn.Dropout(dropout), nn.Linear(narrow, 1))
-
-    def forward(self, seen):
-        """Map features [shape=(n, features)] to one value per note [shape=(n,)]."""
-        return self.layers(self.scale(seen[..., None, None])[..., 0, 0])[:, 0]
 
 
 class NoteContext(nn.Module):
@@ -31,18 +15,16 @@ class NoteContext(nn.Module):
     ----------
     features : int
         Features per note.
-    pooled : bool
-        Whether there are means. Without them, the convolutions remain.
     """
 
-    def __init__(self, features, pooled=True):
+    def __init__(self, features):
         super().__init__()
         width, _, kernel, dilations, dropout, limit = hp.sequence_form.values()
         self.scale, self.dropout = nn.BatchNorm2d(features), nn.Dropout(dropout)
         self.first = nn.Sequential(nn.Hardtanh(-limit, limit), nn.Linear(features, width), nn.ReLU(),
                                    nn.Dropout(dropout))
-        self.whole = nn.Linear(2 * width, width) if pooled else None
-        self.same_key = nn.Linear(2 * width + 1, width) if pooled else None
+        self.whole = nn.Linear(2 * width, width)
+        self.same_key = nn.Linear(2 * width + 1, width)
         self.layers = nn.ModuleList(nn.Conv1d(width, width, kernel, padding=kernel // 2 * dilation, dilation=dilation)
                                     for dilation in dilations)
 
@@ -53,9 +35,8 @@ class NoteContext(nn.Module):
     def in_context(self, x, key):
         """Add to the values of the notes of a recording [shape=(n, width)] what is around them; `key` [shape=(n,),
         int64] counts from the lowest of the piano."""
-        if self.whole:
-            x = x + self.step(self.whole, x, x.mean(0, keepdim=True).expand_as(x))
-            x = x + self.step(self.same_key, x, *other_notes(x, key))
+        x = x + self.step(self.whole, x, x.mean(0, keepdim=True).expand_as(x))
+        x = x + self.step(self.same_key, x, *other_notes(x, key))
         x = x.T[None]
         for layer in self.layers:
             x = x + self.step(layer, x)
@@ -79,14 +60,14 @@ class SequenceHead(NoteContext):
 
     Parameters
     ----------
-    features, pooled
-        See `NoteContext`.
+    features : int
+        Features per note.
     with_keys : bool
         Whether there are learnt values of each key of the piano.
     """
 
-    def __init__(self, features, pooled=True, with_keys=False):
-        super().__init__(features, pooled)
+    def __init__(self, features, with_keys=False):
+        super().__init__(features)
         width, narrow, _, _, dropout, _ = hp.sequence_form.values()
         self.key_values = nn.Embedding(hp.n_keys, width, _weight=torch.zeros(hp.n_keys, width)) if with_keys else None
         self.last = nn.Sequential(nn.Linear(width, narrow), nn.ReLU(), nn.Dropout(dropout), nn.Linear(narrow, 1))

@@ -1,4 +1,4 @@
-"""Note-level post-processing: offsets chosen among candidates, and velocities measured in the recording.
+"""Note-level post-processing: onsets and offsets chosen among candidates, and velocities measured in the recording.
 
 `NoteAutoencoder.NoteRefiner` is the network; here are its inputs and what becomes of its outputs.
 """
@@ -6,16 +6,18 @@ from collections import namedtuple
 
 import numpy as np
 import torch
+from torch import nn
 
 import Hyperparameters as hp
 import Util
-from NoteAutoencoder import HarmonicEncoder, NoteClassifier
-from NoteHeads import SequenceHead
+from NoteAutoencoder import HarmonicEncoder
 from Notes import find_peaks, interpolate_peaks, next_onsets, onset_candidates
 
 frame_rate = hp.sample_rate / hp.hop_length
 harmonics = np.array(hp.refiner_harmonics)
-
+other_keys = tuple(sorted(sign * distance for sign in (-1, 1) for distance in (
+    1, 2, 3, 4, 5, 7, 12, 16, 19, 24, 28, 31, 36)))  # distances in semitones of the keys in the features of an onset
+frames_before, frames_after = 14, 45                 # before and after the onset in these features
 
 # onset, sounding, velocity and offset [shape=(4, t, n_keys)] of the recording as it is, without late reverberation, and
 # the mean of both; details of the encoder's last layer [shape=(refiner_details / 2, t, n_keys)]
@@ -23,10 +25,8 @@ Views = namedtuple("Views", "mean plain dry details")
 
 
 def views(predictions):
-    """Return what `NoteModel.predict_views` has put together, as `Views`. Without details there is one view."""
+    """Return what `NoteModel.predict_views` has put together, as `Views`."""
     plain = predictions[:HarmonicEncoder.outputs].astype(np.float32)
-    if len(predictions) == len(plain):
-        return Views(plain, plain, plain, plain[:0])
     dry = predictions[-len(plain):].astype(np.float32)
     return Views((plain + dry) / 2, plain, dry, predictions[len(plain):-len(plain)])
 
@@ -36,7 +36,7 @@ def decode_notes(predictions, refiner):
 
     Parameters
     ----------
-    predictions : np.ndarray [shape=(4 or more, t, n_keys), in [0, 1]]
+    predictions : np.ndarray [shape=(outputs, t, n_keys), in [0, 1]]
         As `NoteModel.predict_views` returns them.
     refiner : NoteRefiner
 
@@ -63,18 +63,15 @@ def decode_notes(predictions, refiner):
 def find_onsets(predicted, refiner):
     """Find the onsets in `Views`: return frame, key, interpolated frame of the onset, and that of the next onset of the
     same key, of each note [shape=(n,) each], key by key."""
-    if refiner.onset_head:
-        frame, key = refined_candidates(predicted.mean)
-        played = note_probability(refiner.onset_head, predicted, frame, key) > hp.refiner_threshold
-        frame, key = frame[played], key[played]
-    else:
-        frame, key = onset_candidates(predicted.mean, hp.peak_threshold, hp.peak_frame_threshold)
+    frame, key = refined_candidates(predicted.mean)
+    played = note_probability(refiner.onset_head, predicted, frame, key) > hp.refiner_threshold
+    frame, key = frame[played], key[played]
     begin = interpolate_peaks(predicted.mean[0], frame, key)
     return frame, key, begin, next_onsets(key, begin, np.float32(predicted.mean.shape[1]))
 
 
 def refined_candidates(predictions):
-    """Return frame and key of the onset candidates that an `onset_head` classifies: see `Notes.onset_candidates`."""
+    """Return frame and key of the onset candidates that the `onset_head` classifies: see `Notes.onset_candidates`."""
     return onset_candidates(predictions, hp.refiner_candidate_threshold, hp.refiner_candidate_frame_threshold)
 
 
@@ -83,58 +80,77 @@ def note_probability(head, predicted, frame, key):
 
     Parameters
     ----------
-    head : MLPHead or SequenceHead
-        Onset head of a `NoteClassifier` or of a `NoteRefiner`.
+    head : SequenceHead
+        Onset head of a `NoteRefiner`.
     predicted : Views
     frame, key : np.ndarray [shape=(n,)]
     """
     if not len(frame):
         return np.zeros(0, np.float32)
     order = np.lexsort((key, frame))
-    if isinstance(head, SequenceHead):
-        logits = run_head(head, onset_inputs(predicted, frame[order], key[order]), key[order])
-    else:
-        logits = run_head(head, onset_features(predicted.mean, frame[order], key[order]))
+    logits = run_head(head, onset_inputs(predicted, frame[order], key[order]), key[order])
     probability = np.empty(len(frame), np.float32)
     probability[order] = torch.from_numpy(logits).sigmoid().numpy()
     return probability
 
 
 def onset_features(predictions, frame, key):
-    """Return the features of onset candidates in the order of their frames: see `NoteClassifier.onset_features`."""
-    seen = []
-    for part in np.array_split(np.arange(len(frame)), -(-len(frame) // hp.classifier_batch_size)):
-        first = max(frame[part[0]] - NoteClassifier.before, 0)
-        near = torch.from_numpy(predictions[None, :3, first:frame[part[-1]] + NoteClassifier.after])
-        places = (torch.from_numpy(place) for place in (0 * part, frame[part] - first, key[part]))
-        seen.append(NoteClassifier.onset_features(near, *places).numpy())
-    return np.concatenate(seen)
+    """Return what tells whether notes were played [shape=(n, refiner_onset_features), float32].
+
+    Onset, sounding and velocity of the key around the onset, and of the other keys with common partials, whose
+    overtones false positives often are.
+
+    Parameters
+    ----------
+    predictions : np.ndarray [shape=(3 or more, t, n_keys), in [0, 1]]
+    frame, key : np.ndarray [shape=(n,), int]
+        Onset candidates in the order of their frames.
+    """
+    parts = np.array_split(np.arange(len(frame)), -(-len(frame) // hp.onset_batch_size))
+    return np.concatenate([near_onsets(predictions, frame[part], key[part]).numpy() for part in parts])
+
+
+def near_onsets(predictions, frame, key):
+    """Return the output of `onset_features` for a few candidates, as a tensor."""
+    first, reach, at = max(frame[0] - frames_before, 0), max(other_keys), frames_before  # `at`: index of the onset
+    near = torch.from_numpy(predictions[:3, first:frame[-1] + frames_after])
+    padded = nn.functional.pad(near, (reach, reach, frames_before, frames_after)).unbind()
+    frames = torch.from_numpy(frame - first)[:, None, None] + torch.arange(frames_before + frames_after)[:, None]
+    key = torch.from_numpy(key)[:, None]
+    onset, sounding, velocity = (image[frames, (key + reach + torch.tensor(other_keys))[:, None]] for image in padded)
+    struck, sounds, hard = (image[frames[..., 0], key + reach] for image in padded)
+    loudness = (127 * hard[:, at]).clamp(min=1).log()[:, None]
+    harder = (127 * velocity[:, at - 1:at + 2]).clamp(min=1).log() - loudness[..., None]
+    return torch.cat([
+        onset[:, :at - 3].amax(1), onset[:, at - 3:at + 4].amax(1), onset[:, at + 4:at + 14].amax(1),
+        *(sounding[:, at + start:at + end].mean(1) for start, end in ((-8, -3), (1, 7), (12, 24))),
+        (harder * (onset[:, at - 1:at + 2] > 0.1)).sum(1) / 3,
+        struck[:, at - 4:at + 5], sounds[:, at - 10:at:2], sounds[:, at::4], loudness - 4,
+        key / hp.n_keys - 0.5], 1)
 
 
 def onset_inputs(predicted, frame, key):
-    """Return the features of onset candidates in the order of their frames that the onset head of a refiner takes
+    """Return the features of onset candidates in the order of their frames that the onset head takes
     [shape=(n, features)]. `predicted` are `Views`."""
     begin = interpolate_peaks(predicted.mean[0], frame, key) / frame_rate
-    parts = [onset_features(predicted.mean, frame, key), order_features(np.stack([begin, begin, key, key], 1))]
-    if len(predicted.details):
-        parts += [onset_features(view, frame, key) for view in (predicted.plain, predicted.dry)]
-        parts += [detail_features(predicted.details, frame // 2, key, span) for span in hp.detail_onset_spans]
-        parts += [detail_features(predicted.details, frame // 2, key + distance, hp.detail_other_span)
-                  for distance in hp.detail_other_keys]
-    return np.concatenate(parts, 1)
+    return np.concatenate([
+        onset_features(predicted.mean, frame, key), order_features(np.stack([begin, begin, key, key], 1)),
+        *(onset_features(view, frame, key) for view in (predicted.plain, predicted.dry)),
+        *(detail_features(predicted.details, frame // 2, key, span) for span in hp.detail_onset_spans),
+        *(detail_features(predicted.details, frame // 2, key + distance, hp.detail_other_span)
+          for distance in hp.detail_other_keys)], 1)
 
 
 def offset_inputs(predicted, frame, key, following, candidates, known):
-    """Return the features of offset candidates that the offset head of a refiner takes [shape=(n, candidates,
-    features), float32]. `predicted` are `Views`; the other parameters are those of `offset_features`."""
-    parts = [offset_features(predicted.plain, frame, key, following, candidates, known)]
-    if len(predicted.details):
-        step, own = np.rint(candidates / 2).astype(int).ravel(), np.repeat(key, candidates.shape[1])
-        parts += [detail_features(predicted.details, step, own, span).reshape(*candidates.shape, -1)
-                  for span in hp.detail_offset_spans]
-        begin = [detail_features(predicted.details, frame // 2, key, span) for span in hp.detail_begin_spans]
-        parts.append(np.repeat(np.concatenate(begin, 1)[:, None], candidates.shape[1], axis=1))
-    return np.concatenate(parts, axis=-1)
+    """Return the features of offset candidates that the offset head takes [shape=(n, candidates, features), float32].
+    `predicted` are `Views`; the other parameters are those of `offset_features`."""
+    step, own = np.rint(candidates / 2).astype(int).ravel(), np.repeat(key, candidates.shape[1])
+    begin = [detail_features(predicted.details, frame // 2, key, span) for span in hp.detail_begin_spans]
+    return np.concatenate([
+        offset_features(predicted.plain, frame, key, following, candidates, known),
+        *(detail_features(predicted.details, step, own, span).reshape(*candidates.shape, -1)
+          for span in hp.detail_offset_spans),
+        np.repeat(np.concatenate(begin, 1)[:, None], candidates.shape[1], axis=1)], axis=-1)
 
 
 def detail_features(details, step, key, span):
@@ -238,11 +254,7 @@ def offset_scores(refiner, seen, known, key, candidates, begin):
     key, begin : np.ndarray [shape=(n,)]
         Keys and onsets of the notes.
     """
-    scores = np.full(candidates.shape, -np.inf, np.float32)
-    if refiner.form in ("early", "sequence"):
-        scores[known] = run_head(refiner.offset_head, seen[known])
-        return scores
-    order = np.lexsort((key, begin))
+    order, scores = np.lexsort((key, begin)), np.empty(candidates.shape, np.float32)
     scores[order], _ = run_head(refiner.offset_head, seen[order], known[order], key[order],
                                 candidates[order].astype(np.float32))
     return expected_closeness(scores, known, candidates - begin[:, None])
@@ -303,31 +315,20 @@ def refine_velocities(notes, pitch, refiner):
     Returns
     -------
     np.ndarray [shape=(n, 4), float32]
-        Heads of earlier forms leave the mean of the velocities' logarithms as it is.
+        Fewer than `hp.refiner_min_notes` notes are returned as they are.
     """
     if len(notes) < hp.refiner_min_notes:
         return notes
-    inputs, logarithm = [velocity_inputs(notes, pitch, refiner.form)], np.log(notes[:, 3])
-    if refiner.form != "early":
-        inputs.append(notes[:, 2].astype(np.int64) - hp.lowest_key)
-    new = logarithm + hp.velocity_scale * run_head(refiner.velocity_head, *inputs)
-    if refiner.form in ("early", "sequence"):
-        spread = hp.refiner_velocity_spread if refiner.form == "sequence" else 1
-        new = logarithm.mean() + spread * (new - new.mean())
-    refined = notes.copy()
-    refined[:, 3] = np.exp(new).clip(1, 127)
+    refined, key = notes.copy(), notes[:, 2].astype(np.int64) - hp.lowest_key
+    correction = hp.velocity_scale * run_head(refiner.velocity_head, velocity_inputs(notes, pitch), key)
+    refined[:, 3] = np.exp(np.log(notes[:, 3]) + correction).clip(1, 127)
     return refined
 
 
-def velocity_inputs(notes, pitch, form="views"):
-    """Return the features of notes that the velocity head of a refiner of this form takes [shape=(n, features),
-    float32]."""
-    parts = [velocity_features(notes, pitch)]
-    if form != "early":
-        parts += [order_features(notes), partial_features(notes, pitch)]
-    if form in ("views", "context"):
-        parts.append(phase_features(notes))
-    return np.concatenate(parts, axis=1)
+def velocity_inputs(notes, pitch):
+    """Return the features of notes that the velocity head takes [shape=(n, features), float32]."""
+    return np.concatenate([velocity_features(notes, pitch), order_features(notes), partial_features(notes, pitch),
+                           phase_features(notes)], axis=1)
 
 
 def velocity_features(notes, pitch):

@@ -1,165 +1,171 @@
-"""Trainer of the note autoencoder: the losses of encoder, note classifier and decoder."""
+"""Trainers of the parts of the note autoencoder: encoder, post-processing and table decoder; their validation."""
 import numpy as np
 import torch
 
 import Hyperparameters as hp
+import Metrics
+import Plots
+import RefinerTraining
 import Training
+import Util
 from AEModel import NoteModel, autocast
+from Clips import ClipMaker, label_clips, seeded
 from NoteLoss import frame_loss
-from Notes import estimate_offsets, next_onsets, notes_to_frames, onset_candidates
+
+shown = {"onset_f1": "onset F1", "offset_f1": "with offsets", "velocity_f1": "with velocities"}  # of the metrics
 
 
 class NoteTrainer(Training.Trainer, NoteModel):
-    """Trainer of the parts of a `NoteAutoencoder`. Each part learns from the true notes, without the other parts.
-
-    - Encoder: cross entropy of onsets and sounding keys, and L1 error of the logarithmic velocities at the onsets.
-    - Note classifier: cross entropy of the onset candidates, and L1 error of the offsets. Its gradients do not reach
-      the encoder.
-    - Decoder: L1 distance between its spectrogram of the true notes and the target's spectrogram.
+    """Trainer of a part of a `NoteAutoencoder`. What all parts share is how they are validated: by the notes.
 
     Parameters
     ----------
     network : NoteAutoencoder
-    learning_rate : float
-    device : torch.device
-    parts : tuple of str
-        Parts to train: "encoder", "classifier", "decoder".
-    whole : bool
-        Whether the spectrogram of the whole autoencoder is validated, or the loss of the parts.
-    **settings
+    part : nn.Module
+        Part of the network that is trained.
+    learning_rate, device, **settings
         See `Training.Trainer`.
     """
 
-    def __init__(self, network, learning_rate, device, parts=("encoder", "classifier", "decoder"), whole=True,
-                 **settings):
-        super().__init__(network, None, learning_rate, device, **settings)
-        self.parts, self.whole = parts, whole
-        # The decoder has no momentum and a short memory, so that a rarely played key changes only when it is played,
-        # and by steps of the same size as other keys.
-        rare = dict(scale=hp.decoder_rate_factor, betas=hp.decoder_betas)
-        groups = [{"params": list(getattr(network, part).parameters())} for part in parts if part != "decoder"]
-        if "decoder" in parts:
-            *levels, release = network.decoder.parameters()
-            groups += [{"params": levels, **rare}, {"params": [release], **rare, "scale": hp.release_rate_factor}]
-        self.optimiser = torch.optim.Adam(groups, learning_rate)
+    def __init__(self, network, part, learning_rate, device, **settings):
+        super().__init__(network, None, learning_rate, device, parameters=part.parameters(), **settings)
+
+    def validate(self, clips):
+        """Transcribe and play whole recordings, and score their notes.
+
+        Parameters
+        ----------
+        clips : ValidationClips
+
+        Returns
+        -------
+        float
+            1 minus the mean F1 of all three kinds, over dry and recorded clips.
+        dict
+            For "dry" and "recorded", where there are any: onset F1, F1 with offsets, F1 with velocities, and the mean
+            distance of the spectrogram in dB.
+        """
+        rows = {"dry": [], "recorded": []}
+        for kind, audio, notes, target in clips:
+            predictions, pitch = RefinerTraining.predict(self, audio)
+            found = self.refine_velocities(self.decode_notes(predictions), pitch)
+            scores = Metrics.note_scores(notes, found)
+            output = self.note_spectrogram(found, target.shape[1]) if target is not None else np.zeros(0)
+            distance = hp.top_db * np.abs(output - target).mean() if target is not None else np.nan
+            rows[kind].append([*(scores[name] for name in shown), distance])
+        means = {kind: np.mean(part, axis=0) for kind, part in rows.items() if part}
+        figures = {kind: dict(zip((*shown.values(), "distance, dB"), map(float, part))) for kind, part in means.items()}
+        return 1 - float(np.mean([part[:3] for part in means.values()])), figures
+
+    def save_example(self, stem, epoch, training_set, validation_set):
+        """Draw the notes that the network hears in ten seconds of the first validation clip, over its spectrogram."""
+        _, audio, _, _ = next(iter(validation_set))
+        predictions, pitch = RefinerTraining.predict(self, audio[:10 * hp.sample_rate])
+        notes = self.refine_velocities(self.decode_notes(predictions), pitch)
+        Plots.save_figure(stem.with_suffix(".png"), Plots.plot_notes(
+            pitch, notes, f"{validation_set.names[0]}: notes heard after epoch {epoch}"))
+
+
+class ValidationClips:
+    """Recordings by which a note autoencoder is validated, each dry and as it is heard in a room.
+
+    Iteration yields kind ("dry" or "recorded"), audio [shape=(n,)], notes [shape=(m, 4)], and the target's spectrogram
+    [shape=(n_mels, t)] or None.
+
+    Parameters
+    ----------
+    dataset : NoteDataset
+    targets : list of StoredSpectrogram
+    maker : ClipMaker
+    sources : int
+        Number of pianos in the data set, each of which is heard.
+    made : list
+        More recordings without a target, as `RefinerTraining.made_sounds` returns them.
+    """
+
+    def __init__(self, dataset, targets, maker, sources=1, made=()):
+        self.dataset, self.targets, self.maker, self.sources, self.made = dataset, targets, maker, sources, made
+        self.names = dataset.names or [name for name, _ in made]
+
+    def __iter__(self):
+        for _, sound in self.made:
+            yield "recorded", *sound(), None
+        for piece, target in enumerate(self.targets):
+            for source in range(self.sources):
+                audio, notes = self.dataset.clip(piece, source)
+                heard = self.maker.hear_recording(audio, Util.seed_of(f"validation {self.names[piece]} {source}"))
+                for kind, sound in (("dry", audio), ("recorded", heard)):
+                    yield kind, sound, notes[:, :4], target[:].numpy()
+
+
+class EncoderTrainer(NoteTrainer):
+    """Trainer of the encoder, on the batches of a `NoteDataset`. The loss is `NoteLoss.frame_loss`.
+
+    Parameters
+    ----------
+    network, learning_rate, device, **settings
+        See `NoteTrainer`.
+    maker : ClipMaker
+        Plays the notes of made clips, and hears crops in rooms.
+    heard : bool
+        Whether crops of recordings are heard in rooms.
+    """
+
+    def __init__(self, network, learning_rate, device, maker, heard=True, **settings):
+        super().__init__(network, network.encoder, learning_rate, device, **settings)
+        self.maker, self.heard = maker, heard
 
     def batch_loss(self, batch):
-        """Return the loss of the trained parts for a batch of a `NoteDataset`, and its number of crops."""
+        if self.started:  # batches of a few crops would spoil the statistics of all that the weights have seen
+            self.network.encoder.eval()
         batch = {name: value.to(self.device) for name, value in batch.items()}
-        loss, size = 0, len(batch["target"])
-        train_encoder = "encoder" in self.parts
-        if train_encoder or "classifier" in self.parts:
-            self.network.encoder.train(train_encoder and self.network.training)
-            grad = train_encoder and torch.is_grad_enabled()
-            with torch.set_grad_enabled(grad), autocast(self.device, self.bfloat16):
-                logits = self.network(batch["pitch"], batch["mel"]).float()
-            if train_encoder:
-                loss = loss + frame_loss(logits, batch["labels"])
-            if "classifier" in self.parts:
-                predictions = logits.detach().sigmoid()
-                loss = loss + self.classifier_loss(predictions, batch["labels"]) + self.offset_loss(predictions, batch)
-        if "decoder" in self.parts:
-            played = hp.decoder_crops if train_encoder else size  # the decoder needs fewer crops than the encoder
-            distances = [self.decoder_loss(*crop) for crop in zip(
-                batch["notes"][:played], batch["first"].tolist(), batch["target"])]
-            loss = loss + sum(distances) / len(distances)
-        return loss, size
+        clips, lead = len(batch["audio"]), int(ClipMaker.lead * hp.sample_rate)
+        frames = (batch["audio"].shape[1] - lead) // hp.hop_length
+        with torch.no_grad(), seeded(batch["seed"][0].item()):
+            pitch, mel = self.maker.spectrograms(self.sound(batch, frames)[:, lead:], frames)
+        labels = label_clips(numbered(batch["notes"]), clips, frames)
+        with autocast(self.device, self.bfloat16):
+            logits = self.network.encoder(pitch, mel)
+        return frame_loss(logits.float(), labels), clips
 
-    def classifier_loss(self, predictions, labels):
-        """Return the loss of the first decision of the note classifier: whether onset candidates were played.
+    def sound(self, batch, frames):
+        """Return the audio of a batch: made where it is to be made, and heard in a room where it is to be heard."""
+        audio, down, made = batch["audio"], torch.zeros_like(batch["audio"]), batch["made"]
+        if made.any():
+            notes, pedal = (numbered(batch[name][made]) for name in ("notes", "pedal"))
+            audio[made], down[made] = self.maker.play(notes, pedal, int(made.sum()), frames, batch["step"][0].item())
+        heard = made if not self.heard else batch["heard"]
+        return torch.where(heard[:, None], self.maker.hear(audio, down), audio)
 
-        They were played where the labels have an onset. The lowest and the highest key in the first frame of each clip
-        are added to the candidates, so that there are always some.
 
-        Parameters
-        ----------
-        predictions : torch.Tensor [shape=(batch, 3, t, n_keys), in [0, 1]]
-            Output of the encoder.
-        labels : torch.Tensor [shape=(batch, 3, t, n_keys), in [0, 1]]
-        """
-        found = [onset_candidates(clip, hp.candidate_threshold) for clip in predictions.cpu().numpy()]
-        clip, frame, key = (torch.from_numpy(np.concatenate(part)).to(self.device) for part in zip(*(
-            (np.full(len(frames) + 2, i), np.append(frames, (0, 0)), np.append(keys, (0, hp.n_keys - 1)))
-            for i, (frames, keys) in enumerate(found))))
-        played = (labels[clip, 0, frame, key] > 0).float()
-        return torch.nn.functional.binary_cross_entropy_with_logits(
-            self.network.classifier(predictions, clip, frame, key), played)
+def numbered(rows):
+    """Return the rows that are not zero of all clips [shape=(clips, n, columns)], with the number of the clip in front
+    [shape=(m, 1 + columns)]."""
+    clip, row = rows.any(-1).nonzero(as_tuple=True)
+    return torch.cat([clip[:, None].float(), rows[clip, row]], 1)
 
-    def offset_loss(self, predictions, batch):
-        """Return the loss of the second decision of the note classifier: when the true notes end.
 
-        The loss is the error of the offset shift, in units of `hp.offset_loss_frames`. It covers the notes whose
-        estimated offset is well within the crop, and the two keys that `classifier_loss` adds, with a shift of zero.
+class HeadTrainer(NoteTrainer):
+    """Trainer of the heads behind the encoder, on the clips of `RefinerTraining.PredictedClips`.
 
-        Parameters
-        ----------
-        predictions : torch.Tensor [shape=(batch, 3, t, n_keys), in [0, 1]]
-            Output of the encoder.
-        batch : dict
-            "notes" and "first" of `NoteDataset`.
-        """
-        found, (length, margin) = [], (predictions.shape[2], max(self.network.classifier.offset_steps))
-        for i, (clip, notes, first) in enumerate(zip(predictions.cpu().numpy(), batch["notes"].cpu().numpy(),
-                                                     batch["first"].tolist())):
-            found.append(((i, 0, 0, 0, length, 0), (i, 0, hp.n_keys - 1, 0, length, 0)))
-            begin, end, key, _ = notes_to_frames(notes, first)
-            order = np.lexsort((begin, key))
-            begin, end, key = begin[order], end[order], key[order]
-            frame = np.rint(begin).astype(int)
-            next_onset = next_onsets(key, begin, length)
-            inside = (frame < length - 3) & (next_onset > 3)
-            frame, key, begin, end, next_onset = (part[inside] for part in (frame, key, begin, end, next_onset))
-            start = np.maximum(frame, 0)
-            sounds = clip[1, np.minimum(start + 2, length - 1), key] > hp.offset_threshold
-            seems = estimate_offsets(clip[1], start, key, next_onset)
-            good = sounds & (seems < length - margin)
-            found.append(np.stack([np.full(len(key), i), frame, key, seems, next_onset, end - seems], 1)[good])
-        found = torch.from_numpy(np.concatenate(found).astype(np.float32)).to(self.device)
-        clip, frame, key = found[:, :3].long().T
-        later = self.network.classifier.offset_shift(predictions, clip, frame, key, *found[:, 3:5].T)
-        true = found[:, 5].clamp(-hp.max_offset_shift, hp.max_offset_shift)
-        return (later - true).abs().mean() / hp.offset_loss_frames
+    Each head learns from the notes that those before it give.
 
-    def decoder_loss(self, notes, first, target):
-        """Return the loss of the decoder for a crop.
+    Parameters
+    ----------
+    network, learning_rate, device, **settings
+        See `NoteTrainer`.
+    heads : sequence of str
+        Heads to train, of `RefinerTraining.heads`.
+    """
 
-        The loss is the L1 distance between the spectrogram of the true notes and the target, at the level that fits
-        best. A small part of the level error is added, since otherwise the levels drift away from those of rare keys.
+    def __init__(self, network, learning_rate, device, heads=RefinerTraining.heads, **settings):
+        super().__init__(network, network.refiner, learning_rate, device, **settings)
+        self.heads = heads
 
-        Parameters
-        ----------
-        notes : torch.Tensor [shape=(n, 4)]
-        first : int
-            First frame of the crop.
-        target : torch.Tensor [shape=(n_mels, t), in [0, 1]]
-        """
-        output = self.mel_decibels_tensor(notes, first, target.shape[1]) / hp.top_db + 1
-        loud, off = target > hp.decoder_loss_from, 0
-        if loud.any():
-            differences = (target - output)[loud]
-            output, off = output + differences.detach().median(), differences.mean().abs()
-        within = output.clamp(0, 1)  # levels below the range still get a gradient
-        distance = (within + hp.decoder_clipped_slope * (output - within) - target).abs().mean()
-        return distance + hp.level_loss_weight * off
-
-    @torch.inference_mode()
-    def validate(self, dataset):
-        """Return the mean validation loss over all frames of whole clips.
-
-        It is the L1 loss of the spectrogram, as with the report's autoencoder, if all parts are trained. Otherwise it
-        is the loss of the trained parts.
-        """
-        self.network.eval()
-        losses, frames = zip(*((self.clip_loss(clip), clip["target"].shape[1]) for clip in dataset))
-        return float(np.average(losses, weights=frames))
-
-    def clip_loss(self, clip):
-        """Return the validation loss of a clip: see `validate`."""
-        if not self.whole:
-            return self.batch_loss(torch.utils.data.default_collate([clip]))[0].item()
-        _, output, target = self.example(clip)
-        return np.abs(output - target.numpy()).mean()
-
-    def example(self, clip):
-        """Return input, output and target of a clip of the data set [each shape=(n_mels, t)]."""
-        return clip["mel"], self.generate(clip["pitch"].numpy(), clip["mel"].numpy()), clip["target"]
+    def batch_loss(self, batch):
+        refiner = self.network.refiner
+        examples = {head: RefinerTraining.head_examples(head, refiner, batch) for head in self.heads}
+        refiner.train()
+        losses = [RefinerTraining.head_loss(head, refiner, found, self.device)
+                  for head, found in examples.items() if found]
+        return sum(losses) if losses else 0 * next(refiner.parameters()).sum(), len(batch)

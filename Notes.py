@@ -1,7 +1,9 @@
-"""Notes: from and to MIDI files, as labels of spectrogram frames, and decoded from frame-wise predictions.
+"""Notes: from and to MIDI files, as labels of spectrogram frames, and as peaks of frame-wise predictions.
 
 Notes are an array [shape=(n, 4)]: onset and offset in seconds, MIDI key, velocity from 1 to 127.
 """
+import hashlib
+
 import numpy as np
 
 import Hyperparameters as hp
@@ -158,6 +160,12 @@ def read_keys_and_pedal(midi_path):
     return sorted(notes), pedal
 
 
+def piece_digest(notes):
+    """Return 8 hexadecimal digits that identify a piece by the keys of its first notes, whatever plays them."""
+    first = sorted((round(float(onset), 2), int(key)) for onset, _, key, *_ in notes if onset >= 0)[:32]
+    return hashlib.sha256(" ".join(str(key) for _, key in first).encode()).hexdigest()[:8]
+
+
 def notes_to_frames(notes, first):
     """Convert notes [shape=(n, 4)] to frames and piano keys. Notes outside the piano's range are left out.
 
@@ -175,7 +183,7 @@ def notes_to_frames(notes, first):
 
 
 def note_labels(notes, first, frames):
-    """Make the labels that a `NoteEncoder` is trained on.
+    """Make the labels that the encoder is trained on.
 
     Parameters
     ----------
@@ -234,7 +242,7 @@ def find_peaks(image, threshold):
     return (image > threshold) & (image >= before) & (image > after) & (image >= before_2) & (image > after_2)
 
 
-def onset_candidates(predictions, onset_threshold, frame_threshold=None):
+def onset_candidates(predictions, onset_threshold, frame_threshold):
     """Find the frames and keys where notes may begin.
 
     These are local maxima of the onset probability within two frames, above `onset_threshold`, if the mean
@@ -246,7 +254,6 @@ def onset_candidates(predictions, onset_threshold, frame_threshold=None):
         Counted from 0, sorted by key, then by frame.
     """
     onset, sounding, *_ = predictions
-    frame_threshold = hp.frame_threshold if frame_threshold is None else frame_threshold
     key, frame = np.nonzero(find_peaks(onset, onset_threshold).T)
     soon = np.minimum(frame[:, None] + (1, 2, 3), len(onset) - 1)
     sounds = sounding[soon, key[:, None]].mean(axis=1) >= frame_threshold
@@ -262,7 +269,9 @@ def next_onsets(key, begin, last):
 
 
 def interpolate_peaks(image, frame, key):
-    """Find the positions of peaks between the frames (Kong et al. 2021).
+    """Find the positions of peaks between the frames.
+
+    See Kong et al. 2021, "High-resolution piano transcription with pedals by regressing onset and offset times".
 
     Parameters
     ----------
@@ -277,102 +286,3 @@ def interpolate_peaks(image, frame, key):
     """
     before, top, after = (np.pad(image, ((1, 1), (0, 0)))[frame + i, key] for i in range(3))
     return (frame + (after - before) / (2 * (top - np.minimum(after, before)) + 1e-9)).astype(np.float32)
-
-
-def estimate_offsets(sounding, frame, key, next_onset, offset_threshold=None):
-    """Estimate the offset of each note [shape=(n,), frames].
-
-    It is the first frame in which the probability that the key sounds, `sounding` [shape=(t, n_keys)], is below
-    `offset_threshold`, or the next onset of the key if that is earlier.
-    """
-    offset_threshold = hp.offset_threshold if offset_threshold is None else offset_threshold
-    frames = np.arange(len(sounding) + 1, dtype=np.int32)[:, None]
-    silent = np.pad(sounding < offset_threshold, ((0, 1), (0, 0)), constant_values=True)
-    quiet = np.minimum.accumulate(np.where(silent, frames, len(sounding))[::-1])[::-1]  # next frame without sound
-    return np.minimum(quiet[np.minimum(frame + 2, len(sounding)), key], next_onset).astype(np.float32)
-
-
-def decode_notes(predictions, classifier=None, onset_threshold=None, frame_threshold=None,
-                 offset_threshold=None):
-    """Decode notes from frame-wise predictions.
-
-    Notes begin at `onset_candidates`. The onset lies between frames, where the triangle through the neighbouring
-    predictions has its peak (Kong et al. 2021, "High-resolution piano transcription with pedals by regressing onset
-    and offset times"). Notes end as `estimate_offsets` finds.
-
-    Parameters
-    ----------
-    predictions : np.ndarray [shape=(3, t, n_keys), in [0, 1]]
-        Onset, frame and velocity, as `NoteModel.predict_frames` returns them.
-    classifier : NoteModel, optional
-        Its note classifier keeps the candidates above `hp.classifier_threshold`, and corrects the offsets. The
-        candidates are then those above `hp.candidate_threshold`.
-    onset_threshold, frame_threshold, offset_threshold : float, optional
-        By default those of `Hyperparameters`.
-
-    Returns
-    -------
-    np.ndarray [shape=(n, 4), float32]
-        Onset and offset in seconds, MIDI key, velocity from 1 to 127, in the order of the onsets.
-    """
-    onset, sounding, velocity, *_ = predictions
-    onset_threshold = hp.onset_threshold if onset_threshold is None else onset_threshold
-    frame, key = onset_candidates(predictions, hp.candidate_threshold if classifier else onset_threshold,
-                                  frame_threshold)
-    if classifier and len(frame):
-        kept = classifier.note_probability(predictions, frame, key) > hp.classifier_threshold
-        frame, key = frame[kept], key[kept]
-    if not len(frame):
-        return np.zeros((0, 4), np.float32)
-    begin = interpolate_peaks(onset, frame, key)
-    next_onset = next_onsets(key, begin, np.float32(len(onset)))
-    end = estimate_offsets(sounding, frame, key, next_onset, offset_threshold)
-    if classifier:
-        shift = classifier.offset_shift(predictions, frame, key, end, next_onset)
-        shift = shift.clip(-hp.max_offset_shift, hp.max_offset_shift) - hp.offset_bias
-        end = np.minimum(np.maximum(end + shift, begin + hp.min_note_frames), next_onset)
-    seconds = np.stack([begin, end]) * (hp.hop_length / hp.sample_rate)
-    notes = np.stack([*seconds, key + hp.lowest_key, np.maximum(127 * velocity[frame, key], 1)], 1)
-    return notes[np.lexsort(notes.T[::-1])].astype(np.float32)
-
-
-def refine_velocities(notes, pitch):
-    """Refine the velocities of transcribed notes with the measured levels of their onsets.
-
-    The encoder's velocity errors differ from note to note, while differences of level between notes can be measured.
-    The difference between the encoder's velocities and the measured levels is fitted with a smooth curve over the
-    keys, which stands for piano and microphones. Curve plus level replaces the share `hp.velocity_level_share` of
-    each velocity. Finally the spread is increased by `hp.velocity_spread`, since regression draws values to the mean.
-
-    Parameters
-    ----------
-    notes : np.ndarray [shape=(n, 4)]
-        As `decode_notes` returns them.
-    pitch : np.ndarray [shape=(n_pitches, steps), in [0, 1]]
-        Pitch spectrogram of the whole recording.
-
-    Returns
-    -------
-    np.ndarray [shape=(n, 4), float32]
-    """
-    if not len(notes):
-        return notes
-    partials = np.log2(np.arange(1, 9))
-    bands = np.rint(1 + hp.pitch_bands_per_key * (notes[:, 2, None] - hp.lowest_key + 12 * partials)).astype(int)
-    bands = bands[..., None] + np.arange(-1, 2)  # (n, 8, 3)
-    audible = bands < hp.n_pitches
-    onset = np.rint(notes[:, 0] * hp.sample_rate / hp.pitch_hop_length).astype(int)[:, None, None, None]
-
-    def power(steps):
-        image = pitch[np.minimum(bands, hp.n_pitches - 1)[..., None], (onset + steps).clip(0, pitch.shape[1] - 1)]
-        return 10 ** (Util.to_db(image.astype(np.float32)) / 10)
-
-    rise = np.maximum(power(np.arange(6)).max(-1) - power(np.arange(-3, -1)).mean(-1), 1e-9)
-    measured = hp.velocity_per_db * 10 * np.log10((rise * audible).sum((1, 2)) + 1e-9)
-    predicted, key = np.log(notes[:, 3]), (notes[:, 2] - 60) / 24
-    curve = np.stack([np.ones_like(key), key, key ** 2, key ** 3], 1)
-    fitted = curve @ np.linalg.lstsq(curve, predicted - measured, rcond=None)[0] + measured
-    refined = notes.copy()
-    blended = predicted + hp.velocity_level_share * (fitted - predicted)
-    refined[:, 3] = np.exp(blended.mean() + hp.velocity_spread * (blended - blended.mean())).clip(1, 127)
-    return refined

@@ -87,18 +87,38 @@ def plot_notes(spectrogram, notes, title="", width=9):
 
 
 def plot_losses(losses, title=""):
-    """Draw training and validation loss against the epoch.
+    """Draw training and validation loss against the epoch in two panels, with the kept epoch marked.
 
-    `losses` holds the lists "training" and "validation", one number an epoch, and the text "loss" that names them.
+    Parameters
+    ----------
+    losses : dict
+        "training" and "validation", one number per epoch, "loss", the name of the training loss, and, where there are
+        any, "kept", the number of the epoch whose weights are kept, and "before", the validation before the first step.
+    title : str
+        What was trained.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axis = figure.subplots()
-    for name in ("training", "validation"):
-        axis.plot(range(1, len(losses[name]) + 1), losses[name], label=name,
-                  marker="." if len(losses[name]) < 40 else "")
-    axis.set(xlabel="epoch", ylabel=losses["loss"], title=title)
-    axis.grid(alpha=0.3)
-    axis.legend()
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    before, kept = losses.get("before"), losses.get("kept")
+    for axis, name in zip(figure.subplots(1, 2), ("training", "validation")):
+        values = list(losses[name])
+        epochs = list(range(1, len(values) + 1))
+        if name == "validation" and before:
+            values, epochs = [before["validation"], *values], [0, *epochs]
+        axis.plot(epochs, values, marker="." if len(values) < 40 else "")
+        if name == "validation" and kept in epochs:
+            axis.plot(kept, values[epochs.index(kept)], "o", color="C3", label=f"kept: epoch {kept}")
+            axis.legend()
+        if values and min(values) > 0 and max(values) > 4 * min(values):
+            axis.set_yscale("log")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set(xlabel="epoch", ylabel=losses["loss"] if name == "training" else "validation loss", title=name)
+        axis.grid(alpha=0.3)
+    figure.suptitle(title, fontsize="medium")
     return figure

@@ -2,7 +2,6 @@
 import json
 import time
 
-import numpy as np
 from tqdm import tqdm
 
 import Distributed
@@ -54,40 +53,65 @@ def write_events(events, state, learning_rate):
     events.flush()
 
 
+def print_figures(what, loss, figures):
+    """Print the figures of a validation in one line, or its loss if there are none."""
+    texts = [f"{kind} " + " / ".join(f"{value:.3f}" for value in part.values()) for kind, part in figures.items()]
+    print(f"{what}  {'; '.join(texts) or f'validation {loss:.5f}'}", flush=True)
+
+
 def report_epoch(model, training_set, validation_set, weights, state, minutes):
     """Print the losses of an epoch, write and plot the losses so far, and sometimes write the output for a piece.
 
     The output is written after the first and the last epoch, and every `hp.log_epochs` epochs.
     """
     losses, epoch, epochs = state["losses"], state["epoch"], state["settings"]["epochs"]
-    print(f"epoch {epoch}/{epochs}  training {losses['training'][-1]:.5f}  validation {losses['validation'][-1]:.5f}  "
-          f"{minutes:.1f} min", flush=True)
+    print_figures(f"epoch {epoch}/{epochs}  {minutes:.1f} min  training {losses['training'][-1]:.5f}",
+                  losses["validation"][-1], losses["figures"][-1])
     Util.save_text(weights.with_name(f"{weights.stem}_losses.json"), json.dumps(
         {**losses, "settings": state["settings"], "training_pieces": training_set.names,
          "validation_pieces": validation_set.names,
          "minutes": round(minutes, 3)}, indent=1) + "\n")
-    Plots.save_figure(weights.with_name(f"{weights.stem}_losses.png"), Plots.plot_losses(losses, weights.stem))
+    title = f"{weights.parent.name}/{weights.stem}: {state['settings']['trained_for']['pair']}"
+    Plots.save_figure(weights.with_name(f"{weights.stem}_losses.png"), Plots.plot_losses(losses, title))
     if epoch in (1, epochs) or epoch % hp.log_epochs == 0:
-        source, output, target = model.example(training_set[0])
-        stem = weights.with_name(f"{weights.stem}_epoch_{epoch}")
-        Util.save_array(stem.with_suffix(".npy"), output.astype(np.float16))
-        Plots.save_figure(stem.with_suffix(".png"), Plots.plot_spectrograms(
-            {"input": source, f"output after epoch {epoch}": output, "target": target}, training_set.names[0]))
+        model.save_example(weights.with_name(f"{weights.stem}_epoch_{epoch}"), epoch, training_set, validation_set)
 
 
 def report_end(weights, state, minutes):
-    """Print the best validation loss and the time that the training took."""
-    losses = state["losses"]["validation"]
-    print(f"{weights}: validation loss {min(losses):.5f}, reached in epoch {losses.index(min(losses)) + 1} of "
-          f"{state['settings']['epochs']}, after {minutes:.1f} min in all")
+    """Print how a training ended: what it kept, the time that it took, and a table of the figures before and after."""
+    losses, epochs = state["losses"], state["settings"]["epochs"]
+    kept = losses["kept"]
+    if kept:
+        print(f"{weights}: validation loss {losses['validation'][kept - 1]:.5f}, reached in epoch {kept} of {epochs}, "
+              f"after {minutes:.1f} min in all")
+    else:
+        print(f"{weights}: none of {epochs} epochs is better than what the training began with, which is kept; "
+              f"{minutes:.1f} min in all")
 
 
-def print_quality_remark(settings, default_epochs):
-    """Say after a brief training, of few pieces or of few epochs without initial weights, what gives a better sound."""
-    pieces = {name.partition("~")[0] for name in settings["pieces"]}
-    few_epochs = settings["epochs"] < default_epochs and not settings["start"] and not settings.get("part")
-    advice = ["more pieces (the report has 94, the shipped weights 302)"] * (len(pieces) < hp.few_pieces)
-    advice += [f"{default_epochs} epochs"] * few_epochs
-    if advice and Distributed.process_rank()[0] == 0:
-        print(f"pieces: {len(pieces)}, epochs: {settings['epochs']}; such a training is only to see it run; for a good "
-              f"sound take {' and '.join(advice)}", flush=True)
+def print_result(weights, losses):
+    """Print where the weights are, and, if there was something before the training, a table of before and after."""
+    if Distributed.process_rank()[0] or not losses or not losses["before"]:
+        return
+    before, kept = losses["before"], losses["kept"]
+    after = {name: losses[part][kept - 1] for name, part in (("validation", "validation"), ("figures", "figures"))}
+    print_comparison(before, after if kept else losses.get("start", before))
+
+
+def print_comparison(before, after):
+    """Print a small table of the figures before and after a training."""
+    rows = [(name, before["figures"][kind][name], after["figures"][kind][name], kind)
+            for kind in before["figures"] for name in before["figures"][kind]]
+    rows = rows or [("validation loss", before["validation"], after["validation"], "")]
+    width = max(len(f"{kind} {name}".strip()) for name, _, _, kind in rows)
+    print(f"{'':{width}}   before    after")
+    for name, old, new, kind in rows:
+        print(f"{f'{kind} {name}'.strip():{width}}  {old:7.3f}  {new:7.3f}", flush=True)
+
+
+def print_quality_remark(settings):
+    """Say after a training on few pieces what gives a better sound."""
+    pieces = settings["trained_for"]["pieces"]
+    if pieces < hp.few_pieces and Distributed.process_rank()[0] == 0:
+        print(f"trained on {pieces} pieces; Main.py takes such a model only if --model names it; for a good sound take "
+              f"at least {hp.few_pieces}", flush=True)

@@ -155,7 +155,7 @@ def draw_piano(pianos, plain=None):
 
 
 class Instruments:
-    """A pool of drawn pianos, of which one is replaced now and then.
+    """A pool of drawn pianos, numbered in the order in which they are used.
 
     Sounds are kept for each key and layer of velocity; a piano with fewer layers has its last ones twice.
 
@@ -172,26 +172,33 @@ class Instruments:
     layers = hp.piano_layers
 
     def __init__(self, pianos, size, dtype=torch.float16):
-        self.pianos, self.size, self.next = pianos, size, 0
+        self.pianos, self.size, self.numbers = pianos, size, [None] * size
         device, length = pianos[0][0].device, pianos[0][0].shape[-1]
         self.sounds = torch.zeros(size, hp.n_keys, self.layers, length, dtype=dtype, device=device)
         self.velocities = torch.zeros(size, self.layers, device=device)
         self.level = torch.zeros(size, hp.n_keys, self.layers, device=device)
-        for _ in range(size):
-            self.renew()
 
-    def renew(self):
-        """Replace the oldest piano of the pool by a drawn one, brought to the level `hp.piano_level`."""
+    def hold(self, first):
+        """Have the pianos from number `first` on in the pool. The same number is always the same piano."""
+        for number in range(first, first + self.size):
+            if self.numbers[number % self.size] != number:
+                before = torch.get_rng_state()
+                torch.manual_seed(hp.seed * 1_000_003 + number)
+                self.replace(number % self.size)
+                torch.set_rng_state(before)
+                self.numbers[number % self.size] = number
+
+    def replace(self, place):
+        """Put a drawn piano into a place of the pool, at the level `hp.piano_level`."""
         sounds, velocities = draw_piano(self.pianos)
         level = 10 * (sounds[..., :hp.sample_rate // 2].float() ** 2).mean(-1).clamp(min=1e-12).log10()
         loudest = level[30:60].mean(0).max()
         number = len(velocities)
         for layer in range(self.layers):
             source = min(layer, number - 1)
-            self.sounds[self.next, :, layer] = sounds[:, source] * 10 ** ((hp.piano_level - loudest) / 20)
-            self.velocities[self.next, layer] = velocities[source] + 200 * (layer >= number)
-            self.level[self.next, :, layer] = level[:, source] - loudest + hp.piano_level
-        self.next = (self.next + 1) % self.size
+            self.sounds[place, :, layer] = sounds[:, source] * 10 ** ((hp.piano_level - loudest) / 20)
+            self.velocities[place, layer] = velocities[source] + 200 * (layer >= number)
+            self.level[place, :, layer] = level[:, source] - loudest + hp.piano_level
 
     def play(self, notes, clips, samples, lead):
         """Play notes, those of each clip on one piano of the pool.

@@ -1,7 +1,7 @@
 """Train the `NoteRefiner` on notes that the encoder finds in new clips and in renders."""
 import contextlib
 import functools
-from pathlib import Path
+import random
 
 import numpy as np
 import torch
@@ -16,36 +16,19 @@ import Transcription
 import Util
 from AEModel import NoteModel, autocast
 from NoteAutoencoder import frame_values
-from Notes import interpolate_peaks, read_notes
+from Clips import seeded
+from Notes import interpolate_peaks
 from RandomPerformances import Performances
 
 
 heads = "onset", "offset", "velocity"
 
 
-def train_refiner(network, clips, trained=heads):
-    """Train these heads of `network.refiner` on clips as `StoredClips` yields them. Each learns from the notes that
-    those before it give."""
-    refiner = network.refiner
-    examples = [onset_examples(predictions, notes) for predictions, _, notes in clips]
-    if not sum(played.sum() for *_, played in examples):
-        tqdm.write("warning: the encoder finds no notes, so that nothing can be trained behind it; train it for longer")
-        return
-    if "onset" in trained:
-        fit_head(refiner.onset_head, examples, onset_loss, "onset")
-    if "offset" in trained:
-        examples = [offset_examples(refiner, image, notes) for image, _, notes in clips]
-        fit_head(refiner.offset_head, examples, offset_loss, "offset")
-    if "velocity" in trained:
-        examples = [velocity_examples(refiner, *clip) for clip in clips]
-        fit_head(refiner.velocity_head, [example for example in examples if example], velocity_loss, "velocity")
+class PredictedClips(torch.utils.data.Dataset):
+    """What the encoder predicts of clips, their pitch spectrograms and their notes, stored in files.
 
-
-class StoredClips:
-    """What the encoder predicts of clips, their pitch spectrograms and their notes, each read when its turn comes.
-
-    Iteration yields (np.ndarray [shape=(outputs, t, n_keys)], np.ndarray [shape=(n_pitches, steps)], np.ndarray
-    [shape=(n, 4)]) of each clip, see `example`.
+    An item is a tuple (np.ndarray [shape=(outputs, t, n_keys)], np.ndarray [shape=(n_pitches, steps)], np.ndarray
+    [shape=(n, 4)]), see `example`.
 
     Parameters
     ----------
@@ -53,24 +36,29 @@ class StoredClips:
         Files that `stored` has written. Those of silent clips are left out.
     """
 
+    collate = list
+
     def __init__(self, paths):
-        self.paths = paths
+        self.paths = [path for path in paths if read_arrays(path)]
 
-    def __iter__(self):
-        return filter(None, map(read_arrays, self.paths))
+    def batches(self, settings, epoch):
+        """Return the numbers of the clips of each batch of an epoch."""
+        order = list(range(len(self.paths)))
+        random.Random(f"{settings['seed']} {epoch}").shuffle(order)
+        return [order[i:i + settings["batch_size"]] for i in range(0, len(order), settings["batch_size"])]
+
+    def __getitem__(self, key):
+        return read_arrays(self.paths[key])
 
 
-def made_clips(network, maker, pieces, number, device, folder):
-    """Store what the encoder predicts of clips, their pitch spectrograms and their notes, for `StoredClips`.
+def predict_clips(network, sounds, device, folder):
+    """Store what the encoder predicts of clips, for `PredictedClips`.
 
     Parameters
     ----------
     network : NoteAutoencoder
-    maker : Clips.ClipMaker
-    pieces : list
-        As `ClipSources.read_pieces` returns them.
-    number : int
-        Number of clips.
+    sounds : list of (str, callable)
+        Name of each clip, and a function that returns its audio [shape=(n,)] and its notes [shape=(m, 4)].
     device : str or torch.device
     folder : Path
         Where each clip is stored, so that an interrupted run goes on.
@@ -81,38 +69,53 @@ def made_clips(network, maker, pieces, number, device, folder):
         One file for each clip.
     """
     model = NoteModel(network, torch.device(device))
-    paths = [folder / f"made_{i}.npz" for i in range(number)]
-    for draw, path in zip(drawn_clips(maker, pieces, number, device), paths):
-        stored(path, lambda: example(model, *draw()))
-    return paths
+    for name, sound in tqdm(sounds, desc="predictions", unit="clip", leave=False):
+        stored(folder / f"{name}.npz", lambda: example(model, *sound()))
+    return [folder / f"{name}.npz" for name, _ in sounds]
 
 
-def drawn_clips(maker, pieces, number, device):
-    """Yield functions that return the audio and the notes of clips; the parameters are those of `made_clips`."""
-    whole = maker.with_frames(hp.refiner_clip_frames)
-    stream = Performances(pieces, 1, whole.seconds, hp.clip_lead_s)
+def made_sounds(maker, pieces, number):
+    """Return names and functions, as `predict_clips` takes them, of clips of `hp.head_clip_frames` that a `ClipMaker`
+    makes of pieces."""
+    frames = hp.head_clip_frames
+    performances = Performances(pieces, 1, frames * hp.hop_length / hp.sample_rate, hp.clip_lead_s)
 
-    def draw(seed):
-        batch = stream.draw(np.random.default_rng((hp.seed, seed)))
-        audio = whole.audio(batch["notes"].to(device), batch["pedal"].to(device), 1)[0].cpu().numpy()
+    def sound(i):
+        batch = performances.draw(np.random.default_rng((hp.seed, i)))
+        with seeded(i):
+            dry, down = maker.play(batch["notes"].to(maker.device), batch["pedal"].to(maker.device), 1, frames,
+                                   2 * (i // hp.refiner_clips_per_piano))
+            audio = maker.hear(dry, down)[0, int(maker.lead * hp.sample_rate):].cpu().numpy()
         notes = batch["notes"][:, 1:].numpy()
-        return audio, notes[(notes[:, 0] >= 0) & (notes[:, 0] < whole.seconds)]
+        return audio, notes[(notes[:, 0] >= 0) & (notes[:, 0] < performances.seconds)]
 
-    for i in tqdm(range(number), desc="clips", unit="clip", leave=False):
-        if i % hp.refiner_clips_per_piano == hp.refiner_clips_per_piano - 1:
-            whole.instruments.renew()
-        yield functools.partial(draw, i)
+    return [(f"made_{i}", functools.partial(sound, i)) for i in range(number)]
 
 
-def find_details(network, maker, pieces, device, folder):
+def paired_sounds(dataset, maker, versions):
+    """Return names and functions, as `predict_clips` takes them, of the pieces of a `NoteDataset` on each of its
+    pianos: dry, and so many versions in all with those that are heard in rooms."""
+
+    def sound(piece, source, version):
+        audio, notes = dataset.clip(piece, source)
+        if version:
+            audio = maker.hear_recording(audio, Util.seed_of(f"{dataset.names[piece]} {source} {version}"))
+        return audio, notes[:, :4]
+
+    return [(f"{name}_{source}_{version}", functools.partial(sound, piece, source, version))
+            for piece, name in enumerate(dataset.names) for source in range(len(dataset.recordings[piece]))
+            for version in range(versions)]
+
+
+def find_details(network, sounds, device, folder):
     """Set the `details` of the refiner: principal components of the last layer of the encoder, with mean 0 and variance
-    1, where a key is active. The parameters are those of `made_clips`."""
+    1, where a key is active. The parameters are those of `predict_clips`."""
     model = NoteModel(network, torch.device(device))
 
     def compute():
         sums = 0
-        for draw in drawn_clips(maker, pieces, hp.detail_clips, device):
-            sums = sums + moments(last_layer(model, draw()[0]))
+        for _, sound in tqdm(sounds[:hp.detail_clips], desc="details", unit="clip", leave=False):
+            sums = sums + moments(last_layer(model, sound()[0]))
         return principal_components(sums, network.refiner.details.out_channels)
 
     with torch.no_grad():
@@ -154,33 +157,9 @@ def inverse_root(variance):
     return np.where(variance > 1e-6, 1 / np.sqrt(np.maximum(variance, 1e-6)), 0)
 
 
-def find_renders(folders):
-    """Return (name, piano recording, MIDI file) of each piece that `MIDI2Audio.py` has rendered to these data folders.
-
-    Raises FileNotFoundError if a folder has no piano renders or no notes.
-    """
-    found = []
-    for number, data in enumerate(map(Path, folders)):
-        scores = Util.find_pieces(data / "notes", (".mid",))
-        for name in ("piano", *Util.numbered_folders(data, "piano")):
-            recordings = Util.find_pieces(data / name, (".wav",))
-            found += [(f"{number}_{name}_{piece}", recordings[piece], scores[piece])
-                      for piece in sorted(recordings.keys() & scores.keys())]
-    return found
-
-
-def rendered_clips(network, renders, device, folder):
-    """Return the same as `made_clips` of the output of `find_renders`."""
-    model = NoteModel(network, torch.device(device))
-
-    for name, recording, score in tqdm(renders, desc="renders", unit="piece", leave=False):
-        stored(folder / f"{name}.npz", lambda: example(model, Util.read_audio(recording), read_notes(score)), recording)
-    return [folder / f"{name}.npz" for name, *_ in renders]
-
-
-def stored(path, make, source=None):
-    """Return the arrays that a file holds. If it is missing, damaged or older than `source`, make and write them."""
-    if path.exists() and (source is None or Util.is_up_to_date(path, source)):
+def stored(path, make):
+    """Return the arrays that a file holds. If it is missing or damaged, make and write them."""
+    if path.exists():
         with contextlib.suppress(Exception):  # NumPy raises many kinds of errors for damaged files
             return read_arrays(path)
     arrays = make()
@@ -226,7 +205,7 @@ def onset_examples(predictions, notes):
     predicted = NoteRefinement.views(predictions)
     frame, key = NoteRefinement.refined_candidates(predicted.mean)
     if not len(frame):
-        return np.zeros((0, 0), np.float16), key, np.zeros(0, bool)
+        return None
     order = np.lexsort((key, frame))
     frame, key = frame[order], key[order]
     begin = interpolate_peaks(predicted.mean[0], frame, key) / NoteRefinement.frame_rate
@@ -263,32 +242,21 @@ def velocity_examples(refiner, predictions, pitch, notes):
     return NoteRefinement.velocity_inputs(found, pitch), key, np.log(found[:, 3]), velocity
 
 
-def fit_head(head, examples, loss, name):
-    """Train a head on the examples of clips, a few clips at a time.
+def head_examples(head, refiner, clips):
+    """Return the examples of a head, of those clips of `PredictedClips` that have any."""
+    make = {"onset": lambda predictions, pitch, notes: onset_examples(predictions, notes),
+            "offset": lambda predictions, pitch, notes: offset_examples(refiner, predictions, notes),
+            "velocity": lambda *clip: velocity_examples(refiner, *clip)}[head]
+    examples = (make(*clip) for clip in clips)
+    return [tuple(map(torch.from_numpy, example)) for example in examples if example and len(example[0])]
 
-    Parameters
-    ----------
-    head : SequenceHead or OffsetHead
-    examples : list of tuple of np.ndarray [shape=(n, ...)]
-    loss : function
-        `onset_loss`, `offset_loss` or `velocity_loss`.
-    name : str
-        One of `heads`.
-    """
-    device, epochs = next(head.parameters()).device, hp.refiner_epochs[name]
-    examples = [tuple(map(torch.from_numpy, example)) for example in examples if len(example[0])]
-    optimiser = torch.optim.AdamW(head.parameters(), hp.refiner_learning_rate, weight_decay=hp.refiner_weight_decay)
-    scheduler = torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0.02, epochs)
-    head.train()
-    for _ in tqdm(range(epochs if examples else 0), desc=f"{name} head", unit="epoch", leave=False):
-        for rows in torch.randperm(len(examples)).split(hp.refiner_batch_clips):
-            parts = list(zip(*(examples[row] for row in rows)))
-            counts = [len(part) for part in parts[0]]
-            optimiser.zero_grad()
-            loss(head, counts, *(torch.cat(part).to(device) for part in parts)).backward()
-            nn.utils.clip_grad_norm_(head.parameters(), hp.gradient_norm)
-            optimiser.step()
-        scheduler.step()
+
+def head_loss(head, refiner, examples, device):
+    """Return the loss of a head for what `head_examples` returns."""
+    loss = {"onset": onset_loss, "offset": offset_loss, "velocity": velocity_loss}[head]
+    parts = list(zip(*examples))
+    return loss(getattr(refiner, f"{head}_head"), [len(part) for part in parts[0]],
+                *(torch.cat(part).to(device) for part in parts))
 
 
 def onset_loss(head, counts, seen, key, played):

@@ -1,51 +1,22 @@
 """Training loop of both networks: random crops, Adam, validation, loss curves."""
 import contextlib
+import json
 import math
-import random
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
+import DatasetCreator
 import Distributed
 import Hyperparameters as hp
+import Plots
 import Progress
 import Util
-from AEModel import AEModel, autocast, half_precision, snapshot
+from AEModel import AEModel, autocast, half_precision, load_weights, snapshot
 from Checkpoints import Checkpoint, save_tensors
-
-
-def crop_batches(lengths, frames, batch_size, seed):
-    """Cut clips into crops that start at a random frame, and shuffle them into the batches of one epoch.
-
-    An epoch covers every frame of every clip about once.
-
-    Parameters
-    ----------
-    lengths : list of int
-        Frames of each clip.
-    frames : int
-        Frames of a crop; 0 gives whole clips.
-    batch_size : int
-        Crops per batch.
-    seed : str or int
-        The same seed gives the same batches.
-
-    Returns
-    -------
-    list of list of (int, int, int, int)
-        Clip, first frame, frames and random seed of each crop: keys of an `AEDataset`.
-    """
-    rng = random.Random(seed)
-    frames = frames or max(lengths)
-    keys = []
-    for piece, length in enumerate(lengths):
-        count = max(length // frames, 1)
-        first = rng.randint(0, max(length - count * frames, 0))
-        keys += [(piece, first + i * frames, frames, rng.getrandbits(32)) for i in range(count)]
-    rng.shuffle(keys)
-    return [keys[i:i + batch_size] for i in range(0, len(keys), batch_size)]
 
 
 def schedule_factor(step, steps, name=None):
@@ -68,7 +39,8 @@ def schedule_factor(step, steps, name=None):
     name = hp.schedule if name is None else name
     if name == "constant":
         return 1.0
-    return min((step + 1) / min(hp.warmup_steps, steps), 1) * (1 - step / steps)
+    warmup = min(hp.warmup_steps, steps // 10)
+    return (step + 1) / (warmup + 1) if step < warmup else (steps - step) / (steps - warmup)
 
 
 def replace_layers(network, convert):
@@ -106,16 +78,24 @@ class Trainer(AEModel):
     average : int
         Number of steps over which the weights are averaged (Polyak and Juditsky 1992, as an exponential mean). The
         average is validated and kept. 0 for the weights themselves.
+    parameters : iterable, optional
+        Parameters to train, or groups of them, as torch's optimisers take them. The default is all.
+    weight_decay : float
+        Decoupled weight decay of Adam.
+    started : bool
+        Whether the network begins with trained weights, which are then validated before the first step.
     """
 
-    def __init__(self, network, loss, learning_rate, device, gradient_norm=None, bfloat16=None, average=0):
+    def __init__(self, network, loss, learning_rate, device, gradient_norm=None, bfloat16=None, average=0,
+                 parameters=None, weight_decay=0, started=False):
         super().__init__(network, device)
         self.loss, self.learning_rate = loss, learning_rate
         self.gradient_norm = hp.gradient_norm if gradient_norm is None else gradient_norm
         self.bfloat16 = hp.bfloat16 if bfloat16 is None else bfloat16
-        self.average, self.mean, self.steps = average, {}, 0
+        self.average, self.mean, self.steps, self.started = average, {}, 0, started
         if learning_rate:
-            self.optimiser = torch.optim.Adam(network.parameters(), learning_rate)
+            self.optimiser = torch.optim.AdamW(network.parameters() if parameters is None else parameters,
+                                               learning_rate, weight_decay=weight_decay)
         if Distributed.process_rank()[1] > 1:
             replace_layers(network, Distributed.share_batch_norm)
 
@@ -146,7 +126,8 @@ class Trainer(AEModel):
             Distributed.sum_gradients([parameter for group in self.optimiser.param_groups
                                        for parameter in group["params"]])
         if self.gradient_norm:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_norm)
+            nn.utils.clip_grad_norm_([parameter for group in self.optimiser.param_groups
+                                      for parameter in group["params"]], self.gradient_norm)
         self.optimiser.step()
         if self.average:
             self.steps += 1
@@ -158,34 +139,46 @@ class Trainer(AEModel):
 
     def batch_loss(self, batch):
         """Return the mean loss of a batch (source, target) and its number of crops."""
-        source, target = self.prepare(self.to_device(batch[0])), self.to_device(batch[1])
+        source, target = self.to_device(batch[0]), self.to_device(batch[1])
         with autocast(self.device, self.bfloat16):
             output = self.network(source)
         return self.loss(output.float(), target), len(source)
 
-    def prepare(self, source):
-        """Return the input of the network for a batch of the data set."""
-        return source
-
     @torch.inference_mode()
-    def example(self, clip):
-        """Return input, output and target of a clip of the data set, its first `hp.chunk_frames` frames."""
-        source, target = (part[..., :hp.chunk_frames] for part in clip)
-        return source[0], self.run(self.prepare(self.to_device(source[None])))[0, 0].cpu().numpy(), target[0]
+    def save_example(self, stem, epoch, training_set, validation_set):
+        """Write what the network makes of the first training piece, its first `hp.chunk_frames` frames, to `stem`.npy
+        and a picture of it."""
+        source, target = (part[..., :hp.chunk_frames] for part in training_set[0])
+        output = self.run(self.to_device(source[None]))[0, 0].cpu().numpy()
+        Util.save_array(stem.with_suffix(".npy"), output.astype(np.float16))
+        Plots.save_figure(stem.with_suffix(".png"), Plots.plot_spectrograms(
+            {"input": source[0], f"output after epoch {epoch}": output, "target": target[0]}, training_set.names[0]))
 
     @torch.inference_mode()
     def validate(self, dataset):
-        """Return the mean loss over all frames of whole clips.
+        """Validate the network on whole clips.
 
         Long clips are split into parts, so the memory does not grow with their length.
+
+        Returns
+        -------
+        float
+            Mean loss over all frames. The epoch with the smallest value is kept.
+        dict
+            Figures to show, as {"dry": {"onset F1": 0.9}}. There are none beside the loss.
         """
         loss = frames = 0
         for clips in dataset:
             for source, target in zip(*(clip[None].split(hp.chunk_frames, dim=-1) for clip in clips)):
-                output = self.run(self.prepare(self.to_device(source)))
+                output = self.run(self.to_device(source))
                 loss += self.loss(output, self.to_device(target)).item() * target.shape[-1]
                 frames += target.shape[-1]
-        return loss / frames
+        return loss / frames, {}
+
+    def baseline(self, dataset):
+        """Return the network that a training has to surpass, and what `validate` returns of it; None if there is
+        none."""
+        return (self.network, *self.validate(dataset)) if self.started else None
 
     @contextlib.contextmanager
     def averaged_weights(self):
@@ -210,16 +203,15 @@ class Trainer(AEModel):
         """Load what `state` returned."""
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
-        if "random" in state:  # older checkpoints lack it
-            torch.set_rng_state(state["random"])
+        torch.set_rng_state(state["random"])
         if self.average:
             self.steps = state["steps"]
             self.mean = {name: value.to(self.device) for name, value in state["mean"].items()}
 
 
 def fit(model, training_set, validation_set, weights, settings, loss_name, overwrite=False, tensorboard=False,
-        on_epoch=None):
-    """Train a model and write the weights of the epoch with the smallest validation loss.
+        on_epoch=None, resume=False):
+    """Train a model and write the weights of the epoch with the smallest validation loss, or what it began with.
 
     Beside the weights `x.torch` it writes `x_last.torch`, the losses `x_losses.json` and `.png`, and sometimes the
     output for a piece, `x_epoch_<n>.npy` and `.png`. An interrupted training leaves `x.checkpoint`. The same call then
@@ -228,7 +220,8 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     Parameters
     ----------
     model : Trainer
-    training_set, validation_set : AEDataset
+    training_set, validation_set : Dataset
+        Their names are those of the pieces. Batches are those of `training_set.batches(settings, epoch)`.
     weights : Path
     settings : dict
         All that the result depends on: "epochs", "batch_size", "crop_frames", "schedule", "seed", "trained_for"
@@ -239,6 +232,14 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
         Discard finished weights, or a checkpoint with other settings. Write event files too, to the folder `x`.
     on_epoch : callable, optional
         Called with model and state after every epoch, in the first process.
+    resume : bool
+        Whether finished weights of the same settings are loaded into the model instead of an error.
+
+    Returns
+    -------
+    dict
+        "training" and "validation", a loss per epoch, "figures" of each validation, "before", the validation before the
+        first step or None, and "kept", the number of the kept epoch or 0.
 
     Raises
     ------
@@ -252,13 +253,20 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     """
     Util.reuse_memory()
     weights, first = Path(weights), Distributed.process_rank()[0] == 0
-    check_unfinished(weights, overwrite)
+    if resume and weights.exists() and not weights.with_suffix(".checkpoint").exists():
+        found = load_finished(model, weights, settings, overwrite)
+        if found:
+            return found
+    else:
+        check_unfinished(weights, overwrite)
     check_crops(training_set, settings)
     checkpoint = Checkpoint(weights.with_suffix(".checkpoint"), model)
     state = checkpoint.resume(initial_state(settings, loss_name), overwrite)
     events = Progress.event_writer(weights.with_suffix(""), state["epoch"]) if tensorboard and first else None
     pace = Progress.Pace(steps_left(training_set, state))
     with Util.deferred_interrupt() as interrupted:
+        if first and state["best"] is None:
+            judge_start(model, validation_set, state)
         while state["epoch"] < settings["epochs"]:
             for _ in train_epoch(model, training_set, state):
                 pace.step()
@@ -276,12 +284,31 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
         save_weights(model, weights, state)
         checkpoint.remove()
         Progress.report_end(weights, state, checkpoint.seconds / 60)
+    if Distributed.process_rank()[1] > 1:
+        torch.distributed.barrier()
+        model.network.load_state_dict(load_weights(weights))
+    return state["losses"]
+
+
+def load_finished(model, weights, settings, overwrite):
+    """Load finished weights into the model if they were trained with the same settings; return their losses.
+
+    If settings differ, return None with `overwrite`, else raise ValueError.
+    """
+    recorded = json.loads(Util.read_text(weights.with_name(f"{weights.stem}_losses.json")))
+    if recorded["settings"] == json.loads(json.dumps(settings)):
+        model.network.load_state_dict(load_weights(weights))
+        return recorded
+    if not overwrite:
+        raise ValueError(f"{weights} was trained with other settings; give the same settings, or add --overwrite to "
+                         "start again")
+    return None
 
 
 def initial_state(settings, loss_name):
     """Return the state of a training before its first step, which checkpoints store."""
     return {"settings": settings, "epoch": 0, "batch": 0, "epoch_losses": [], "seconds": 0.0, "best": None,
-            "losses": {"loss": loss_name, "training": [], "validation": []}}
+            "losses": {"loss": loss_name, "training": [], "validation": [], "figures": [], "before": None, "kept": 0}}
 
 
 def save_finished(network, weights, trained_for):
@@ -295,7 +322,8 @@ def check_unfinished(weights, overwrite):
     """Raise ValueError if a training of these weights is finished, unless `overwrite` is set."""
     weights = Path(weights)
     if weights.exists() and not weights.with_suffix(".checkpoint").exists() and not overwrite:
-        raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it again")
+        raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it again"
+                         f"{DatasetCreator.unrendered_remark(weights.parent.parent.parent)}")
 
 
 def check_crops(training_set, settings):
@@ -310,9 +338,8 @@ def check_crops(training_set, settings):
 
 
 def epoch_batches(training_set, settings, epoch):
-    """Return the keys of all crops of an epoch, in batches of which every process gets a share."""
-    lengths = [target.shape[-1] for target in training_set.targets]
-    batches = crop_batches(lengths, settings["crop_frames"], settings["batch_size"], f"{settings['seed']} {epoch}")
+    """Return the keys of all items of an epoch, in batches of which every process gets a share."""
+    batches = training_set.batches(settings, epoch)
     return batches if len(batches[-1]) >= Distributed.process_rank()[1] else batches[:-1]
 
 
@@ -338,7 +365,7 @@ def train_epoch(model, training_set, state):
     factors = [schedule_factor(done + i, steps, settings["schedule"]) for i in range(state["batch"], len(batches))]
     keys = [batch[rank::number] for batch in batches[state["batch"]:]]
     loader = torch.utils.data.DataLoader(  # with its own generator, so that torch's, for dropout, stays as it was
-        training_set, batch_sampler=keys, generator=torch.Generator())
+        training_set, batch_sampler=keys, generator=torch.Generator(), collate_fn=getattr(training_set, "collate", None))
     with tqdm(model.train_epoch(loader, factors), total=len(batches), initial=state["batch"], leave=False,
               disable=rank > 0, desc=f"epoch {state['epoch'] + 1}/{settings['epochs']}", unit="batch") as bar:
         for loss in bar:
@@ -353,12 +380,25 @@ def train_epoch(model, training_set, state):
     state.update(epoch=state["epoch"] + 1, batch=0, epoch_losses=[])
 
 
+def judge_start(model, validation_set, state):
+    """Validate what the training has to surpass, if there is something, and keep it as the best so far."""
+    found = model.baseline(validation_set)
+    if found:
+        network, loss, figures = found
+        state["best"] = snapshot(network, provenance_note(state["settings"]))
+        state["losses"]["before"] = {"validation": check_finite(loss, 0), "figures": figures}
+        Progress.print_figures("before the first step", loss, figures)
+
+
 def validate_epoch(model, validation_set, state):
     """Record the validation loss of an epoch, and keep the weights if it is the smallest so far."""
-    losses = state["losses"]["validation"]
-    losses.append(check_finite(model.validate(validation_set), state["epoch"]))
-    if losses[-1] == min(losses):
-        state["best"] = snapshot(model.network, provenance_note(state["settings"]))
+    losses = state["losses"]
+    loss, figures = model.validate(validation_set)
+    former = [*losses["validation"], *([losses["before"]["validation"]] if losses["before"] else [])]
+    losses["validation"].append(check_finite(loss, state["epoch"]))
+    losses["figures"].append(figures)
+    if loss < min(former, default=math.inf):
+        state["best"], losses["kept"] = snapshot(model.network, provenance_note(state["settings"])), state["epoch"]
 
 
 def provenance_note(settings):

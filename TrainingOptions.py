@@ -17,7 +17,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-def training_parser(description, name, epochs, batch_size, learning_rate):
+def training_parser(description, name):
     """Return a parser of the flags that both trainings share, which are the keyword arguments of their `train`.
 
     Parameters
@@ -25,21 +25,21 @@ def training_parser(description, name, epochs, batch_size, learning_rate):
     description : str
     name : str
         Name of the weights file, without its ending.
-    epochs : (int, int)
-        Default number of epochs with the report's autoencoder, and with the note autoencoder.
-    batch_size : int
-    learning_rate : float
 
     Returns
     -------
     argparse.ArgumentParser
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
-    parser.add_argument("--epochs", type=Util.positive_int, help="number of epochs (default: {} with the report's "
-                        "autoencoder, {} with the note autoencoder)".format(*epochs))
-    parser.add_argument("--batch-size", type=Util.positive_int, default=batch_size, help="crops per step")
-    parser.add_argument("--learning-rate", type=Util.positive_float, default=learning_rate,
-                        help="learning rate of Adam")
+    epochs, batch_size, rate = ((getattr(hp, f"{own}_{what}") for own in (name, f"note_{name}" if name == "unet" and
+                                what == "epochs" else "note" if name == "ae" else name))
+                                for what in ("epochs", "batch_size", "learning_rate"))
+    for flag, kind, (report, notes), text in (
+            ("--epochs", Util.positive_int, epochs, "number of epochs"),
+            ("--batch-size", Util.positive_int, batch_size, "crops per step"),
+            ("--learning-rate", Util.positive_float, rate, "learning rate of Adam")):
+        parser.add_argument(flag, type=kind, help=f"{text} (default: {report} for the report's autoencoder, {notes} for "
+                            "the note autoencoder)" if report != notes else f"{text} (default: {report})")
     parser.add_argument("--crop-frames", type=Util.non_negative_int, default=hp.crop_frames,
                         help="frames per crop; 0 for whole clips")
     parser.add_argument("--schedule", choices=("linear", "constant"), default=hp.schedule,
@@ -48,8 +48,9 @@ def training_parser(description, name, epochs, batch_size, learning_rate):
                         help="random seed of the split, the initial weights and the crops")
     parser.add_argument("--device", default="auto", help="cuda, mps or cpu; auto takes the first that is available")
     parser.add_argument("--data", type=Path, default=hp.data, help="folder that holds piano/ and synth/")
-    parser.add_argument("--augmented", action="store_true",
-                        help="augment crops, as if other microphones in other rooms had recorded the piano")
+    parser.add_argument("--augmented", action=argparse.BooleanOptionalAction,
+                        help="whether crops are heard in rooms through microphones that are drawn (default: yes with "
+                        "the note autoencoder, no with the report's)")
     parser.add_argument("--validation-source", help="folder with a piano for validation only, such as piano_2")
     parser.add_argument("--average", type=Util.non_negative_int, default=0, metavar="STEPS",
                         help="validate and keep the mean of the weights over this number of steps; 0 for the weights "
@@ -107,7 +108,7 @@ def complete_settings(given, **defaults):
     TypeError
         If a name is unknown.
     """
-    defaults = dict(**defaults, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed, augmented=False,
+    defaults = dict(**defaults, crop_frames=hp.crop_frames, schedule=hp.schedule, seed=hp.seed,
                     validation_source=None, start=None, gradient_norm=hp.gradient_norm, bfloat16=hp.bfloat16,
                     average=0)
     unknown = sorted(given.keys() - defaults.keys())

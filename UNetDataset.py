@@ -1,57 +1,45 @@
 """Pairs of spectrograms for training a U-Net: stored outputs of the autoencoder, and the true electric piano."""
-import os
+import hashlib
+import itertools
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+import Chunks
 import DatasetCreator
 import Hyperparameters as hp
+import Transcription
 import Util
-from AEDataset import AEDataset, StoredSpectrogram, map_spectrogram
-from AEModel import NoteModel, digest, load_model
-from Autoencoder import Autoencoder
-from GeneratedFiles import settings_digest
-
-# settings that the output of a note autoencoder depends on
-decoding_settings = ("candidate_threshold", "classifier_threshold", "onset_threshold", "frame_threshold",
-                     "offset_threshold", "min_note_frames", "offset_bias", "max_offset_shift", "velocity_per_db",
-                     "velocity_level_share", "velocity_spread", "silence_threshold", "decoder_silence",
-                     "decoder_min_release", "decoder_inaudible", "peak_threshold", "peak_frame_threshold",
-                     "refiner_candidate_threshold", "refiner_candidate_frame_threshold", "refiner_threshold",
-                     "refiner_onset_bias", "refiner_velocity_spread", "offset_longer", "offset_distance_weight",
-                     "reverberation_delay_s", "reverberation_decay_s", "reverberation_share", "reverberation_floor")
+from AEDataset import AEDataset, StoredSpectrogram
+from AEModel import NoteModel, digest
+from Clips import ClipMaker
+from NoteDataset import StoredAudio
 
 
 class UNetDataset(AEDataset):
-    """`AEDataset` with stored outputs of an autoencoder in place of the recordings, without augmentation.
+    """`AEDataset` with stored outputs of an autoencoder in place of the recordings.
 
-    The outputs are those that `write_outputs` writes. An item's source has the shape (in_channels, n_mels, t).
+    An item's source has the shape (in_channels, n_mels, t).
 
     Parameters
     ----------
-    names, data, sources, augmented
-        As for `AEDataset`; `augmented` has no effect.
+    names, data
+        As for `AEDataset`.
+    outputs : StoredOutputs
+        Outputs, each dry or of a recording that is heard in a room. The seed of a crop chooses one; a whole piece is
+        that of the first piano, dry.
     in_channels : int
         1 for the output alone, 2 for the output and the recording.
-    own_level : bool
-        Whether the target is brought to the level of the output. The output of a note autoencoder has its own level,
-        which is all that is known when a recording is played.
-    model : str
-        Name of the model that the autoencoder belongs to.
     """
 
-    def __init__(self, names, data=None, sources=("piano",), augmented=False, in_channels=1, own_level=False,
-                 model="own"):
-        data = hp.data if data is None else data
-        self.in_channels, self.own_level, self.model, self.gains = in_channels, own_level, model, {}
-        super().__init__(names, data, sources)
+    def __init__(self, names, data, outputs, in_channels=1):
+        self.outputs, self.in_channels, self.gains = outputs, in_channels, {}
+        super().__init__(names, data, outputs.sources)
 
     def load(self, name, data, sources):
-        return [StoredSpectrogram(path) for source in sources for path in (
-            output_path(name, source, data, self.model),
-            data / "generated" / name / f"{source}.npy")[:self.in_channels]]
+        return [StoredSpectrogram(path) for pair in self.outputs.paths(name) for path in pair[:self.in_channels]]
 
     def __getitem__(self, key):
         piece, start, frames, seed = key if isinstance(key, tuple) else (key, 0, self.targets[key].shape[-1], None)
@@ -60,7 +48,7 @@ class UNetDataset(AEDataset):
         clip = self.sources[piece][first:first + self.in_channels]
         images = (image[:, start:start + frames].float() for image in (*clip, self.targets[piece]))
         *source, target = (torch.nn.functional.pad(image, (0, frames - image.shape[1])) for image in images)
-        if self.own_level:
+        if self.outputs.own_level:
             target = torch.from_numpy(apply_gain(target.numpy(), self.gain(piece, first)))
         return torch.stack(source), target[None]
 
@@ -72,76 +60,72 @@ class UNetDataset(AEDataset):
         return self.gains[piece, first]
 
 
-def output_path(name, source, data, model="own"):
-    """Return where `write_outputs` stores the output for a piece on a piano."""
-    return Path(data) / "ae_output" / model / (f"{name}.npy" if source == "piano" else f"{source}/{name}.npy")
+class StoredOutputs:
+    """Outputs of an autoencoder in data/ae_output/<model>/<key>, and the spectrograms that it has seen.
 
-
-def write_outputs(weights, names, data=None, device="cpu", sources=("piano",), bfloat16=True, model="own"):
-    """Write the output of an autoencoder for every piece on every piano; see `output_path`.
-
-    An output is kept if it is newer than its spectrogram, and made by the same weights with the same settings, as
-    data/ae_output/<model>/weights.txt says.
+    The key is a digest of the weights and of all settings, so that what lies there belongs to both.
 
     Parameters
     ----------
-    weights : Path
-        Weights of the autoencoder.
-    names : list of str
-        Pieces.
-    data : Path, optional
-        By default `hp.data`.
-    device : torch.device or str
+    model : AEModel
+        The autoencoder.
+    data : Path
+    name : str
+        Name of the model.
     sources : list of str
         Pianos.
-    bfloat16 : bool
-        Whether the autoencoder computes in mixed precision.
-    model : str
-        Name of the model, which is the folder to write to.
+    versions : sequence of int
+        Versions of each recording: 0 is the recording itself, others are heard in a room that the number draws.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `AEModel.load_model`.
+    Attributes
+    ----------
+    own_level : bool
+        Whether the outputs have a level of their own, as those of a note autoencoder, to which targets are brought.
     """
-    data = Path(hp.data if data is None else data)
-    network = load_model(Autoencoder, weights, Util.choose_device(device))
-    network.bfloat16 = bfloat16
-    folder = data / "ae_output" / model
-    note, text = folder / "weights.txt", describe_outputs(network, weights, data)
-    if not note.exists() or Util.read_text(note) != text:
-        for path in folder.rglob("*.npy"):
-            path.unlink()
-        Util.save_text(note, text)
-    stale = [(name, source) for source in sources for name in names if not Util.is_up_to_date(
-        output_path(name, source, data, model), weights, data / "generated" / name / f"{source}.npy")]
-    for name, source in tqdm(stale, desc="ae_output", unit="piece", disable=not stale):
-        Util.save_array(output_path(name, source, data, model), make_output(network, name, source, data))
+
+    def __init__(self, model, data, name, sources=("piano",), versions=(0,)):
+        self.model, self.data, self.sources, self.versions = model, Path(data), list(sources), tuple(versions)
+        self.own_level = isinstance(model, NoteModel)
+        settings = sorted((key, str(value)) for key, value in vars(hp).items() if isinstance(
+            value, (int, float, str, tuple, dict)) and not key.startswith("_"))
+        text = f"{digest(model.network.state_dict())} {model.bfloat16} {settings}"
+        self.parent = self.data / "ae_output" / name
+        self.folder = self.parent / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def paths(self, name):
+        """Return (output, spectrogram seen) of each piano and version of a piece."""
+        return [(self.folder / name / f"{source}_{version}.npy",
+                 self.folder / name / f"{source}_{version}_seen.npy" if version else
+                 self.data / "generated" / name / f"{source}.npy")
+                for version in self.versions for source in self.sources]
+
+    def write(self, names):
+        """Write the outputs of pieces that are missing or older than their recordings, and remove those of other
+        keys."""
+        for path in self.parent.rglob("*.npy"):
+            if self.folder not in path.parents:
+                path.unlink()
+        maker = ClipMaker(self.data / "clips")
+        work = [(name, version, source, *paths) for name in names for (version, source), paths in zip(
+            itertools.product(self.versions, self.sources), self.paths(name))]
+        for name, version, source, output, seen in tqdm(work, desc="outputs", unit="clip", leave=False):
+            recording = self.data / "generated" / name / f"{source}_audio.npy"
+            if Util.is_up_to_date(output, recording) and seen.exists():
+                continue
+            stored = StoredAudio(recording)
+            audio = stored.read(0, stored.samples)
+            if version:
+                audio = maker.hear_recording(audio, Util.seed_of(f"output {name} {source} {version}"))
+                Util.save_array(seen, DatasetCreator.spectrogram(audio).astype(np.float16))
+            frames = StoredSpectrogram(seen).shape[1]
+            Util.save_array(output, make_output(self.model, audio)[:, :frames].astype(np.float16))
 
 
-def describe_outputs(network, weights, data):
-    """Return the text of weights.txt: the weights, their digest, and the settings that the outputs depend on."""
-    words = [Path(os.path.relpath(weights, data)).as_posix(), digest(network.network.state_dict())]
-    if not network.bfloat16:
-        words.append("in single precision")
-    if isinstance(network, NoteModel):
-        words += ["at a level of their own, with settings", settings_digest(*decoding_settings)]
-    return " ".join(words) + "\n"
-
-
-def make_output(network, name, source, data):
-    """Return the output of an autoencoder for a piece on a piano [shape=(n_mels, t), float16]."""
-    folder = data / "generated" / name
-    piano = map_spectrogram(folder / f"{source}.npy").float().numpy()
-    if not isinstance(network, NoteModel):
-        return network.generate(piano).astype(np.float16)
-    path = folder / f"{source}_pitch.npy"
-    if path.exists():
-        pitch = map_spectrogram(path).float().numpy()
-    else:  # `DatasetCreator.build` writes it only for pieces with notes
-        recording = DatasetCreator.find_pairs(data, source)[name][0]
-        pitch = DatasetCreator.read_pitch_spectrogram(recording, piano.shape[1])
-    return network.generate(pitch, piano).astype(np.float16)
+def make_output(model, audio):
+    """Return the output of an autoencoder for audio [shape=(n_mels, t)]."""
+    if not isinstance(model, NoteModel):
+        return model.generate(DatasetCreator.spectrogram(audio))
+    return model.note_spectrogram(Transcription.transcribe_in_tune(audio, model), Chunks.n_frames(audio))
 
 
 def level_difference(output, target):
@@ -153,11 +137,3 @@ def level_difference(output, target):
 def apply_gain(image, decibels):
     """Return a spectrogram in [0, 1] with a gain in dB. Silence stays silent."""
     return np.where(image > 0, Util.to_unit(Util.to_db(image) + decibels), 0).astype(np.float32)
-
-
-def match_level(output, target):
-    """Bring a spectrogram in [0, 1] to the mean power of another.
-
-    The output of a note autoencoder has its own level. The level of the audio is set at the end.
-    """
-    return apply_gain(output, level_difference(output, target))

@@ -3,7 +3,7 @@
 `python UNetMain.py` trains data/models/own/unet.torch.
 """
 import argparse
-import functools
+import copy
 from pathlib import Path
 
 import torch
@@ -15,32 +15,21 @@ import Progress
 import Training
 import TrainingOptions
 import Util
-from AEDataset import make_datasets
+from AEDataset import ValidationSet, choose_sources, split_for_training, warn_of_single_piece
 from AEModel import NoteModel, digest, load_model
 from Autoencoder import Autoencoder
 from UNet import UNet
-from UNetDataset import UNetDataset, write_outputs
+from UNetDataset import StoredOutputs, UNetDataset
 
 
 class UNetTrainer(Training.Trainer):
-    """Trainer of a U-Net behind a finished autoencoder, which runs on each batch.
+    """Trainer of a U-Net. Its training has to surpass the output of the autoencoder without a U-Net."""
 
-    Parameters
-    ----------
-    unet : UNet
-    autoencoder : AEModel
-    loss, learning_rate, device, **settings
-        See `Training.Trainer`.
-    """
-
-    def __init__(self, unet, autoencoder, loss, learning_rate, device, **settings):
-        super().__init__(unet, loss, learning_rate, device, **settings)
-        self.autoencoder = autoencoder
-        self.autoencoder.bfloat16 = self.bfloat16
-
-    def prepare(self, source):
-        with torch.no_grad():
-            return torch.cat([self.autoencoder.run(source), source], 1)[:, :self.network.in_channels]
+    def baseline(self, dataset):
+        network = copy.deepcopy(self.network)
+        if not network.pass_on():
+            return None
+        return network, *UNetTrainer(network, self.loss, None, self.device, bfloat16=self.bfloat16).validate(dataset)
 
 
 def load_autoencoder(path, data, device):
@@ -55,15 +44,16 @@ def load_autoencoder(path, data, device):
     return autoencoder
 
 
-def build_unet(start=None, voice=None, **form):
+def build_unet(start=None, autoencoder=None, **form):
     """Return the U-Net to train.
 
     Parameters
     ----------
     start : str or Path, optional
         Initial weights. The form of the network follows from them.
-    voice : SampledVoice, optional
-        The decoder, if it is sampled. A free correction would blur it, so `gain_frames` is then not 0 by default.
+    autoencoder : AEModel, optional
+        A free correction would blur the sound of a sampled voice, so `gain_frames` is then not 0 by default. Behind
+        another note autoencoder the U-Net is `residual` by default, so that it can pass on its input.
     **form
         wf, in_channels, residual, batch_norm and gain_frames of `UNet`. None is the form of the initial weights, or
         the default in `Hyperparameters`.
@@ -77,44 +67,28 @@ def build_unet(start=None, voice=None, **form):
         network = load_model(UNet, start).network
         TrainingOptions.check_form(start, network.form, form)
         return network
-    defaults = dict(wf=hp.unet_wf, in_channels=hp.unet_in_channels, residual=hp.unet_residual,
+    notes, voice = isinstance(autoencoder, NoteModel), getattr(autoencoder, "voice", None)
+    defaults = dict(wf=hp.unet_wf, in_channels=hp.unet_in_channels, residual=hp.unet_residual or notes and not voice,
                     batch_norm=hp.unet_batch_norm, gain_frames=hp.unet_gain_frames if voice else 0)
     return UNet(**{name: default if form[name] is None else form[name] for name, default in defaults.items()})
 
 
-def make_trainer(unet, autoencoder, ae, names, data, settings, device):
-    """Return the trainer of a U-Net, its training set and its validation set.
+def make_datasets(autoencoder, names, data, model, in_channels, settings):
+    """Store the outputs of the autoencoder, and return the training set and the validation set of the U-Net.
 
-    The U-Net learns from stored outputs of the autoencoder if that is a note autoencoder, which transcribes whole
-    clips, or if the U-Net has one input channel and nothing is augmented, as in the report. Otherwise the autoencoder
-    runs on each batch.
-
-    Parameters
-    ----------
-    unet : UNet
-    autoencoder : AEModel
-    ae : Path
-        Weights of the autoencoder.
-    names : list of str
-        Pieces.
-    data : Path
-    settings : dict
-        See `train`.
-    device : torch.device
+    Both have dry recordings, and, with "augmented", as many that are heard in rooms.
     """
-    loss = {"mse": torch.nn.functional.mse_loss, "l1": torch.nn.functional.l1_loss}[settings["loss"]]
-    how = settings["learning_rate"], device
-    seed, validation_source = settings["seed"], settings["validation_source"]
-    notes = isinstance(autoencoder, NoteModel)
-    if notes or unet.in_channels == 1 and not settings["augmented"]:
-        sources = DatasetCreator.find_sources(data)
-        Distributed.first_process_first(
-            lambda: write_outputs(ae, names, data, device, sources, settings["bfloat16"], ae.parent.name))
-        kind = functools.partial(UNetDataset, in_channels=unet.in_channels, own_level=notes, model=ae.parent.name)
-        sets = make_datasets(names, data, seed, False, validation_source, kind)
-        return Training.Trainer(unet, loss, *how, **TrainingOptions.trainer_settings(settings)), *sets
-    sets = make_datasets(names, data, seed, settings["augmented"], validation_source)
-    return UNetTrainer(unet, autoencoder, loss, *how, **TrainingOptions.trainer_settings(settings)), *sets
+    training, validation = split_for_training(names, settings["seed"])
+    warn_of_single_piece(training, validation, data)
+    sources, held_out = choose_sources(data, settings["validation_source"])
+    versions = (0, 1) if settings["augmented"] else (0,)
+    every = StoredOutputs(autoencoder, data, model, sources, versions)
+    parts = [StoredOutputs(autoencoder, data, model, [source], [version]) for source in held_out
+             for version in versions]
+    Distributed.first_process_first(lambda: [outputs.write(part) for outputs, part in (
+        (every, training), *((outputs, validation) for outputs in parts))])
+    return UNetDataset(training, data, every, in_channels), ValidationSet(
+        validation, [UNetDataset(validation, data, outputs, in_channels) for outputs in parts])
 
 
 def train(data=None, model="own", wf=None, in_channels=None, residual=None, batch_norm=None, gain_frames=None,
@@ -146,34 +120,36 @@ def train(data=None, model="own", wf=None, in_channels=None, residual=None, batc
     FileNotFoundError
         If the autoencoder's weights are missing.
     ValueError, OSError
-        See `load_autoencoder`, `build_unet`, `DatasetCreator.build` and `Training.fit`. Also ValueError for augmented
-        crops behind a note autoencoder.
+        See `load_autoencoder`, `build_unet`, `DatasetCreator.build` and `Training.fit`.
     """
     data, device = Path(hp.data if data is None else data), Util.choose_device(device)
     folder = data / "models" / TrainingOptions.check_model_name(model)
     ae, weights = folder / "ae.torch", folder / "unet.torch"
     Training.check_unfinished(weights, overwrite)
-    names = Distributed.first_process_first(lambda: DatasetCreator.build(data))
+    Util.check_writable(folder)
+    names = Distributed.first_process_first(
+        lambda: DatasetCreator.build(data, whole=settings.get("crop_frames") != 0))
     autoencoder = load_autoencoder(ae, data, device)
     notes = isinstance(autoencoder, NoteModel)
-    epochs = hp.note_unet_epochs if notes else hp.unet_epochs
     settings = TrainingOptions.complete_settings(
-        settings, epochs=epochs, batch_size=hp.unet_batch_size, learning_rate=hp.unet_learning_rate, loss=hp.unet_loss,
-        held_out=False)
-    if notes and settings["augmented"]:
-        raise ValueError(f"{ae} is a note autoencoder, whose outputs are stored and not augmented; leave --augmented "
-                         "out")
+        settings, epochs=hp.note_unet_epochs if notes else hp.unet_epochs, batch_size=hp.unet_batch_size,
+        learning_rate=hp.unet_learning_rate, loss=hp.unet_loss, held_out=False, augmented=notes)
+    if autoencoder.bfloat16 and not settings["bfloat16"]:
+        autoencoder.bfloat16 = False
     torch.manual_seed(settings["seed"])
-    unet = build_unet(settings["start"], getattr(autoencoder, "voice", None), wf=wf, in_channels=in_channels,
-                      residual=residual, batch_norm=batch_norm, gain_frames=gain_frames)
+    unet = build_unet(settings["start"], autoencoder, wf=wf, in_channels=in_channels, residual=residual,
+                      batch_norm=batch_norm, gain_frames=gain_frames)
     if settings["held_out"]:
         names = Util.split(names, settings["seed"])[1]
-    trainer, training, validation = make_trainer(unet, autoencoder, ae, names, data, settings, device)
-    settings.update(unet.form, pieces=names, trained_for=DatasetCreator.trained_for(data),
+    training, validation = make_datasets(autoencoder, names, data, model, unet.in_channels, settings)
+    loss = {"mse": torch.nn.functional.mse_loss, "l1": torch.nn.functional.l1_loss}[settings["loss"]]
+    trainer = UNetTrainer(unet, loss, settings["learning_rate"], device, **TrainingOptions.trainer_settings(settings))
+    settings.update(unet.form, pieces=names, trained_for=DatasetCreator.trained_for(data, training.names),
                     autoencoder=digest(autoencoder.network.state_dict()))
-    Training.fit(trainer, training, validation, weights, settings, f"{settings['loss'].upper()} loss", overwrite,
-                 tensorboard, on_epoch)
-    Progress.print_quality_remark(settings, epochs)
+    losses = Training.fit(trainer, training, validation, weights, settings, f"{settings['loss'].upper()} loss",
+                          overwrite, tensorboard, on_epoch)
+    Progress.print_result(weights, losses)
+    Progress.print_quality_remark(settings)
     return settings
 
 
@@ -185,8 +161,7 @@ def main_arguments(data, model, device="auto"):
 
 
 def main(arguments=None):
-    parser = TrainingOptions.training_parser("Train the U-Net.", "unet", (hp.unet_epochs, hp.note_unet_epochs),
-                                             hp.unet_batch_size, hp.unet_learning_rate)
+    parser = TrainingOptions.training_parser("Train the U-Net.", "unet")
     parser.add_argument("--wf", type=Util.positive_int,
                         help=f"2**WF channels in the first layer (default: {hp.unet_wf}, or that of --start)")
     parser.add_argument("--in-channels", type=int, choices=(1, 2),
@@ -207,8 +182,9 @@ def main(arguments=None):
     options = vars(TrainingOptions.parse_training_options(parser, arguments,
                                                           dict(hp.unet_report, epochs=hp.unet_epochs)))
     del options["report"]
-    train(**options)
-    if (options["data"], options["model"]) == (hp.data, "own") and Distributed.process_rank()[0] == 0:
+    settings = train(**options)
+    enough = settings["trained_for"]["pieces"] >= hp.few_pieces
+    if enough and (options["data"], options["model"]) == (hp.data, "own") and Distributed.process_rank()[0] == 0:
         print("Main.py now prefers these weights to the shipped ones; --model shipped selects the shipped ones")
     TrainingOptions.print_next_command("Main.py", *main_arguments(options["data"], options["model"],
                                                                   options["device"]))

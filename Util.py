@@ -3,11 +3,13 @@ import argparse
 import contextlib
 import contextvars
 import ctypes
+import hashlib
 import io
 import os
 import random
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,11 @@ def split(names, seed=None, share=None):
     return tuple(sorted(name for name in names if name.partition("~")[0] in set(side)) for side in sides)
 
 
+def seed_of(text):
+    """Return a number that seeds random draws, always the same for a text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
 def find_pieces(folder, suffix):
     """Map piece name -> file for every file below `folder` whose ending is in `suffix`, whatever its case.
 
@@ -119,6 +126,17 @@ def write_error(path, reason):
     """The OSError for a file that a full disk or a read-only folder does not take."""
     return OSError(f"{path} cannot be written ({reason}); free some space or choose another folder, and give the "
                    "command again")
+
+
+def check_writable(folder):
+    """Make a folder. Raises `write_error` if that, or a file in it, is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written ({error.strerror}); choose another folder, or change its "
+                      "permissions") from None
 
 
 @contextlib.contextmanager
@@ -414,8 +432,12 @@ def training_command(data):
 
 
 def warn(sentence):
-    """Give a warning to the function in `on_warning`; by default print it on stderr, clear of progress bars."""
-    on_warning.get(lambda sentence: tqdm.write(f"warning: {sentence}", file=sys.stderr))(sentence)
+    """Give a warning to the function in `on_warning`; by default print it on stderr, clear of progress bars.
+
+    If torchrun has started several processes, only the first one warns.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        on_warning.get(lambda sentence: tqdm.write(f"warning: {sentence}", file=sys.stderr))(sentence)
 
 
 def run(main):

@@ -1,12 +1,13 @@
 """What the tests of notes share."""
 import mido
 import numpy as np
+import torch
 
 import Hyperparameters as hp
-from Notes import note_labels
+from NoteAutoencoder import NoteRefiner
 
 rate = hp.sample_rate / hp.hop_length  # frames a second
-small = dict(first=6, channels=6, blocks=1, narrow=2, width=12)
+small = dict(first=6, channels=6, stages=(1, 2), narrow=2, width=12, layers=3)
 
 
 def some_notes(number=40, seconds=6.0, seed=0):
@@ -23,16 +24,41 @@ def some_notes(number=40, seconds=6.0, seed=0):
     return notes
 
 
-# the classifier
+# predictions and their post-processing
 
-def with_ghosts(seed, frames=600):
-    """Heard [shape=(3, frames, n_keys)] and true notes: each is heard an octave above too, a little softer, where it
-    was not played."""
-    notes = some_notes(30, frames / rate - 1, seed)
-    notes = notes[notes[:, 2] < hp.lowest_key + hp.n_keys - 12]
-    ghosts = notes + (0, 0, 12, 0)
-    played = note_labels(notes, 0, frames)
-    return np.maximum(played, 0.8 * note_labels(ghosts, 0, frames)), played
+class EveryOnset(torch.nn.Module):
+    """An onset head for which every candidate was played."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, seen, key):
+        return torch.ones(len(seen))
+
+
+class HighestOffset(torch.nn.Module):
+    """An offset head that chooses the candidate of the highest offset prediction."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, seen, *others):
+        scores = seen[..., len(hp.offset_sounding_lags) + 3]
+        return scores, scores
+
+
+def every_onset_refiner():
+    """A refiner whose onset head keeps all candidates."""
+    refiner = NoteRefiner()
+    refiner.onset_head = EveryOnset()
+    return refiner
+
+
+def as_views(labels):
+    """Predictions for a refiner: two views of the labels, with details that say nothing."""
+    return np.concatenate([labels, np.full((hp.refiner_details // 2, *labels.shape[1:]), 0.5, np.float32), labels])
 
 
 # notes of a MIDI file

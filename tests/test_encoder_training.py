@@ -23,7 +23,7 @@ from Autoencoder import Autoencoder
 from NoteAutoencoder import HarmonicEncoder, NoteAutoencoder, NoteRefiner
 from NoteHeads import other_notes
 from NoteLoss import frame_loss
-from notes_common import rate, some_notes
+from notes_common import HighestOffset, as_views, every_onset_refiner, rate, some_notes
 from test_sampler import make_voice
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -160,29 +160,12 @@ def test_a_second_run_begins_with_given_weights_and_a_refiner_can_be_trained_alo
         assert torch.equal(value, refiner[name]) or not name.startswith(("offset", "details"))
 
 
-def test_a_head_of_an_earlier_form_is_kept_if_it_is_the_same(clips, tmp_path):
-    former = AEModel.half_precision(NoteAutoencoder(harmonic=True, refiner_form="context", **form).state_dict())
-    torch.save(former, tmp_path / "former.torch")
-    given = dict(start=tmp_path / "former.torch", part="refiner")
-    refiner = AEModel.load_model(Autoencoder, train(clips, 3, heads=["onset", "offset"], **given)).network.refiner
-    assert refiner.form == "views" and refiner.details.weight.any()
-    for name, value in refiner.velocity_head.state_dict().items():
-        torch.testing.assert_close(value.float(), former[f"refiner.velocity_head.{name}"].float())
-    with pytest.raises(ValueError, match="whose onset head cannot be kept"):
-        train(clips, 3, model="second", heads=["velocity"], **given)
-
-
 def test_initial_weights_need_a_harmonic_encoder(clips, tmp_path):
     with pytest.raises(ValueError, match="add --start and their path"):
         train(clips, 3, part="refiner")
-    early = NoteAutoencoder(harmonic=True, refiner_form="early", **form)
-    torch.save(early.state_dict(), tmp_path / "early.torch")
-    with pytest.raises(ValueError, match="is of an earlier form"):
-        train(clips, 3, start=tmp_path / "early.torch", heads=["onset"])
-    torch.save(NoteAutoencoder(first=4, channels=4, blocks=1, narrow=2, width=4, layers=1).state_dict(),
-               tmp_path / "small.torch")
+    torch.save(Autoencoder(channels=(4, 4, 4)).state_dict(), tmp_path / "report.torch")
     with pytest.raises(ValueError, match="has no HarmonicEncoder"):
-        train(clips, 3, start=tmp_path / "small.torch")
+        train(clips, 3, start=tmp_path / "report.torch")
     with pytest.raises(FileNotFoundError):
         train(clips, 3, start=tmp_path / "missing.torch")
 
@@ -230,36 +213,6 @@ def test_velocities_relative_to_the_clip_count_more_in_the_loss():
 
 # post-processing
 
-class EveryOnset(torch.nn.Module):
-    """An onset head for which every candidate was played."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, seen):
-        return torch.ones(len(seen))
-
-
-def every_onset_refiner(form="views"):
-    """A refiner whose onset head keeps all candidates."""
-    refiner = NoteRefiner(form)
-    refiner.onset_head = refiner.onset_head and EveryOnset()
-    return refiner
-
-
-class HighestOffset(torch.nn.Module):
-    """An offset head that chooses the candidate of the highest offset prediction."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, seen, *others):
-        scores = seen[..., len(hp.offset_sounding_lags) + 3]
-        return (scores, scores) if others else scores
-
-
 def spaced_notes(seed=0):
     """Notes whose ends do not meet the next onset of their key."""
     notes = some_notes(50, 6, seed)
@@ -268,21 +221,10 @@ def spaced_notes(seed=0):
     return notes[~np.array(follows)]
 
 
-forms = pytest.mark.parametrize("refiner_form", ("views", "context", "sequence", "early"))
-
-
-def as_views(labels, refiner_form="views"):
-    """Predictions for a refiner of this form: the labels, or two views of them with details that say nothing."""
-    if refiner_form != "views":
-        return labels
-    return np.concatenate([labels, np.full((hp.refiner_details // 2, *labels.shape[1:]), 0.5, np.float32), labels])
-
-
-@forms
-def test_notes_are_decoded_from_their_labels(refiner_form):
-    notes, refiner = spaced_notes(), every_onset_refiner(refiner_form)
+def test_notes_are_decoded_from_their_labels():
+    notes, refiner = spaced_notes(), every_onset_refiner()
     refiner.offset_head = HighestOffset()
-    found = NoteRefinement.decode_notes(as_views(Notes.note_labels(notes, 0, 800), refiner_form), refiner)
+    found = NoteRefinement.decode_notes(as_views(Notes.note_labels(notes, 0, 800)), refiner)
     assert len(found) == len(notes) > 20
     np.testing.assert_array_equal(found[:, 2], notes[:, 2])
     np.testing.assert_allclose(found[:, :2], notes[:, :2], atol=2e-3)
@@ -340,17 +282,14 @@ def test_silence_and_short_predictions_give_no_notes(frames):
     assert found.shape[1] == 4 and np.isfinite(found).all() and (found[:, 1] <= frames / rate + 1e-6).all()
 
 
-@forms
-def test_velocities_are_refined_and_few_notes_stay_as_they_are(refiner_form):
+def test_velocities_are_refined_and_few_notes_stay_as_they_are():
     torch.manual_seed(0)
-    notes, refiner = some_notes(40), NoteRefiner(refiner_form)
+    notes, refiner = some_notes(40), NoteRefiner()
     notes[:, 3] = notes[:, 3].clip(30, 90)
     pitch = np.random.default_rng(0).random((hp.n_pitches, 400)).astype(np.float32)
     refined = NoteRefinement.refine_velocities(notes, pitch, refiner)
     np.testing.assert_array_equal(refined[:, :3], notes[:, :3])
     assert np.abs(refined[:, 3] - notes[:, 3]).max() > 0.1
-    if refiner_form in ("early", "sequence"):
-        assert abs(np.log(refined[:, 3]).mean() - np.log(notes[:, 3]).mean()) < 1e-4
     few = notes[:hp.refiner_min_notes - 1]
     np.testing.assert_array_equal(NoteRefinement.refine_velocities(few, pitch, refiner), few)
 
@@ -396,10 +335,9 @@ def test_the_velocity_loss_counts_single_notes_more_than_the_level():
     assert loss(other) > 0.05
 
 
-@pytest.mark.parametrize("refiner_form", ("views", "sequence"))
-def test_several_recordings_do_not_see_each_other(refiner_form):
+def test_several_recordings_do_not_see_each_other():
     torch.manual_seed(0)
-    head, key = NoteRefiner(refiner_form).velocity_head.eval(), torch.arange(50) % 7
+    head, key = NoteRefiner().velocity_head.eval(), torch.arange(50) % 7
     seen = torch.randn(50, len(head.scale.weight))
     apart = torch.cat([head(seen[:20], key[:20]), head(seen[20:], key[20:])])
     torch.testing.assert_close(head(seen, key, [20, 30]), apart)
@@ -440,16 +378,6 @@ def test_a_true_note_is_found_once():
     place = RefinerTraining.match(notes, np.array([1.04, 1.01, 3.0, 3.01, 9.0]), np.array([60, 60, 62, 62, 60]))
     np.testing.assert_array_equal(place, [1, 0, 2, -1, -1])
     assert (RefinerTraining.match(notes[:0], np.array([1.0]), np.array([60])) == -1).all()
-
-
-@pytest.mark.parametrize("refiner_form", ("context", "sequence", "early"))
-def test_weights_of_earlier_forms_still_load(refiner_form, tmp_path):
-    network = NoteAutoencoder(harmonic=True, refiner_form=refiner_form, **form)
-    torch.save(network.state_dict(), tmp_path / "former.torch")
-    loaded = AEModel.load_model(Autoencoder, tmp_path / "former.torch")
-    assert loaded.network.refiner.form == refiner_form
-    torch.testing.assert_close(loaded.network.state_dict(), network.state_dict())
-    assert loaded.decode_notes(np.zeros((4, 50, hp.n_keys), np.float32)).shape == (0, 4)
 
 
 def test_the_refiner_learns_from_renders_too(clips, steps):
@@ -498,7 +426,7 @@ def test_details_are_means_over_steps_of_a_key():
 
 def test_the_encoder_hears_the_recording_as_it_is_and_without_late_reverberation():
     torch.manual_seed(0)
-    network, rng = NoteAutoencoder(harmonic=True, **form), np.random.default_rng(0)
+    network, rng = NoteAutoencoder(**form), np.random.default_rng(0)
     model, mel = AEModel.NoteModel(network), rng.random((hp.n_mels, 41)).astype(np.float32)
     pitch = [rng.random((hp.n_pitches, steps)).astype(np.float32) for steps in (21, 20)]
     heard = NoteRefinement.views(model.predict_views(pitch, mel))

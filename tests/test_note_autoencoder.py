@@ -1,6 +1,4 @@
-"""The note autoencoder: its decoder sums what it should, its encoder and note classifier learn."""
-import types
-
+"""The note autoencoder: its decoder sums what it should, its encoder learns and sees the partials of a key."""
 import numpy as np
 import pytest
 import torch
@@ -10,9 +8,10 @@ import DatasetCreator
 import Hyperparameters as hp
 import Util
 from AEModel import NoteModel, normalise_level
-from NoteAutoencoder import NoteAutoencoder, NoteClassifier, NoteEncoder, partial_bands, partial_mel_weights
-from Notes import decode_notes, note_labels, onset_candidates
-from notes_common import rate, small, some_notes, with_ghosts
+from NoteAutoencoder import HarmonicEncoder, NoteAutoencoder, partial_bands, partial_mel_weights
+from NoteRefinement import frames_after, frames_before, onset_features
+from Notes import note_labels
+from notes_common import rate, small, some_notes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -131,17 +130,18 @@ def test_any_number_of_frames(model, frames):
     pitch = rng.random((hp.n_pitches, -(-frames // 2)), np.float32)
     mel = rng.random((hp.n_mels, frames), np.float32)
     heard = model.predict_frames(pitch, mel)
-    assert heard.shape == (3, frames, hp.n_keys) and (0 <= heard).all() and (heard <= 1).all()
+    outputs = HarmonicEncoder.outputs + small["channels"] // 2  # behind them the details
+    assert heard.shape == (outputs, frames, hp.n_keys) and (0 <= heard).all() and (heard <= 1).all()
     assert model.generate(pitch, mel).shape == (hp.n_mels, frames)
     assert note_labels(some_notes(), 100, frames).shape == (4, frames, hp.n_keys)
     model.network.train()
     images = torch.from_numpy(pitch)[None].repeat(2, 1, 1), torch.from_numpy(mel)[None].repeat(2, 1, 1)
-    assert model.network(*images).shape == (2, 3, frames, hp.n_keys)
+    assert model.network(*images).shape == (2, outputs, frames, hp.n_keys)
 
 
 def test_gradients_reach_every_weight_of_the_encoder():
     torch.manual_seed(0)
-    encoder = NoteEncoder(**small)
+    encoder = HarmonicEncoder(**small)
     encoder(torch.rand(2, hp.n_pitches, 10), torch.rand(2, hp.n_mels, 20)).square().sum().backward()
     for name, parameter in encoder.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
@@ -170,106 +170,32 @@ def test_a_decoder_loses_by_another_shape_and_a_little_by_another_level(decoder)
     assert loss(right, treble=5) > loss(right - 50)
 
 
-def test_the_classifier_learns_which_of_the_notes_heard_were_played():
-    torch.manual_seed(0)
-    network = NoteAutoencoder(**small)
-    trainer = AEMain.NoteTrainer(network, 3e-3, torch.device("cpu"), ("classifier",))
-    for step in range(60):
-        four = zip(*map(with_ghosts, range(4 * step, 4 * step + 4)))
-        heard, labels = (torch.from_numpy(np.stack(part)) for part in four)
-        loss = trainer.classifier_loss(heard, labels)
-        trainer.optimiser.zero_grad()
-        loss.backward()
-        trainer.optimiser.step()
-    heard, labels = with_ghosts(1000)
-    played, found, unclassified = decode_notes(labels), NoteModel(network).decode_notes(heard), decode_notes(heard)
-    in_common = set(map(tuple, np.round(found[:, (0, 2)], 2))) & set(map(tuple, np.round(played[:, (0, 2)], 2)))
-    assert len(unclassified) > 1.7 * len(played)
-    assert len(in_common) > 0.9 * max(len(played), len(found))
+# what the onset head sees
+
+def test_a_note_is_seen_alike_at_any_time_on_any_key_and_among_any_others(monkeypatch):
+    heard = np.random.default_rng(0).random((3, 200, hp.n_keys), np.float32)
+    frame, key = np.array([60, 70, 80]), np.array([40, 43, 46])
+    seen = onset_features(heard, frame, key)
+    assert seen.shape == (3, hp.refiner_onset_features)
+    later = onset_features(np.pad(heard, ((0, 0), (25, 0), (0, 0))), frame + 25, key)
+    np.testing.assert_array_equal(later, seen)
+    higher = onset_features(np.roll(heard, 5, axis=2), frame, key + 5)
+    np.testing.assert_array_equal(higher[:, :-1], seen[:, :-1])
+    changed = heard.copy()
+    changed[:, :60 - frames_before] = changed[:, 80 + frames_after:] = 0  # beyond what is looked at
+    np.testing.assert_array_equal(onset_features(changed, frame, key), seen)
+    monkeypatch.setattr(hp, "onset_batch_size", 2)
+    np.testing.assert_array_equal(onset_features(heard, frame, key), seen)
 
 
-def test_the_classifier_can_be_trained_where_nothing_is_heard():
-    trainer = AEMain.NoteTrainer(NoteAutoencoder(**small), 1e-3, torch.device("cpu"), ("classifier",))
-    trainer.network.train()
-    nothing = torch.zeros(1, 3, 20, hp.n_keys)
-    loss = trainer.classifier_loss(nothing, nothing) + trainer.offset_loss(
-        nothing, {"notes": torch.zeros(1, 5, 4), "first": torch.tensor([0])})
-    loss.backward()
-    assert loss.isfinite() and all(p.grad.isfinite().all() for p in trainer.network.classifier.parameters())
+def test_notes_at_the_edges_are_seen():
+    heard, (frame, key) = np.random.default_rng(0).random((3, 50, hp.n_keys), np.float32), np.meshgrid((0, 49), (0, 87))
+    order = np.argsort(frame.ravel(), kind="stable")
+    seen = onset_features(heard, frame.ravel()[order], key.ravel()[order])
+    assert seen.shape == (4, hp.refiner_onset_features) and np.isfinite(seen).all()
 
 
-def test_a_note_is_seen_alike_at_any_time_in_any_batch_and_on_any_key():
-    torch.manual_seed(0)
-    heard, classifier = torch.rand(2, 3, 200, hp.n_keys), NoteClassifier()
-    clip, frame, key = torch.tensor([0, 1, 1]), torch.tensor([60, 70, 80]), torch.tensor([40, 43, 46])
-    seen = classifier.onset_features(heard, clip, frame, key)
-    later = classifier.onset_features(torch.nn.functional.pad(heard, (0, 0, 25, 0)), clip, frame + 25, key)
-    torch.testing.assert_close(later, seen)
-    higher = classifier.onset_features(heard.roll(5, 3), clip, frame, key + 5)
-    torch.testing.assert_close(higher[:, :-1], seen[:, :-1])
-    torch.testing.assert_close(classifier.onset_features(heard[1:], clip[1:] - 1, frame[1:], key[1:]), seen[1:])
-    changed = heard.clone()
-    changed[1, :, :70 - classifier.before] = changed[1, :, 80 + classifier.after:] = 0  # beyond what is looked at
-    torch.testing.assert_close(classifier.onset_features(changed, clip, frame, key), seen)
-
-
-@pytest.mark.parametrize("frame, key", ((0, 0), (0, 87), (49, 0), (49, 87)))
-def test_a_note_at_the_edge_of_what_is_heard_can_be_classified(frame, key):
-    heard = torch.rand(1, 3, 50, hp.n_keys)
-    assert NoteClassifier().eval()(heard, *(torch.tensor([i]) for i in (0, frame, key))).isfinite().all()
-
-
-def test_notes_are_classified_a_few_at_a_time(model, monkeypatch):
-    heard, _ = with_ghosts(0)
-    whole = model.note_probability(heard, *onset_candidates(heard, 0.1))
-    monkeypatch.setattr(hp, "classifier_batch_size", 7)
-    np.testing.assert_allclose(model.note_probability(heard, *onset_candidates(heard, 0.1)), whole, atol=1e-6)
-    assert len(whole) > 20
-
-
-def test_a_note_goes_on_where_it_only_seemed_to_be_struck_again():
-    notes = np.array([(0.5, 1.5, 60, 90), (1.5, 2.5, 60, 90)], np.float32)
-    heard = note_labels(notes, 0, 400)
-    assert len(decode_notes(heard)) == 2
-    classifier = types.SimpleNamespace(note_probability=lambda heard, frame, key: np.array(frame < rate, float),
-                                       offset_shift=lambda *note: np.zeros(1))
-    first, = decode_notes(heard, classifier)
-    np.testing.assert_allclose(first[:2], (0.5, 2.5 - hp.offset_bias / rate), atol=1.01 / rate)
-
-
-def test_ends_are_corrected_within_the_note_and_the_next(monkeypatch):
-    monkeypatch.setattr(hp, "max_offset_shift", 300)
-    heard = note_labels(np.array([(0.5, 1.0, 60, 90), (1.5, 2.0, 60, 90), (1.0, 2.0, 64, 90)], np.float32), 0, 400)
-    later = (20 - hp.offset_bias) / rate
-    for late, ends in (20, (1.0 + later, 2.0 + later, 2.0 + later)), (300, (1.5, 400 / rate, 400 / rate)), (
-            -300, (0.5 + hp.min_note_frames / rate, 1.5 + hp.min_note_frames / rate, 1.0 + hp.min_note_frames / rate)):
-        classifier = types.SimpleNamespace(note_probability=lambda heard, frame, key: np.ones(len(frame)),
-                                           offset_shift=lambda heard, frame, *note: np.full(len(frame), late))
-        picked = decode_notes(heard, classifier)
-        picked = picked[np.lexsort((picked[:, 0], picked[:, 2]))]
-        np.testing.assert_allclose(picked[:, 1], ends, atol=1.01 / rate)
-
-
-def test_the_classifier_learns_when_notes_ended():
-    """What is heard ends up to half a second after the other notes do, with which it ended."""
-    torch.manual_seed(0)
-    trainer = AEMain.NoteTrainer(NoteAutoencoder(**small), 3e-3, torch.device("cpu"), ("classifier",))
-    frames, losses = 400, []
-    for step in range(150):
-        rng = np.random.default_rng(step)
-        end = rng.uniform(1.5, 3)
-        keys = hp.lowest_key + rng.choice(hp.n_keys, 8, replace=False)
-        notes = np.array([(0.3, end, key, 90) for key in sorted(keys)], np.float32)
-        seeming = notes.copy()
-        seeming[:2, 1] += rng.uniform(0, 0.5)
-        heard = torch.from_numpy(note_labels(seeming, 0, frames))[None]
-        loss = trainer.offset_loss(heard, {"notes": torch.from_numpy(notes)[None], "first": torch.tensor([0])})
-        trainer.optimiser.zero_grad()
-        loss.backward()
-        trainer.optimiser.step()
-        losses.append(loss.item())
-    assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:20])
-
+# the input of the encoder
 
 def test_the_pitch_spectrogram_of_a_tone_is_loudest_in_its_keys_band():
     time, step = np.arange(2 * hp.pitch_n_fft) / hp.sample_rate, hp.sample_rate / hp.pitch_n_fft

@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import signal
-import types
 
 import numpy as np
 import pytest
@@ -19,11 +18,10 @@ import Hyperparameters as hp
 import Main
 import UNetMain
 from AEDataset import NoteDataset
-from AEModel import NoteModel, digest, load_model, snapshot
+from AEModel import NoteModel, load_model, snapshot
 from Autoencoder import Autoencoder
 from NoteAutoencoder import NoteAutoencoder, NoteDecoder
-from Notes import decode_notes
-from notes_common import small, some_notes, with_ghosts
+from notes_common import small, some_notes
 from UNetDataset import UNetDataset, level_difference, write_outputs
 
 pytestmark = pytest.mark.usefixtures("one_thread", "table")
@@ -46,24 +44,11 @@ def test_the_losses_teach_encoder_and_decoder_apart(takes):
         changed = {**batch, name: batch[name] * 0.5}
         gradients = []
         for part in batch, changed:
-            torch.manual_seed(1)  # of the classifier's dropout
             trainer.network.zero_grad()
             trainer.batch_loss(part)[0].backward()
             gradients.append({key: value.grad.clone() for key, value in trainer.network.named_parameters()})
         reached[weights] = {key.split(".")[0] for key in gradients[0] if not torch.equal(*(g[key] for g in gradients))}
     assert reached == {"encoder": {"encoder"}, "decoder": {"decoder"}}
-
-
-def test_the_classifier_alone_is_trained_on_what_the_encoder_hears_as_it_is(takes):
-    names = DatasetCreator.build(takes)
-    batches = [torch.utils.data.default_collate([NoteDataset(names, takes)[0, 40, 64, seed]]) for seed in range(3)]
-    network = NoteAutoencoder(**small)
-    with torch.no_grad():
-        network.encoder.head.bias.zero_()  # so that it hears notes
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    list(AEMain.NoteTrainer(network, 1e-3, torch.device("cpu"), ("classifier",)).train_epoch(batches, [1, 1, 1]))
-    changed = {key.split(".")[0] for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
-    assert changed == {"classifier"}
 
 
 def test_notes_are_for_all_pieces_or_for_none(takes):
@@ -181,7 +166,7 @@ def test_a_training_of_notes_goes_on_as_if_it_had_not_been_stopped(takes, narrow
 @pytest.mark.parametrize("half", (False, True), ids=("single", "half precision"))
 def test_form_and_weights_come_back(tmp_path, model, half):
     torch.manual_seed(3)
-    network = NoteAutoencoder(**{**small, "blocks": 2, "narrow": 3, "layers": 5})
+    network = NoteAutoencoder(**{**small, "stages": (1, 2, 4), "narrow": 3, "layers": 5})
     network.decoder = model.network.decoder
     saved = {key: value.half() if half and value.is_floating_point() else value
              for key, value in network.state_dict().items()}
@@ -197,24 +182,6 @@ def test_form_and_weights_come_back(tmp_path, model, half):
                                atol=tolerance)
     notes = some_notes()
     np.testing.assert_allclose(loaded.mel_decibels(notes, 0, 50), model.mel_decibels(notes, 0, 50), atol=5 * tolerance)
-
-
-def test_weights_without_a_classifier_play_and_are_given_one(takes, tmp_path, model):
-    torch.save({key: value for key, value in model.network.state_dict().items() if "classifier" not in key},
-               tmp_path / "ae.torch")
-    loaded, (heard, _) = load_model(Autoencoder, tmp_path / "ae.torch"), with_ghosts(0)
-    np.testing.assert_array_equal(loaded.decode_notes(heard), decode_notes(heard))
-    network = AEMain.build_note_network(loaded, "any target", None)
-    assert network.classifier
-    for key, value in model.network.encoder.state_dict().items():
-        assert torch.equal(network.encoder.state_dict()[key], value)
-    AEMain.train(takes, part="classifier", start=tmp_path / "ae.torch", epochs=1, crop_frames=64, device="cpu")
-    trained = load_model(Autoencoder, takes / "models" / "own" / "ae.torch").network
-    assert trained.classifier and len(trained.encoder.blocks) == small["blocks"]  # the form is that of the weights
-    torch.save({key: value for key, value in model.network.state_dict().items() if "encoder.head" not in key},
-               tmp_path / "ae.torch")
-    with pytest.raises(ValueError, match="ae.torch does not hold the weights of an autoencoder"):
-        AEMain.train(takes, start=tmp_path / "ae.torch", model="other")
 
 
 def test_options_of_the_other_autoencoder_are_refused(takes, tmp_path, model):
@@ -263,36 +230,12 @@ def test_the_commands_advised_behind_notes_run(takes, narrow, tmp_path, monkeypa
     assert (tmp_path / "one_epiano.wav").exists()
 
 
-def test_weights_of_half_an_autoencoder_are_refused(tmp_path, model):
-    torch.save({key: value for key, value in model.network.state_dict().items() if "decoder" not in key},
+@pytest.mark.parametrize("part, refusal", (
+    ("decoder", "ae.torch does not hold the weights of an autoencoder; train it again"),
+    ("encoder.head", "ae.torch does not hold the weights of an autoencoder; train it again"),
+    ("refiner", "ae.torch holds the weights of an earlier form of the note autoencoder; train it again")))
+def test_weights_that_lack_a_part_are_refused(tmp_path, model, part, refusal):
+    torch.save({key: value for key, value in model.network.state_dict().items() if not key.startswith(part)},
                tmp_path / "ae.torch")
-    with pytest.raises(ValueError, match="ae.torch does not hold the weights of an autoencoder; train it again"):
+    with pytest.raises(ValueError, match=refusal):
         load_model(Autoencoder, tmp_path / "ae.torch")
-
-
-def test_weights_and_checkpoints_of_earlier_versions_load(tmp_path, model):
-    state = model.network.state_dict()
-    former = {key.replace("classifier.onset_head.", "reviewer.played.").replace(
-        "classifier.offset_head.", "reviewer.later."): value for key, value in state.items()}
-    assert former.keys() != state.keys()
-    torch.save(former, tmp_path / "ae.torch")
-    loaded = load_model(Autoencoder, tmp_path / "ae.torch").network
-    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
-    assert digest(former) == digest(state) == digest(loaded.state_dict())
-    settings = dict(part="classifier", autoencoder=None)
-    torch.save({"network": former, "settings": dict(part="reviewer", autoencoder=None), "best": former, "epoch": 1,
-                "batch": 0, "epoch_losses": [], "seconds": 0.0, "losses": {}}, tmp_path / "ae.checkpoint")
-    network, read = NoteAutoencoder(**small), []
-    checkpoint, differing = Checkpoints.load_checkpoint(
-        tmp_path / "ae.checkpoint", settings, types.SimpleNamespace(load_state=read.append))
-    assert differing == {} and checkpoint["settings"] == settings
-    network.load_state_dict(read[0]["network"]), network.load_state_dict(checkpoint["best"])
-
-
-def test_the_former_name_of_a_part_is_taken(monkeypatch):
-    given = []
-    monkeypatch.setattr(AEMain, "train", lambda **options: given.append(options["part"]))
-    monkeypatch.setattr(AEMain, "unet_arguments", lambda *_: [])
-    for part in "reviewer", "classifier":
-        AEMain.main(["--part", part])
-    assert given == ["classifier", "classifier"]

@@ -1,4 +1,4 @@
-"""Notes: read from MIDI files, written as labels, decoded from predictions, and found in long recordings."""
+"""Notes: read from MIDI files, written as labels, and found in long recordings."""
 import struct
 
 import mido
@@ -13,12 +13,13 @@ import Inversion
 import Main
 import MIDI2Audio
 import MIDIReader
+import NoteRefinement
 import Notes
 import Performances
 import Transcription
 import Util
 from AEModel import AEModel, NoteModel, normalise_level
-from Notes import decode_notes, note_labels, refine_velocities
+from Notes import note_labels
 from notes_common import pedal, rate, some_notes
 from UNet import UNet
 
@@ -148,20 +149,9 @@ def test_a_note_without_length_is_read_and_has_variants(midi, tmp_path):
         assert len(Notes.read_notes(tmp_path / f"short~{number}.mid")) > 3
 
 
-# labels and decoding
+# labels
 
-@pytest.mark.parametrize("seed", range(3))
-def test_notes_are_decoded_from_their_labels(seed):
-    notes = some_notes(200, 20, seed)
-    picked = decode_notes(note_labels(notes, 0, 2000))
-    for true, found in zip(*(part[np.lexsort((part[:, 0], part[:, 2]))] for part in (notes, picked)), strict=True):
-        assert found[2] == true[2] and abs(found[3] - true[3]) < 0.01
-        assert abs(found[0] - true[0]) < 0.005
-        assert abs(found[1] - max(true[1], true[0] + 2 / rate)) < 1.01 / rate
-
-
-def test_silence_gives_no_notes():
-    assert decode_notes(np.zeros((3, 50, hp.n_keys), np.float32)).shape == (0, 4)
+def test_the_spectrogram_of_no_notes_is_silent():
     assert not normalise_level(np.full((hp.n_mels, 5), hp.decoder_silence), -15).any()
 
 
@@ -196,20 +186,17 @@ def test_predictions_in_chunks_are_those_of_the_whole(long, model, monkeypatch):
         assert whole.astype(np.float32).std() > 0.01
 
 
-def test_velocities_follow_the_measured_levels(tmp_path):
-    """A scale with equal predicted velocities gets velocities in the order of the true ones."""
+def test_the_levels_of_partials_tell_the_velocities(tmp_path):
+    """Also where the predicted ones are equal."""
     played = np.array([(0.2 + 0.5 * i, 0.5 + 0.5 * i, 60 + i % 12, 30 + 15 * (i % 5)) for i in range(40)])
     Notes.save_notes(tmp_path / "scale.mid", played)
     MIDI2Audio.synthesise_midi_to_audio(tmp_path / "scale.mid", tmp_path / "scale.wav", *hp.piano_preset)
     pitch = DatasetCreator.pitch_spectrogram(Util.read_audio(tmp_path / "scale.wav"))
     heard = played.astype(np.float32)
     heard[:, 3] = 60
-    weighed = refine_velocities(heard, pitch)
-    np.testing.assert_array_equal(weighed[:, :3], heard[:, :3])
-    assert np.corrcoef(np.log(weighed[:, 3]), np.log(played[:, 3]))[0, 1] > 0.9
-    for few in heard[:0], heard[:1], heard[:3]:
-        assert np.isfinite(refine_velocities(few, pitch)).all() and len(refine_velocities(few, pitch)) == len(few)
-    np.testing.assert_allclose(refine_velocities(heard[:1], pitch), heard[:1], rtol=1e-4)  # nothing to compare it with
+    seen = NoteRefinement.velocity_features(heard, pitch)
+    assert seen.shape == (40, hp.refiner_velocity_features)
+    assert np.corrcoef(seen[:, 0], np.log(played[:, 3]))[0, 1] > 0.9
 
 
 def test_a_long_recording_has_no_seams_where_a_note_is_held_across_chunks(long, model, monkeypatch):

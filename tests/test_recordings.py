@@ -16,12 +16,14 @@ import DatasetCreator
 import Decoding
 import Hyperparameters as hp
 import Main
+import NoteRefinement
 import Notes
 import Recordings
 import TrainingOptions
 import Transcription
 import Util
 from AEModel import AEModel
+from notes_common import HighestOffset, as_views, every_onset_refiner
 from test_fuzz import damaged
 
 
@@ -283,14 +285,16 @@ def test_notes_of_windows_are_those_of_the_whole(monkeypatch):
 
         def decode_notes(self, predictions):
             self.windows.append(predictions.shape[1])
-            return Notes.decode_notes(predictions.astype(np.float32))
+            return NoteRefinement.decode_notes(predictions, refiner)
 
+    refiner = every_onset_refiner()
+    refiner.offset_head = HighestOffset()
     rng, frames = np.random.default_rng(0), 4000
     notes = np.stack([np.sort(rng.uniform(0, 45, 300)), np.zeros(300), rng.integers(21, 109, 300),
                       rng.uniform(20, 120, 300)], 1).astype(np.float32)
     notes[:, 1] = notes[:, 0] + rng.uniform(0.1, 3, 300)
-    predictions = Notes.note_labels(notes, 0, frames)[:3].astype(np.float16)
-    wanted = Notes.decode_notes(predictions.astype(np.float32))
+    predictions = as_views(Notes.note_labels(notes, 0, frames)).astype(np.float16)
+    wanted = NoteRefinement.decode_notes(predictions, refiner)
     monkeypatch.setattr(hp, "decode_frames", 400)
     monkeypatch.setattr(hp, "decode_ahead", 300)
     decoder = Decoder()

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import AEMain
-import Checkpoints
 import Distributed
 import Hyperparameters as hp
 import Main
@@ -274,27 +273,6 @@ def test_a_checkpoint_from_before_there_was_a_setting_is_refused_naming_it(data)
     torch.save(content, checkpoint)
     with pytest.raises(ValueError, match=r"other settings \(augmented not set, now off\)"):
         train_ae(data)
-
-
-@pytest.mark.parametrize("memory", (0, 8))
-def test_a_checkpoint_whose_settings_had_other_names_goes_on(data, memory):
-    for model in "own", "uninterrupted":
-        behind_an_autoencoder(data, model)
-    UNetMain.train(data, model="uninterrupted", wf=3, **brief)
-    with interruption(data, 3):
-        UNetMain.train(data, wf=3, **brief)
-    checkpoint = data / "models" / "own" / "unet.checkpoint"
-    content = torch.load(checkpoint, weights_only=True)
-    for former, present in Checkpoints.former_names.items():
-        content["settings"][former] = content["settings"].pop(present)
-    content["settings"]["memory"] = memory  # layers that there are no more
-    torch.save(content, checkpoint)
-    if memory:
-        with pytest.raises(ValueError, match=r"other settings \(memory 8, now not set\)"):
-            UNetMain.train(data, wf=3, **brief)
-    else:
-        UNetMain.train(data, wf=3, **brief)
-        assert_same(checkpoint.with_suffix(".torch"), data / "models" / "uninterrupted" / "unet.torch")
 
 
 def test_more_processes_than_crops_are_refused(three_seconds, tmp_path, monkeypatch):

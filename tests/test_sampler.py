@@ -19,6 +19,7 @@ import SampledVoice
 import Scale
 from Autoencoder import Autoencoder
 from NoteAutoencoder import NoteAutoencoder, NoteDecoder
+from notes_common import small
 
 
 def flac(sound):
@@ -127,7 +128,7 @@ def test_a_sound_is_prolonged_without_a_break_and_goes_on_falling():
 
 def note_model(voice):
     torch.manual_seed(0)
-    return AEModel.NoteModel(NoteAutoencoder(decoder=voice, first=8, channels=8, blocks=1, narrow=2, width=8, layers=1))
+    return AEModel.NoteModel(NoteAutoencoder(voice, **small))
 
 
 def test_weights_hold_the_voice_and_load_without_running_code(voice, tmp_path):

@@ -257,7 +257,7 @@ def test_outputs_follow_the_thresholds_of_the_decoding(takes, monkeypatch):
     before = times(takes / "ae_output")
     UNetDataset.write_outputs(weights, names[:1], takes)
     assert times(takes / "ae_output") == before
-    monkeypatch.setattr(hp, "candidate_threshold", 0.5)
+    monkeypatch.setattr(hp, "refiner_threshold", 0.5)
     UNetDataset.write_outputs(weights, names[:1], takes)
     assert all(time > before[path] for path, time in times(takes / "ae_output").items()) and len(before) == 1
 
