@@ -81,11 +81,13 @@ class TableDecoder(nn.Module):
         since, over = now - onset[:, None], (now - end[:, None]).clamp(min=0)
         columns = torch.cat([self.shares(since), torch.stack([torch.ones_like(over), over,
                                                               (since < self.knots[0]).to(over.dtype)], 2)], 2)
-        level = columns @ rows / decibel
+        level = columns @ (rows / decibel)
         total = torch.logsumexp(level, 0).T * decibel
         if certainty is None:
             return total
-        return total, torch.einsum("nfm,n->mf", level.detach().softmax(0), certainty[audible])
+        with torch.no_grad():
+            shares = (level - level.logsumexp(0)).exp_() if False else (level - total.T / decibel).exp_()
+            return total, (certainty[audible] @ shares.flatten(1)).view(total.shape[::-1]).T
 
     def shares(self, since):
         """Return the share of each knot."""
@@ -106,7 +108,7 @@ def decoder_loss(decoder, notes, certainty, first, target):
     within = output.clamp(0, 1)
     distance = ((within + hp.decoder_clipped_slope * (output - within) - target).abs() * weight).mean()
     keys = (notes[:, 2].long() - hp.lowest_key).unique()
-    return distance + hp.level_loss_weight * off + dev_penalty * decoder.own[keys].square().mean()
+    return distance + hp.level_loss_weight * off + dev_penalty * decoder.own[keys].square().sum() / max(len(keys), 1) / hp.n_mels
 
 
 def parameter_groups(decoder):
