@@ -161,7 +161,9 @@ def main_arguments(data, model, device="auto"):
 
 
 def main(arguments=None):
-    parser = TrainingOptions.training_parser("Train the U-Net.", "unet")
+    parser = TrainingOptions.training_parser(
+        "Train the U-Net.", "unet", (hp.unet_epochs, hp.note_unet_epochs), 2 * (hp.unet_batch_size,),
+        2 * (hp.unet_learning_rate,))
     parser.add_argument("--wf", type=Util.positive_int,
                         help=f"2**WF channels in the first layer (default: {hp.unet_wf}, or that of --start)")
     parser.add_argument("--in-channels", type=int, choices=(1, 2),
