@@ -37,7 +37,7 @@ def load_autoencoder(path, data, device):
 
     Raises as `AEModel.load_model`, and ValueError if it was trained for other instruments than those in `data`.
     """
-    autoencoder, pair = load_model(Autoencoder, path, device), DatasetCreator.trained_for(data)["pair"]
+    autoencoder, pair = load_model(Autoencoder, path, device), DatasetCreator.pair(data)
     if not autoencoder.fits(pair):
         raise ValueError(f"{path} was trained for {autoencoder.pair}, and {data} holds {pair}; train it again with "
                          "AEMain.py --overwrite, or choose another --model")
