@@ -52,7 +52,7 @@ def train_notes(data, names, weights, settings, device, part=None, decoder=None,
     initial = None if scratch else AEParts.load_start(settings["start"])
     lessons = AEParts.Lessons(data, names, initial, settings, device)
     torch.manual_seed(settings["seed"])
-    network = AEParts.build_network(initial, lessons.target, decoder, part)
+    network = AEParts.build_network(initial, lessons, decoder, part)
     parts = AEParts.choose_parts(network, part, lessons)
     if not parts:
         Training.save_finished(network, weights, lessons.trained_for)

@@ -1,4 +1,5 @@
 """Load the weights of an autoencoder or a U-Net, and run the network on a device."""
+import contextlib
 import functools
 import hashlib
 import zipfile
@@ -120,6 +121,7 @@ def load_model(kind, path, device=torch.device("cpu")):
         If the file is damaged, or holds the weights of another kind of network, of an earlier form of the note
         autoencoder or of another front end.
     """
+    Util.compute_after_fork()
     state = load_weights(path)
     if "encoder.stem.weight" in state and "refiner.details.weight" not in state:
         raise ValueError(f"{path} holds the weights of an earlier form of the note autoencoder; train it again or "
@@ -193,10 +195,24 @@ def load_tensors(path):
 def provenance(state):
     """Return the training information that `snapshot` stored in a state_dict.
 
-    The keys are "front_end", "pair" and, for a U-Net, "autoencoder". The dictionary is empty if another program wrote
+    The keys are "front_end", "pair", "pieces", the number of training pieces, and, for a U-Net, "autoencoder". Weights
+    of earlier trainings have no "pieces". The dictionary is empty if another program wrote
     the state_dict.
     """
     return getattr(state, "_metadata", {}).get("trained_for", {})
+
+
+def training_pieces(*paths):
+    """Return the smallest number of training pieces that files of weights name, or None if no file names one.
+
+    Files that cannot be read count as without a number: `load_weights` says what is wrong with them.
+    """
+    numbers = []
+    for path in paths:
+        with contextlib.suppress(Exception):  # torch raises many kinds of errors for damaged files
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # mmap: reads no weights
+            numbers.append(int(provenance(state)["pieces"]))
+    return min(numbers, default=None)
 
 
 def digest(state):

@@ -181,8 +181,7 @@ def prepare(name, network, lessons, folder, settings, first, started):
     started : bool
         Whether the part has trained weights.
     """
-    own = {**settings, "part": name, "pieces": lessons.names, "trained_for": lessons.trained_for,
-           "epoch_steps": hp.note_epoch_steps}
+    own = {**settings, "part": name, "pieces": lessons.names, "trained_for": lessons.trained_for}
     if not first:
         own.update({"heads": dict(epochs=hp.head_epochs, batch_size=hp.head_batch_size,
                                   learning_rate=hp.head_learning_rate),

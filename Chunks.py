@@ -150,7 +150,8 @@ def whole_spectrogram(audio):
 def explained_share(audio, notes):
     """Measure the share of a recording's energy that lies at the partials of its notes.
 
-    Frequencies below the lowest key are ignored. At most `hp.explained_max_chunks` chunks are measured.
+    Frequencies below the lowest key are ignored. At most `hp.explained_max_chunks` chunks are measured. What may be
+    left of notes from before the recording counts as explained: see `earlier_notes`.
 
     Parameters
     ----------
@@ -173,9 +174,34 @@ def explained_share(audio, notes):
         part = frame_samples(audio, first, first + 2 * steps - 1, hp.pitch_n_fft, hp.hop_length, exponent)
         power = np.abs(DatasetCreator.stft(part, False, hp.pitch_n_fft, hp.pitch_hop_length)) ** 2
         power[:lowest] = 0
-        explained += power[partial_mask(notes, first // 2, steps)].sum(dtype=float)
+        mask = partial_mask(notes, first // 2, steps)
+        explained += power[mask].sum(dtype=float) + (0 if first else earlier_notes(power)[~mask].sum(dtype=float))
         whole += power.sum(dtype=float)
     return explained / whole if whole else 1.0
+
+
+def earlier_notes(power):
+    """Return the power that may be left of notes that began before the recording.
+
+    Such notes only decay. So this is the minimum of each bin up to each frame, which also decays by
+    `hp.explained_decay_db_per_s` at least: a steady hum is not a note.
+
+    Parameters
+    ----------
+    power : np.ndarray [shape=(bins, steps)]
+        Power spectrogram from the first frame of the recording on.
+
+    Returns
+    -------
+    np.ndarray [shape=(bins, steps)]
+        At most `power`.
+    """
+    steps = power.shape[1]
+    full = min(hp.pitch_n_fft // 2 // hp.pitch_hop_length, steps - 1)  # the first window that begins in the recording
+    decay = 10 ** (-hp.explained_decay_db_per_s / 10 * hp.pitch_hop_length / hp.sample_rate * np.arange(steps))
+    left = np.concatenate([np.repeat(power[:, full:full + 1], full, axis=1), power[:, full:]], axis=1)
+    left = np.minimum(np.minimum.accumulate(left, axis=1), left[:, :1] * np.float32(decay))
+    return np.minimum(left, power)
 
 
 def partial_mask(notes, first, steps):

@@ -188,7 +188,7 @@ def main(arguments=None):
                         help="presets to sample (default: eight pianos of four SoundFonts)")
     options = parser.parse_args(arguments)
     folder = prepare(options.midi, options.pianos, options.data)
-    print(f"{folder} is ready; next: python EncoderMain.py")
+    print(f"{folder} is ready; next: python AEMain.py")
 
 
 if __name__ == "__main__":

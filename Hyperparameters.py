@@ -68,6 +68,7 @@ explained_partials = 16         # of a note, that count as explained by it
 explained_from_hz = 26          # lower frequencies do not count
 explained_width = 0.03          # half a band around a partial, of its frequency
 explained_before, explained_after = 0.1, 1.0    # seconds before its onset and after its offset
+explained_decay_db_per_s = 3    # slowest decay of notes that began before the recording
 explained_max_chunks = 10       # that are measured, spread over the recording
 explained_min_share = 0.8       # of the energy; below it, the output is only as loud as what the notes explain
 doubt_min_s = 2                 # seconds from which on a recording without a tuning is doubted
@@ -82,18 +83,27 @@ schedule = "linear"     # learning rate: warm-up, then a fall to zero; "constant
 warmup_steps = 100
 gradient_norm = 1.0     # maximum norm of the gradients; 0 for no limit
 checkpoint_minutes = 3
-few_pieces = 20         # a training on fewer pieces says that it is only to see it run
+few_pieces = 20         # a training on fewer pieces is only to see it run, and never becomes the default model
 pace_steps = 5          # number of steps that are timed for the estimated duration of a training
 log_epochs = 20         # epochs between pictures of one piece
 
 # the report's autoencoder (report: 600 epochs, L1 loss, Adam; ae_report has the other settings of the report)
 ae_epochs = 600
-note_epochs = 20        # epochs of the note autoencoder; 10 to 20 are enough on 302 pieces
 ae_batch_size = 16
 ae_learning_rate = 2e-3
 ae_channels = (256, 512, 512)
 ae_report = dict(network="report", channels=(64, 128, 256), batch_size=1, crop_frames=0, schedule="constant",
                  gradient_norm=0, bfloat16=False)
+
+# training of the note autoencoder, from the shipped weights
+note_epochs = 6
+note_batch_size = 4
+note_learning_rate = 5e-4
+scratch_learning_rate = 2e-3    # from nothing
+note_piece_steps, note_min_steps, note_max_steps = 25, 400, 3000    # steps of the encoder per piece, and in all
+head_epochs, head_batch_size, head_learning_rate, head_weight_decay = 4, 4, 5e-4, 0.02
+head_versions, head_clips = 3, 120  # of each recording, dry and in rooms; most clips
+table_epochs, table_batch_size, table_learning_rate = 10, 8, 2e-3
 
 # note autoencoder: layers
 encoder_form = dict(first=64, channels=64, stages=(1, 2, 4, 8, 16, 32), narrow=8, width=384, layers=7)
@@ -118,26 +128,12 @@ clip_piano_fade = 2000      # samples in which a sound is faded out at its end
 clip_piano_compression = 0.6    # of Vorbis, from 0, the best, to 1
 clip_rooms, clip_rooms_seed = 120, 7
 clip_validation_step = 20   # every so many pieces are for validation
-training_clip_frames = 688  # 8 s
 clip_lead_s = 6.0           # before a clip, in which notes begin that may still sound
-clip_batch_size = 64
 clip_pool = 16              # pianos at a time, of which one is replaced every other step
-encoder_minutes = 10        # on a GPU of 2024
-encoder_workers = 6         # processes that draw notes beside a training on a GPU
-encoder_learning_rate = 2e-3
-encoder_weight_decay = 0.01
-encoder_warmup_steps = 200
-encoder_average = 667       # steps
-encoder_statistics_batches = 40     # from which the batch normalisations of the mean weights are measured
 offset_loss_weight = 0.5    # beside the onsets' 1
-refiner_clips = 343         # from which the refiner learns
-refiner_clip_frames = 1378  # 16 s
 refiner_clips_per_piano = 16    # after which a piano of the pool is replaced
-refiner_epochs = dict(onset=8, offset=8, velocity=8)
 refiner_guess_weight = 0.5  # of the first scores of the offset candidates, beside 1 for the final ones
 refiner_level_weight = 0.1  # of the error of a clip's mean velocity, beside 1 for that of single notes
-refiner_batch_clips = 4     # in a step
-refiner_learning_rate, refiner_weight_decay = 2e-3, 0.02
 
 heard_share = 0.5           # of the crops of pairs, that are heard in a room
 made_share = 0.5            # of the crops, that are made where there are both pairs and data/clips

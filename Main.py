@@ -10,6 +10,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import argparse
 import functools
+import html
 import tempfile
 import time
 from pathlib import Path
@@ -21,14 +22,16 @@ import Chunks
 import DatasetCreator
 import Hyperparameters as hp
 import Inversion
+import Marks
 import Notes
 import Page
 import Plots
+import Presets
 import Recordings
 import Transcription
 import Tuning
 import Util
-from AEModel import NoteModel, digest, load_model
+from AEModel import NoteModel, digest, load_model, training_pieces
 from Autoencoder import Autoencoder
 from Chunks import whole_spectrogram
 from Recordings import read_input, read_recording
@@ -36,9 +39,7 @@ from Transcription import transcribe_audio, transcribe_in_tune
 from UNet import UNet
 
 # name and explanation of each version of a recording on its HTML page
-version_remarks = {"Recording": "the piano, as it was recorded",
-                   "Draft": "the electric piano before the last correction",
-                   "Electric piano": "the result",
+version_remarks = {"Recording": "as it was recorded", "Draft": "the result before the last correction",
                    "report": "the result of the 2020 report's networks"}
 stage_names = ("recording", "after the autoencoder", "after the U-Net: the result")
 
@@ -47,13 +48,30 @@ def find_weights(model=None):
     """Return the paths of the weights of an autoencoder and its U-Net.
 
     `model` is the name of a folder in data/models, or "shipped". None selects "own", the default of the training, if
-    both files exist, else "shipped".
+    both files exist and name no fewer than `hp.few_pieces` training pieces, else "shipped".
     """
     folder = hp.models / Util.check_model_name(model or "own")
     own = folder / "ae.torch", folder / "unet.torch"
-    if model == "shipped" or (model is None and not all(path.exists() for path in own)):
+    if model == "shipped" or (model is None and not (all(path.exists() for path in own) and has_enough_pieces(own))):
         return hp.ae_weights, hp.unet_weights
     return own
+
+
+def has_enough_pieces(paths):
+    """Return whether weights were trained on `hp.few_pieces` pieces or more, or do not name the number."""
+    pieces = training_pieces(*paths)
+    return pieces is None or pieces >= hp.few_pieces
+
+
+def describe_model(ae, unet):
+    """Return the name of a model and its number of training pieces, as in "own, trained on 8 pieces"."""
+    ae, unet = Path(ae), Path(unet)
+    pieces, folder = training_pieces(ae, unet), hp.models / ae.parent.name
+    if (ae, unet) == find_weights("shipped"):
+        name = "shipped"
+    else:
+        name = folder.name if (ae, unet) == (folder / "ae.torch", folder / "unet.torch") else f"{ae} and {unet}"
+    return name + (f", trained on {pieces} piece{'s' * (pieces != 1)}" if pieces is not None else "")
 
 
 def load_models(ae, unet, device="auto"):
@@ -244,7 +262,7 @@ def match_rms(recording, audio, share=1):
     return audio
 
 
-def recording_page(name, versions, notes=None):
+def recording_page(name, versions, notes=None, pair=None):
     """Return the HTML page of one recording: see `Page.render_page`.
 
     Parameters
@@ -255,24 +273,39 @@ def recording_page(name, versions, notes=None):
         Name and audio of each version. The page explains the versions in `version_remarks`.
     notes : np.ndarray [shape=(m, 4)], optional
         Notes to show on the page.
+    pair : str, optional
+        Instruments of the weights: see `Presets.instrument_names`.
     """
-    shown = [(version, version_remarks.get(version, ""), audio, whole_spectrogram(audio))
+    source, target = Presets.instrument_names(pair)
+    remarks = {**version_remarks, capitalised(target): "the result"}
+    shown = [(version, remarks.get(version, ""), audio, whole_spectrogram(audio))
              for version, audio in versions.items()]
     return Page.render_page(name, [Page.make_piece("", shown, notes=notes)],
-                            "<p>A piano recording, and the same performance on an electric piano. A program listened "
-                            "to the recording and played it again.</p>")
+                            f"<p>From {html.escape(source)} to {html.escape(target)}: a recording, and the same "
+                            "performance on the other instrument. A program listened to the recording and played it "
+                            "again.</p>")
+
+
+def capitalised(name):
+    """Return a name with a capital at its beginning."""
+    return name[:1].upper() + name[1:]
+
+
+def name_versions(models, *sounds):
+    """Return a dict from name to audio of a recording, the draft and the result: see `recording_page`."""
+    return dict(zip(("Recording", "Draft", capitalised(Presets.instrument_names(models[0].pair)[1])), sounds))
 
 
 def make_versions(recording, models, inversion=None, stereo=False, tune=None, compare=()):
-    """Return the arguments of `recording_page`: name, versions, and notes or None. Raises as `read_recording`.
+    """Return the arguments of `recording_page`: name, versions, notes or None, pair. Raises as `read_recording`.
 
     `compare` holds names of other models, such as "report", whose results are more versions.
     """
     audio = read_recording(recording, stereo)
     notes = transcribe_if_possible(audio, models, recording)
     sounds = audio, *(resynthesise(audio, part, inversion, notes, tune)[0] for part in (models[:1], models))
-    versions = {**dict(zip(version_remarks, sounds)), **results_of(compare, audio, inversion, tune)}
-    return Path(recording).stem, versions, notes
+    versions = {**name_versions(models, *sounds), **results_of(compare, audio, inversion, tune)}
+    return Path(recording).stem, versions, notes, models[0].pair
 
 
 def results_of(models, audio, inversion=None, tune=None, device="auto"):
@@ -284,18 +317,22 @@ def results_of(models, audio, inversion=None, tune=None, device="auto"):
 def transcribe_if_possible(audio, models, name):
     """Transcribe a recording [shape=(n,) or (n, channels)]. Return None if the autoencoder has no notes.
 
-    A recording that may not be of a piano causes a warning with its name."""
+    A recording that may not be of a piano causes a warning with its name. If the model is not the shipped one, the
+    warning advises to try that first."""
     if not isinstance(models[0], NoteModel):
         return None
     notes = transcribe_audio(audio, models[0])
     doubt = Transcription.doubt_piano(audio, notes)
     if doubt:
-        Util.warn(f"{name}: {doubt}; is this a piano?")
+        paths = [model.path for model in models]
+        advice = "" if paths[0] in (None, hp.ae_weights) else (
+            f"try the model 'shipped' first, since this one is {describe_model(*paths)}; ")
+        Util.warn(f"{name}: {doubt}; {advice}is this a piano?")
     return notes
 
 
-def render_notes(preset, notes, path, audio, tune=None):
-    """Render notes with a preset of a SoundFont, write them to `path` and return the audio [shape=(n,)].
+def render_notes(preset, notes, path, mark, audio, tune=None):
+    """Render notes with a preset of a SoundFont, write them to `path` with `mark`, and return the audio [shape=(n,)].
 
     Length, level and tuning are those of the recording `audio`. `tune` sets another tuning: see `pipeline`. Raises
     the errors of `MIDI2Audio.synthesise_midi_to_audio`."""
@@ -310,44 +347,42 @@ def render_notes(preset, notes, path, audio, tune=None):
         played = Util.read_audio(rendered)[:length]
     mean = audio if audio.ndim == 1 else audio.mean(axis=1)
     played = match_rms(mean, np.pad(played, (0, length - played.size)))
-    Util.write_audio(path, played, Recordings.comment)
+    Util.write_audio(path, played, mark)
     return played
 
 
-def convert(recording, path, models, options):
-    """Convert a recording, write the audio to `path` and other outputs beside it, and return a line that lists them."""
+def convert(recording, files, models, options):
+    """Convert a recording, write `files`, see `Recordings.output_files`, and return a line that lists them."""
     started = time.monotonic()
     audio = read_recording(recording, options.stereo)
     if options.stereo and audio.ndim == 1:
         Util.warn(f"{recording} has one channel to keep, and so has the output")
     notes = transcribe_if_possible(audio, models, recording)
     output, pictures = resynthesise(audio, models, options.inversion, notes, options.tune)
-    Util.write_audio(path, output, Recordings.comment)
-    # the picture of cover.wav is cover_epiano.png, since a user's file may be named cover.png
-    own = f"{path.stem.removesuffix('_epiano')}_epiano"
-    picture, midi, page = (path.with_name(own + ending) for ending in (".png", ".mid", ".html"))
-    beside, versions = [f"its picture {picture.name}"], {}
+    mark = Marks.make_mark(recording)
+    Util.write_audio(files["audio"], output, mark)
+    beside, versions = [f"its picture {files['picture'].name}"], {}
     if options.midi:
-        Notes.save_notes(midi, notes)
-        beside.append(f"the notes {midi.name}")
+        Notes.save_notes(files["midi"], notes, mark)
+        beside.append(f"the notes {files['midi'].name}")
     if options.page:
         draft = resynthesise(audio, models[:1], options.inversion, notes, options.tune)[0]
-        versions = dict(zip(version_remarks, (audio, draft, output)))
+        versions = name_versions(models, audio, draft, output)
         compared = [options.compare] if options.compare else []
         versions |= results_of(compared, audio, options.inversion, options.tune, options.device)
     if options.play and not len(notes):
         beside.append("no notes, since none were found")
     elif options.play:
-        other = path.with_name(f"{own}_played{path.suffix}")
         name = f"{Path(options.play[0]).stem} {options.play[1]}:{options.play[2]}"
-        versions[name] = render_notes(options.play, notes, other, audio, options.tune)
-        beside.append(f"the notes on {options.play[0]} {other.name}")
+        versions[name] = render_notes(options.play, notes, files["played"], mark, audio, options.tune)
+        beside.append(f"the notes on {options.play[0]} {files['played'].name}")
     if options.page:
-        Util.save_text(page, recording_page(recording.stem, versions, notes))
-        beside.append(f"the page {page.name}")
-    Plots.save_figure(picture, Plots.plot_spectrograms(dict(zip(stage_names, pictures)), recording.name))
+        Page.save_page(files["page"], recording_page(recording.stem, versions, notes, models[0].pair), mark)
+        beside.append(f"the page {files['page'].name}")
+    figure = Plots.plot_spectrograms(dict(zip(stage_names, pictures)), recording.name)
+    Plots.save_figure(files["picture"], figure, mark)
     beside = beside[0] if len(beside) == 1 else ", ".join(beside[:-1]) + " and " + beside[-1]
-    return (f"{path} and {beside}: {len(audio) / hp.sample_rate:.1f} s in {time.monotonic() - started:.1f} s"
+    return (f"{files['audio']} and {beside}: {len(audio) / hp.sample_rate:.1f} s in {time.monotonic() - started:.1f} s"
             f"{Tuning.describe(audio)}")
 
 
@@ -355,13 +390,16 @@ def make_parser():
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description="Convert piano recordings to an electric piano. Write an audio file, <name>_epiano.wav, and a "
-        "picture of the spectrograms, <name>_epiano.png, per recording.")
+        "picture of the spectrograms, <name>_epiano.png, per recording. A model of another instrument gives other "
+        "names, such as <name>_vibraphone.wav.")
     parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", default=[hp.demo],
                         help="audio or video file, or folder of them (default: the demo recording)")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT",
                         help="output file, .wav, .flac, .ogg or .mp3, or output folder (default: <name>_epiano.wav in "
                         "the working folder)")
-    parser.add_argument("--overwrite", action="store_true", help="replace output files that Main.py did not write")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="also replace files that Main.py did not write, files that were edited since, and outputs "
+                        "of other recordings")
     parser.add_argument("--page", action="store_true",
                         help="also write <name>_epiano.html, a page for listening that needs no network")
     parser.add_argument("--compare", metavar="MODEL",
@@ -376,7 +414,7 @@ def make_parser():
                         "<name>_epiano_played.wav")
     parser.add_argument("--model",
                         help="name of a model in data/models, such as 'report' for the 2020 report's networks, or "
-                        "'shipped' (default: 'own' if trained, else 'shipped')")
+                        f"'shipped' (default: 'own' if trained on at least {hp.few_pieces} pieces, else 'shipped')")
     parser.add_argument("--ae", type=Path, metavar="FILE",
                         help="weights of the autoencoder, instead of those of the model")
     parser.add_argument("--unet", type=Path, metavar="FILE",
@@ -388,6 +426,15 @@ def make_parser():
     return parser
 
 
+def announce_model(chosen, by_default):
+    """Print the name of a model if it is not the shipped one, and why "own" is not the default if it is not."""
+    own, shipped = find_weights("own"), find_weights("shipped")
+    if chosen != shipped:
+        print(f"model: {describe_model(*chosen)}; --model shipped for the shipped one")
+    elif by_default and all(path.exists() for path in own):
+        print(f"model: shipped, not {describe_model(*own)}, which is too few; --model own for that")
+
+
 def main(arguments=None):
     """Run the command line. `arguments` replaces those of the process."""
     options = make_parser().parse_args(arguments)
@@ -397,9 +444,12 @@ def main(arguments=None):
     if options.compare and not options.page:
         raise ValueError("--compare adds a version to the page; add --page")
     found = Recordings.find_recordings(options.recordings)
-    paths = Recordings.output_paths(found, options.output, options.overwrite)
     chosen = choose_weights(options.model, options.ae, options.unet)
     models = load_models(*chosen, options.device)
+    instrument = Presets.instrument_names(models[0].pair)[1]
+    outputs = [Recordings.output_files(path, options.midi, options.page, options.play)
+               for path in Recordings.output_paths(found, instrument, options.output)]
+    Recordings.check_outputs(found, outputs, options.overwrite)
     if options.compare:
         load_models(*find_weights(options.compare), options.device)  # tried before the work
     if (options.midi or options.play) and not isinstance(models[0], NoteModel):
@@ -410,13 +460,12 @@ def main(arguments=None):
 
         options.play = MIDI2Audio.parse_preset(options.play)
         MIDI2Audio.check_preset(options.play)
-    if chosen != (hp.ae_weights, hp.unet_weights):
-        print(f"weights: {chosen[0]} and {chosen[1]}")
+    announce_model(chosen, by_default=not (options.model or options.ae or options.unet))
     errors = []
-    progress = tqdm(list(zip(found, paths)), unit="recording", disable=len(found) < 2)
-    for (recording, _), path in progress:
+    progress = tqdm(list(zip(found, outputs)), unit="recording", disable=len(found) < 2)
+    for (recording, _), files in progress:
         try:
-            said = convert(recording, path, models, options)
+            said = convert(recording, files, models, options)
             progress.write(said) if len(found) > 1 else print(said)
         except (ValueError, FileNotFoundError) as error:
             errors.append(str(error))

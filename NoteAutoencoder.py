@@ -5,6 +5,7 @@ from torch import nn
 import Hyperparameters as hp
 import Util
 from NoteHeads import OffsetHead, SequenceHead
+from TableDecoder import TableDecoder
 
 
 class ConvBlock(nn.Sequential):
@@ -143,75 +144,6 @@ def frame_values(layer, x):
     return layer(x).unflatten(1, (-1, 2)).transpose(2, 3).flatten(2, 3)
 
 
-decibel = 10 / torch.log(torch.tensor(10.0)).item()  # dB per unit of the natural logarithm of power
-
-
-class NoteDecoder(nn.Module):
-    """Decode notes to the mel spectrogram of the target instrument with a learnt table.
-
-    The table holds the level of each key in dB, per mel band and per knot. A knot is a time since the onset. Levels
-    between knots are interpolated linearly, so an onset can lie between two frames. Two parameters per band set the
-    growth of the level with velocity. A third sets its decay in dB per frame after the offset. The powers of all notes
-    are summed.
-    """
-
-    def __init__(self):
-        super().__init__()
-        dense, geometric = torch.arange, lambda first, last, n: torch.logspace(*torch.tensor(
-            [float(first), float(last)]).log10(), n)
-        knots = torch.cat([dense(-4, 16), dense(16, 64, 2), dense(64, 160, 4), geometric(160, 1000, 16)]).float()
-        self.register_buffer("knots", knots, persistent=False)  # frames since the onset; the last is at 11.6 s
-        level = -40 - knots.clamp(min=0) / 10  # late knots of a rare key get no training data and keep this value
-        level[knots < 0] = -95
-        self.level = nn.Parameter(level[None, :, None].repeat(hp.n_keys, 1, hp.n_mels))
-        self.register_buffer("loudest", torch.tensor(-15.0))
-        self.loudness = nn.Parameter(torch.full((hp.n_keys, 1, hp.n_mels), 40.0))  # dB per decade of velocity
-        self.slope = nn.Parameter(torch.zeros(hp.n_keys, 1, hp.n_mels))            # dB per full range of velocity
-        self.release = nn.Parameter(torch.full((hp.n_keys, hp.n_mels), 1.5))       # dB per frame
-
-    def forward(self, notes, first, frames):
-        """Return the mel power in dB of notes.
-
-        Parameters
-        ----------
-        notes : torch.Tensor [shape=(n, 4)]
-            Onset and offset in seconds, MIDI key, velocity from 1 to 127. Keys outside the piano's range, such as 0,
-            are ignored.
-        first : int
-            First frame to return.
-        frames : int
-            Number of frames to return.
-
-        Returns
-        -------
-        torch.Tensor [shape=(n_mels, frames)]
-            Mel power in dB. A silent frame has the value `hp.decoder_silence`.
-        """
-        onset, end = notes[:, :2].T * (hp.sample_rate / hp.hop_length)
-        key = notes[:, 2].long() - hp.lowest_key
-        start, last = self.knots[0], self.knots[-1]
-        known = (key >= 0) & (key < hp.n_keys)
-        release = self.release.clamp(min=hp.decoder_min_release)
-        falling = release.amin(1)[key.clamp(0, hp.n_keys - 1)]  # slowest band of each key
-        audible = known & (onset + start < first + frames) & (end + hp.decoder_inaudible / falling > first)
-        if not audible.any():
-            return self.level.new_full((hp.n_mels, frames), hp.decoder_silence)
-        onset, end, key, velocity = onset[audible], end[audible], key[audible], (notes[audible, 3] / 127).clamp(0.02, 1)
-        now = torch.arange(first, first + frames, device=notes.device)[None]
-        since = now - onset[:, None]
-        within = since.clamp(start, last - 1)
-        knot = torch.bucketize(within, self.knots, right=True).clamp(1, len(self.knots) - 1)
-        share = (within - self.knots[knot - 1]) / (self.knots[knot] - self.knots[knot - 1])
-        table, row = self.level.flatten(0, 1), key[:, None] * len(self.knots) + knot
-        before, after = (nn.functional.embedding(index, table) for index in (row - 1, row))
-        level = torch.lerp(before, after, share[..., None])
-        level = level + (self.loudness[key] * (torch.log10(velocity) + 0.22)[:, None, None]
-                         + self.slope[key] * (velocity - 0.6)[:, None, None])
-        level = level - release[key][:, None] * (now - end[:, None]).clamp(min=0)[..., None]
-        level = level.masked_fill((since < start)[..., None], hp.decoder_silence)
-        return torch.logsumexp(level / decibel, 0).T * decibel
-
-
 class NoteRefiner(nn.Module):
     """Hold the networks that find and refine the notes of a `HarmonicEncoder`: see NoteRefinement.py.
 
@@ -247,8 +179,8 @@ class NoteAutoencoder(nn.Module):
 
     Parameters
     ----------
-    decoder : NoteDecoder or SampledVoice, optional
-        Decoder of the notes. The default is a new `NoteDecoder`.
+    decoder : TableDecoder or SampledVoice, optional
+        Decoder of the notes. The default is a new `TableDecoder`.
     **form
         Sizes of the encoder: see the parameters of `HarmonicEncoder`.
     """
@@ -259,7 +191,7 @@ class NoteAutoencoder(nn.Module):
     def __init__(self, decoder=None, **form):
         super().__init__()
         self.encoder = HarmonicEncoder(**form)
-        self.decoder = decoder or NoteDecoder()
+        self.decoder = decoder or TableDecoder()
         self.refiner = NoteRefiner(self.encoder.head.in_channels)
 
     @classmethod

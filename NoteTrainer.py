@@ -6,10 +6,12 @@ import Hyperparameters as hp
 import Metrics
 import Plots
 import RefinerTraining
+import TableDecoder
 import Training
 import Util
+from AEDataset import AEDataset
 from AEModel import NoteModel, autocast
-from Clips import ClipMaker, label_clips, seeded
+from Clips import ClipMaker, frame_rate, label_clips, seeded
 from NoteLoss import frame_loss
 
 shown = {"onset_f1": "onset F1", "offset_f1": "with offsets", "velocity_f1": "with velocities"}  # of the metrics
@@ -28,7 +30,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
     """
 
     def __init__(self, network, part, learning_rate, device, **settings):
-        super().__init__(network, None, learning_rate, device, parameters=part.parameters(), **settings)
+        super().__init__(network, None, learning_rate, device, parameters=part and part.parameters(), **settings)
 
     def validate(self, clips):
         """Transcribe and play whole recordings, and score their notes.
@@ -159,7 +161,7 @@ class HeadTrainer(NoteTrainer):
     """
 
     def __init__(self, network, learning_rate, device, heads=RefinerTraining.heads, **settings):
-        super().__init__(network, network.refiner, learning_rate, device, **settings)
+        super().__init__(network, network.refiner, learning_rate, device, weight_decay=hp.head_weight_decay, **settings)
         self.heads = heads
 
     def batch_loss(self, batch):
@@ -169,3 +171,54 @@ class HeadTrainer(NoteTrainer):
         losses = [RefinerTraining.head_loss(head, refiner, found, self.device)
                   for head, found in examples.items() if found]
         return sum(losses) if losses else 0 * next(refiner.parameters()).sum(), len(batch)
+
+
+class TableCrops(AEDataset):
+    """Crops of the target's spectrogram and the notes that sound in them, for the table decoder.
+
+    An item is a dict: "target" [shape=(n_mels, t)], "first", the number of its first frame, and "notes" [shape=(n, 5)]
+    with their certainty. The parameters are those of `AEDataset`.
+    """
+
+    collate = list
+
+    def load(self, name, data, sources):
+        self.notes = [*getattr(self, "notes", []), Util.load_array(data / "generated" / name / "notes.npy", np.float32)]
+        return []
+
+    def __getitem__(self, key):
+        piece, first, frames, _ = key if isinstance(key, tuple) else (key, 0, self.targets[key].shape[1], None)
+        target, notes, rate = self.targets[piece][:, first:first + frames], self.notes[piece], frame_rate
+        sounding = (notes[:, 0] * rate < first + frames + 4) & (notes[:, 1] * rate > first - 1000)
+        notes = np.pad(notes[sounding], ((0, 0), (0, 5 - notes.shape[1])), constant_values=1)  # certain, if not heard
+        return {"target": target.float(), "first": first, "notes": torch.from_numpy(notes)}
+
+
+class TableTrainer(NoteTrainer):
+    """Trainer of a table decoder, on `TableCrops`: see TableDecoder.py. The parameters are those of `NoteTrainer`."""
+
+    def __init__(self, network, learning_rate, device, **settings):
+        super().__init__(network, None, learning_rate, device, **settings)
+        groups = TableDecoder.parameter_groups(network.decoder)
+        self.optimiser = torch.optim.AdamW(groups, learning_rate, weight_decay=0)
+
+    def batch_loss(self, batch):
+        losses = [TableDecoder.decoder_loss(self.network.decoder, *(crop["notes"].to(self.device)[:, columns]
+                                                                    for columns in (slice(4), 4)),
+                                            crop["first"], crop["target"].to(self.device)) for crop in batch]
+        return sum(losses) / len(losses), len(batch)
+
+    @torch.inference_mode()
+    def validate(self, clips):
+        """Return the mean L1 distance between the spectrograms of the notes and the target's, and the same in dB."""
+        distances = []
+        for clip in (clips[i] for i in range(len(clips))):
+            output = self.note_spectrogram(clip["notes"][:, :4].numpy(), clip["target"].shape[1])
+            distances.append(np.abs(output - clip["target"].numpy()).mean())
+        return float(np.mean(distances)), {"decoder": {"distance, dB": hp.top_db * float(np.mean(distances))}}
+
+    def save_example(self, stem, epoch, training_set, validation_set):
+        clip = validation_set[0]
+        output = self.note_spectrogram(clip["notes"][:, :4].numpy(), clip["target"].shape[1])
+        Plots.save_figure(stem.with_suffix(".png"), Plots.plot_spectrograms(
+            {f"notes after epoch {epoch}": output, "target": clip["target"].numpy()}, validation_set.names[0]))

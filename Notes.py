@@ -84,10 +84,11 @@ def read_notes(path, limit_s=None):
     return np.array(sorted(note for note in notes if note[0] < limit_s), np.float32).reshape(-1, 4)
 
 
-def save_notes(path, notes):
+def save_notes(path, notes, mark=None):
     """Write notes [shape=(n, 4)], as `read_notes` returns them, to a MIDI file of one piano track.
 
-    Offsets include the sustain pedal, so the file has no pedal messages. A tick is 0.52 ms.
+    Offsets include the sustain pedal, so the file has no pedal messages. A tick is 0.52 ms. A text message holds the
+    `mark`.
     """
     import mido
 
@@ -97,11 +98,12 @@ def save_notes(path, notes):
         start = round(onset * ticks_per_second)
         events.append((start, 1, mido.Message("note_on", velocity=int(min(max(round(velocity), 1), 127)), **note)))
         events.append((max(round(offset * ticks_per_second), start + 1), 0, mido.Message("note_off", **note)))
-    track, now = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=microseconds_per_beat)]), 0
+    texts = [mido.MetaMessage("text", text=mark)] if mark else []
+    track, now = mido.MidiTrack([*texts, mido.MetaMessage("set_tempo", tempo=microseconds_per_beat)]), 0
     for time, _, message in sorted(events, key=lambda event: event[:2]):
         track.append(message.copy(time=time - now))
         now = time
-    with Util.atomic_write(path) as temporary:
+    with Util.atomic_write(path, mark) as temporary:
         mido.MidiFile(ticks_per_beat=save_ticks_per_beat, tracks=[track]).save(temporary)
 
 

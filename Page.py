@@ -9,6 +9,12 @@ import Hyperparameters as hp
 import Plots
 import Util
 
+# script of a document with frames of `frame`: sets the height that the page in a frame has sent
+fit_frames = """<script>addEventListener("message", event => {
+  for (const frame of document.querySelectorAll("iframe"))
+    if (frame.contentWindow === event.source && event.data?.height) frame.style.height = event.data.height + "px";
+});</script>"""
+
 
 def audio_player(audio, seconds=10):
     """Return an `IPython.display.Audio` of the first seconds of mono `audio`, as mp3, so that notebooks stay small."""
@@ -110,14 +116,22 @@ def render_page(title, pieces, intro="", rest=""):
     return template.render(title=title, pieces=pieces, intro=Markup(intro), rest=Markup(rest))
 
 
-def frame(page, height=900, attributes=""):
-    """Return a page, HTML, as the HTML of a frame that shows it. `attributes` are further attributes of the frame."""
-    return (f'<iframe srcdoc="{html.escape(page)}" width="100%" height="{height}" style="border: 0" '
+def save_page(path, page, mark):
+    """Write a page, HTML, with a `mark` in its metadata: see `Marks`."""
+    Util.save_text(path, page.replace("<head>", f'<head>\n<meta name="generator" content="{mark}">', 1), mark)
+
+
+def frame(page, attributes=""):
+    """Return a page, HTML, as the HTML of a frame that shows it. `attributes` are further attributes of the frame.
+
+    Where the document around it has `fit_frames`, the frame is as high as the page.
+    """
+    return (f'<iframe srcdoc="{html.escape(page)}" width="100%" height="1200" style="border: 0; display: block" '
             f'title="player"{attributes}></iframe>')
 
 
-def notebook_frame(page, height=900):
+def notebook_frame(page):
     """Return a page, HTML, as an `IPython.display.HTML` that shows it in a frame of its own in a notebook."""
     from IPython.display import HTML
 
-    return HTML(f"<div>{frame(page, height)}</div>")  # what begins with an iframe IPython warns of
+    return HTML(f"<div>{frame(page)}</div>{fit_frames}")  # what begins with an iframe IPython warns of

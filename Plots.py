@@ -5,9 +5,10 @@ import Hyperparameters as hp
 import Util
 
 
-def save_figure(path, figure):
-    """Write a matplotlib figure to `path` as a png, the same bytes for the same figure."""
-    Util.save_bytes(path, lambda file: figure.savefig(file, dpi=110, format="png"))
+def save_figure(path, figure, mark=None):
+    """Write a matplotlib figure to `path` as a png, the same bytes for the same figure. A text chunk holds `mark`."""
+    texts = {"Comment": mark} if mark else {}
+    Util.save_bytes(path, lambda file: figure.savefig(file, dpi=110, format="png", metadata=texts), mark)
 
 
 def band_position(hertz):

@@ -25,8 +25,8 @@ def find_soundfont(name):
                                 "make it: python SoundFonts/salamander.py")
     package = hp.soundfont_packages.get(Path(name).name)
     raise FileNotFoundError(f"SoundFont {name} is neither in {hp.soundfonts.name}/ nor in the system's folders; put it "
-                            f"into SoundFonts/ or install {'it' if package else 'one, for instance'}: apt-get install "
-                            f"{package or 'fluid-soundfont-gm'}")
+                            "into SoundFonts/, or " + (f"install it: apt-get install {package}" if package else
+                            "choose another, such as FluidR3_GM.sf2 of apt-get install fluid-soundfont-gm"))
 
 
 def list_presets(soundfont):
@@ -92,3 +92,32 @@ def parse_preset(text):
 def preset_text(preset):
     """Return the text "FILE.sf2:BANK:PROGRAM" of a preset, the inverse of `parse_preset`."""
     return ":".join(map(str, preset[:3])) + (":room" if any(preset[3:]) else "")
+
+
+def instrument_names(pair):
+    """Return the names of the source and the target of a pair of instruments, as weights hold it.
+
+    These are "piano" and "electric piano" for the default presets, and for others the names in their SoundFonts. If a
+    SoundFont is missing, its own name and the numbers stand for it. Weights without a pair have the default names.
+
+    Parameters
+    ----------
+    pair : str or None
+        "source -> target": see `DatasetCreator.trained_for`.
+    """
+    source, _, target = str(pair or "").rpartition(" -> ")
+    known = {"": ("piano", "electric piano"), "recordings": ("piano", "target instrument"),
+             preset_text(hp.piano_preset): ("piano", "piano"),
+             preset_text(hp.synth_preset): ("electric piano", "electric piano")}
+    texts = source.split(",")[0], target.split(",")[0]
+    return tuple(known[text][place] if text in known else preset_name(text) for place, text in enumerate(texts))
+
+
+def preset_name(text):
+    """Return the name of a preset "FILE.sf2:BANK:PROGRAM", or the file's name and numbers if it is not at hand."""
+    try:
+        file, bank, program = parse_preset(text)[:3]
+        return list_presets(file)[bank, program] or text
+    except (FileNotFoundError, ValueError, KeyError):
+        name, *numbers = text.split(":")
+        return " ".join([Path(name).stem, *numbers])

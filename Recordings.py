@@ -1,17 +1,17 @@
-"""Find, read and check the recordings to convert, and choose their output paths."""
+"""Find, read and check the recordings to convert, and choose and check their output files."""
+import collections
 import contextlib
 import re
 import tempfile
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 import Decoding
+import GeneratedFiles
+import Marks
 import Util
 from Decoding import recording_endings
-
-comment = "electric piano version by Main.py of Instrument resynthesis"  # metadata of the output files
 
 
 def read_input(recording, sample_rate=None, stereo=False):
@@ -104,41 +104,76 @@ def find_recordings(given):
     Returns
     -------
     list of (Path, Path)
-        Path of each recording, and the path of its output without an ending. A recording in a subfolder keeps the path
-        of its subfolder.
+        Path of each recording, each only once, and its path in the given folder, or its name.
 
     Raises
     ------
     FileNotFoundError
         If a folder has no recordings.
     """
-    found = []
+    found = {}
     for path in given:
         if not path.is_dir():
-            found.append((path, Path(f"{path.stem}_epiano")))
+            found.setdefault(path.absolute(), (path, Path(path.name)))
             continue
         inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in recording_endings
                   and file.is_file()
-                  and not file.stem.endswith(("_epiano", "_epiano_played"))
                   and not any(part.startswith(".") for part in file.relative_to(path).parts)]
-        if not inside:
-            raise FileNotFoundError(f"{path} holds no recordings ({' '.join(recording_endings)}); "
+        recordings = [file for file in inside if not Marks.read_mark(file)]
+        if not recordings:
+            holds = "only outputs of Main.py and no" if inside else "no"
+            raise FileNotFoundError(f"{path} holds {holds} recordings ({' '.join(recording_endings)}); "
                                     "give a folder that does")
-        found += [(file, file.relative_to(path).with_name(f"{file.stem}_epiano")) for file in inside]
-    return found
+        for file in recordings:
+            found.setdefault(file.absolute(), (file, file.relative_to(path)))
+    return list(found.values())
 
 
-def output_paths(recordings, output=None, overwrite=False):
+def output_names(recordings, instrument):
+    """Return the path of each output without its ending, <name>_<instrument>.
+
+    Parameters
+    ----------
+    recordings : list of (Path, Path)
+        See `find_recordings`.
+    instrument : str
+        Name of the target instrument.
+
+    Returns
+    -------
+    list of str
+        Recordings of the same name get their endings in addition, take_mp3_epiano and take_wav_epiano. If these are the
+        same too, they also get the names of their folders.
+    """
+    word = "epiano" if instrument == "electric piano" else re.sub(r"\W+", "_", instrument.lower()).strip("_")
+
+    def name(recording, inside, more):
+        parts = (recording.absolute().parent.name if more > 1 else "", inside.stem,
+                 inside.suffix.removeprefix(".") if more else "", word)
+        return str(inside.with_name("_".join(filter(None, parts))))
+
+    added = [0] * len(recordings)  # 1 for the ending, 2 for the folder too
+    while True:
+        names = [name(*recording, more) for recording, more in zip(recordings, added)]
+        counts = collections.Counter(map(str.casefold, names))  # some systems do not distinguish a.wav and A.wav
+        same = [i for i, found in enumerate(names) if counts[found.casefold()] > 1 and added[i] < 2]
+        if not same:
+            return names
+        for i in same:
+            added[i] += 1
+
+
+def output_paths(recordings, instrument, output=None):
     """Return the path of the output audio file of each recording.
 
     Parameters
     ----------
     recordings : list of (Path, Path)
-        Recordings and output names, as `find_recordings` returns them.
+        See `find_recordings`.
+    instrument : str
+        Name of the target instrument.
     output : Path, optional
         Output file for one recording, or output folder. The default is the working folder.
-    overwrite : bool
-        Replace files that `Main.py` did not write.
 
     Returns
     -------
@@ -147,52 +182,75 @@ def output_paths(recordings, output=None, overwrite=False):
     Raises
     ------
     ValueError
-        If two recordings have the same output path, or if an output would replace a recording. Also if it would replace
-        a file that `Main.py` did not write, or if the format of `output` is not supported.
-    OSError
-        If the output folder is not writable.
+        If two recordings have the same output path, or if the format of `output` is not supported.
     """
     ending = output.suffix.lower() if output and not output.is_dir() else ""
     if ending in Util.audio_formats:
         if len(recordings) > 1:
             raise ValueError(f"{output} is one file for {len(recordings)} recordings; give a folder")
-        paths = [output]
-    elif ending in recording_endings or re.fullmatch(r"\.[a-z]\w{0,4}", ending):
+        return [output]
+    if ending in recording_endings or re.fullmatch(r"\.[a-z]\w{0,4}", ending):
         raise ValueError(f"{output}: {ending} is not written; choose {', '.join(Util.audio_formats)}, or a folder "
                          "that exists")
-    else:
-        paths = [(output or Path()) / f"{name}.wav" for _, name in recordings]
-    recordings = [recording for recording, _ in recordings]
+    paths = [(output or Path()) / f"{name}.wav" for name in output_names(recordings, instrument)]
     for i, path in enumerate(paths):
         if path in paths[:i]:
-            raise ValueError(f"{recordings[paths.index(path)]} and {recordings[i]} would both be written to {path}; "
-                             "convert them one at a time")
-        if any(is_same_file(path, recording) for recording in recordings):
-            raise ValueError(f"{path} would be written over a recording; choose another name with -o")
-        if path.exists() and not overwrite and not is_output(path):
-            raise ValueError(f"{path} exists and was not written by Main.py; choose another name with -o, or replace "
-                             "it with --overwrite")
-    for folder in dict.fromkeys(path.parent for path in paths):
-        check_place(folder, next(path for path in paths if path.parent == folder))
+            raise ValueError(f"{recordings[paths.index(path)][0]} and {recordings[i][0]} would both be written to "
+                             f"{path}; rename one of them")
     return paths
 
 
-def is_same_file(one, other):
-    """Return whether two paths lead to the same file. The file need not exist."""
-    if one.exists() and other.exists():
-        return one.samefile(other)
-    return one.resolve() == other.resolve()
+def output_files(path, midi=False, page=False, play=False):
+    """Return the output files of a recording as {kind: path}, where `path` is that of the audio file."""
+    files = {"audio": path, "picture": path.with_suffix(".png"), "midi": path.with_suffix(".mid"),
+             "page": path.with_suffix(".html"), "played": path.with_name(f"{path.stem}_played{path.suffix}")}
+    return {kind: file for kind, file in files.items() if dict(midi=midi, page=page, played=play).get(kind, True)}
 
 
-def is_output(path):
-    """Return whether `Main.py` wrote an audio file, according to its name or its metadata."""
-    if path.stem.endswith(("_epiano", "_epiano_played")):
-        return True
-    try:
-        with soundfile.SoundFile(path) as file:
-            return file.comment.startswith(comment)
-    except (soundfile.LibsndfileError, TypeError, OSError):
-        return False
+def check_outputs(recordings, outputs, overwrite=False):
+    """Check that outputs can be written and replace nothing that they should not.
+
+    Parameters
+    ----------
+    recordings : list of (Path, Path)
+        See `find_recordings`.
+    outputs : list of dict of str -> Path
+        Output files of each recording: see `output_files`.
+    overwrite : bool
+        Replace all files but recordings.
+
+    Raises
+    ------
+    ValueError
+        If an output would replace a recording. Also if it would replace a file that `Main.py` did not write, or that
+        was edited since, or that is the output of another recording: see `Marks`.
+    OSError
+        If an output folder is not writable.
+    """
+    inputs, edited, other = {file_identity(recording) for recording, _ in recordings}, [], []
+    for (recording, _), files in zip(recordings, outputs):
+        for path in files.values():
+            if file_identity(path) in inputs:
+                raise ValueError(f"{path} would be written over a recording; choose another name or folder with -o")
+            if path.exists():
+                digest, unchanged = Marks.read_mark(path) or (None, False)
+                if not unchanged:
+                    edited.append(str(path))
+                elif recording.is_file() and digest != Marks.file_digest(recording):
+                    other.append(str(path))
+    for paths, reason in ((edited, "not written by Main.py, or edited since"),
+                          (other, "the output of another recording")):
+        if paths and not overwrite:
+            raise ValueError(f"{GeneratedFiles.join_names(paths)}: {reason}; choose another name or folder with -o, or "
+                             "replace with --overwrite")
+    paths = [files["audio"] for files in outputs]
+    for folder in dict.fromkeys(path.parent for path in paths):
+        check_place(folder, next(path for path in paths if path.parent == folder))
+
+
+def file_identity(path):
+    """Return what two paths share that lead to the same file. The file need not exist."""
+    return (path.stat().st_dev, path.stat().st_ino) if path.exists() else path.resolve()
 
 
 def check_place(folder, path):

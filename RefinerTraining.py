@@ -34,11 +34,14 @@ class PredictedClips(torch.utils.data.Dataset):
     ----------
     paths : list of Path
         Files that `stored` has written. Those of silent clips are left out.
+    names : list of str
+        Pieces that the clips are of.
     """
 
     collate = list
 
-    def __init__(self, paths):
+    def __init__(self, paths, names=()):
+        self.names = list(names)
         self.paths = [path for path in paths if read_arrays(path)]
 
     def batches(self, settings, epoch):

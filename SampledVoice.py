@@ -16,7 +16,7 @@ class SampledVoice(nn.Module):
 
     The sounds are buffers, so the weights store them. `Scale.render_voice` makes them, and gradient descent does not
     change them. A sound is decoded from FLAC when a note first needs it, and stays in memory. This class can replace
-    `NoteAutoencoder.NoteDecoder`.
+    `TableDecoder`.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class SampledVoice(nn.Module):
         return cls(**{name: state[prefix + name].clone() for name in cls.names})
 
     def forward(self, notes, first, frames):
-        """Return the mel power in dB [shape=(n_mels, frames)] of notes: see `NoteDecoder.forward`."""
+        """Return the mel power in dB [shape=(n_mels, frames)] of notes: see `TableDecoder.forward`."""
         spectrum = self.spectrum(notes.cpu().numpy(), first, first + frames)
         decibels = 10 * np.log10(np.maximum(DatasetCreator.mel_power(spectrum), 10 ** (hp.decoder_silence / 10)))
         return torch.from_numpy(decibels.astype(np.float32)).to(notes.device)

@@ -1,4 +1,6 @@
 """Render a scale on a preset of a SoundFont, and store its sounds as a `SampledVoice`."""
+import contextlib
+import hashlib
 import io
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,34 @@ import Hyperparameters as hp
 import MIDI2Audio
 import Notes
 import Util
+from GeneratedFiles import settings_digest
 from SampledVoice import SampledVoice
+
+
+def stored_voice(target, folder):
+    """Return the `SampledVoice` of a target, which is rendered once and kept in a folder.
+
+    Parameters
+    ----------
+    target : str
+        Preset, as `Presets.preset_text` writes it.
+    folder : Path
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `render_voice`.
+    """
+    preset = MIDI2Audio.parse_preset(target)
+    file = MIDI2Audio.find_soundfont(preset[0])
+    text = f"{file} {file.stat().st_size} {file.stat().st_mtime_ns} {preset} {settings_digest('voice_', 'gain')}"
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.torch"
+    if path.exists():
+        with contextlib.suppress(Exception):  # torch raises many kinds for damaged files
+            return SampledVoice.from_state(torch.load(path, weights_only=True), "")
+    voice = render_voice(preset)
+    Util.save_bytes(path, lambda file: torch.save(voice.state_dict(), file))
+    return voice
 
 
 def render_voice(preset):

@@ -109,17 +109,24 @@ def from_concert_pitch(audio, factor, length, tune=None):
 
 
 def describe(audio):
-    """Return a remark on the tuning of a recording in cents. It is empty if the recording is in A 440."""
+    """Return a remark on the tuning of a recording in cents. It is empty if the recording is in A 440.
+
+    A piano half a semitone flat has the frequencies of one that is half a semitone sharp, so the remark tells both.
+    """
     cents = estimate_cents(audio) or 0
     if abs(cents) <= hp.tuning_tolerance:
         return ""
-    return f"; the recording is {abs(cents):.0f} cents {'sharp' if cents > 0 else 'flat'}"
+    words = ("sharp", "flat") if cents > 0 else ("flat", "sharp")
+    if abs(cents) > 50 - hp.tuning_tolerance:
+        return (f"; the recording is {abs(cents):.0f} cents {words[0]} or {100 - abs(cents):.0f} cents {words[1]}, and "
+                f"is taken for {words[0]}")
+    return f"; the recording is {abs(cents):.0f} cents {words[0]}"
 
 
 def check_tune(tune):
     """Return `tune`, a frequency in Hz or None. Raises ValueError if it is outside `hp.tune_hertz`."""
     lowest, highest = hp.tune_hertz
     if tune is not None and not lowest <= tune <= highest:
-        raise ValueError(f"tune is the frequency of the A above middle C in Hz, from {lowest} to {highest}, as in 440, "
-                         f"not {tune:g}")
+        raise ValueError(f"tune: {tune:g} is outside {lowest} to {highest} Hz; give the frequency of the A above "
+                         "middle C, such as 440")
     return tune

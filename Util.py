@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import contextvars
 import ctypes
+import functools
 import hashlib
 import io
 import os
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 import Decoding
 import Hyperparameters as hp
+import Marks
 
 # how each kind of file that we write is encoded; of mp3 and ogg the quality, from 0, the best, to 1
 audio_formats = {".wav": dict(subtype="PCM_16"), ".flac": dict(subtype="PCM_16"),
@@ -140,10 +142,10 @@ def check_writable(folder):
 
 
 @contextlib.contextmanager
-def atomic_write(path):
+def atomic_write(path, mark=None):
     """Yield a temporary path beside `path` and rename it to `path` at the end, so no file is ever half-written.
 
-    Raises `write_error` in place of what fails in between.
+    A file that holds a `mark` is sealed before: see `Marks`. Raises `write_error` in place of what fails in between.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -151,6 +153,8 @@ def atomic_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            if mark:
+                Marks.seal(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -160,9 +164,9 @@ def atomic_write(path):
         raise write_error(path, "no space left, or not allowed") from None
 
 
-def save_text(path, text):
-    """Write `text` to `path`, in UTF-8 on every system."""
-    with atomic_write(path) as temporary:
+def save_text(path, text, mark=None):
+    """Write `text`, which may hold a mark, to `path`, in UTF-8 on every system."""
+    with atomic_write(path, mark) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -174,14 +178,14 @@ def read_text(path):
         raise ValueError(f"{path} is not text in UTF-8; restore or remove it") from None
 
 
-def save_bytes(path, write):
-    """Write to `path` what `write` puts into the binary file that it is called with.
+def save_bytes(path, write, mark=None):
+    """Write to `path` what `write` puts into the binary file that it is called with, which may be a mark, too.
 
     In one go: numpy, Pillow and torch each have errors of their own for a full disk.
     """
     buffer = io.BytesIO()
     write(buffer)
-    with atomic_write(path) as temporary:
+    with atomic_write(path, mark) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
@@ -303,11 +307,11 @@ def level_exponent(audio):
     return int(np.frexp(max(audio.max(initial=0), -audio.min(initial=0)))[1])
 
 
-def write_audio(path, audio, comment=None):
+def write_audio(path, audio, mark=None):
     """Write `audio` [shape=(n,) or (n, 2), in [-1, 1]] at `hp.sample_rate`: wav and flac with 16 bits, ogg or mp3, by
-    the ending of `path`, with a `comment` in the metadata."""
-    with atomic_write(path) as temporary:
-        encode_audio(temporary, audio, comment, **audio_formats.get(Path(path).suffix.lower(), audio_formats[".wav"]))
+    the ending of `path`, with a `mark` in the metadata."""
+    with atomic_write(path, mark) as temporary:
+        encode_audio(temporary, audio, mark, **audio_formats.get(Path(path).suffix.lower(), audio_formats[".wav"]))
 
 
 def encode_audio(file, audio, comment=None, **how):
@@ -358,6 +362,15 @@ def choose_device(name="auto"):
     except RuntimeError as error:
         raise ValueError(f"device '{name}' cannot be used ({first_line(error)}); choose another, cuda, mps or "
                          "cpu") from None
+
+
+@functools.cache
+def compute_after_fork():
+    """Let forked processes compute with one thread. They lack the other threads of OpenMP, and would wait for them."""
+    import torch
+
+    if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def positive_float(text):
@@ -440,33 +453,68 @@ def warn(sentence):
         on_warning.get(lambda sentence: tqdm.write(f"warning: {sentence}", file=sys.stderr))(sentence)
 
 
+class Output:
+    """A standard stream, None if it is closed. If it takes no more, this is said once, and the program goes on."""
+
+    def __init__(self, stream, name):
+        self.stream, self.name, self.failed = stream or open(os.devnull, "w"), name, False
+        if hasattr(self.stream, "reconfigure"):  # not in a notebook
+            self.stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        """Write text. Raises BrokenPipeError if the reader has gone away."""
+        return self.attempt(self.stream.write, text)
+
+    def flush(self):
+        """Pass on what was written. Raises BrokenPipeError if the reader has gone away."""
+        self.attempt(self.stream.flush)
+
+    def attempt(self, function, *arguments):
+        """Call a function of the stream. After an error the stream leads nowhere, or Python complains as it ends."""
+        try:
+            return function(*arguments)
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise
+            self.failed = True
+            warn(f"{self.name} cannot be written ({error.strerror}); the work goes on without it")
+
+
 def run(main):
     """Call `main()` as the program of the command line.
 
     An error that the user can mend ends in one sentence on stderr and status 1, Ctrl-C in status 130. If the reader of
     the output goes away (`| head`), the status is 141, as of the signal SIGPIPE. Characters that the terminal lacks are
-    written as escapes.
+    written as escapes. A program whose standard output cannot be written does its work, and ends in status 1.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `Main.py` sets it while it imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # not in a notebook
-            stream.reconfigure(errors="backslashreplace")
     name = Path(sys.argv[0]).name
-    try:
-        main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
-        sys.exit(141)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{name}: {error}")
-    except (MemoryError, RuntimeError) as error:
-        # torch's errors for a device without memory, or that fails; named, as not all scripts import torch
-        if not {"MemoryError", "OutOfMemoryError", "AcceleratorError"} & {kind.__name__ for kind in type(error).mro()}:
-            raise
-        sys.exit(f"{name}: the device failed ({first_line(error)}); choose another --device, or, in training, a "
-                 "smaller --batch-size")
-    except KeyboardInterrupt as interrupt:
-        print(f"{name}: {str(interrupt) or 'stopped'}", file=sys.stderr)
-        sys.exit(130)
+    streams = Output(sys.stdout, "standard output"), Output(sys.stderr, "standard error")
+    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+        try:
+            main()
+            sys.stdout.flush()
+            if any(stream.failed for stream in streams):
+                sys.exit(1)
+        except BrokenPipeError:
+            sys.exit(141)
+        except (ValueError, OSError) as error:
+            sys.exit(f"{name}: {error}")
+        except (MemoryError, RuntimeError) as error:
+            # torch's errors for a device without memory, or that fails; named, as not all scripts import torch
+            kinds = {kind.__name__ for kind in type(error).mro()}
+            if not {"MemoryError", "OutOfMemoryError", "AcceleratorError"} & kinds:
+                raise
+            sys.exit(f"{name}: the device failed ({first_line(error)}); choose another --device, or, in training, a "
+                     "smaller --batch-size")
+        except KeyboardInterrupt as interrupt:
+            print(f"{name}: {str(interrupt) or 'stopped'}", file=sys.stderr)
+            sys.exit(130)
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                sys.stdout.flush()

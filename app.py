@@ -1,8 +1,6 @@
 """Open a page that converts piano recordings in a browser: `python app.py`. It needs requirements-app.txt."""
 import argparse
-import collections
 import html
-import itertools
 import os
 import shutil
 import signal
@@ -21,8 +19,10 @@ except ImportError:
 import Chunks
 import Hyperparameters as hp
 import Main
+import Marks
 import Notes
 import Page
+import Presets
 import Recordings
 import Util
 
@@ -35,51 +35,80 @@ class Converter:
 
     def __init__(self, options):
         self.options, self.turn = options, threading.Lock()
-        self.folders = collections.defaultdict(lambda: Path(tempfile.mkdtemp()))  # one for each visitor
+        self.uploads, self.results = {}, {}  # for each visitor the path of the upload, and the folder of the results
 
     def keep(self, request: gr.Request, upload=None):
-        """Move an upload (two visitors' can share a path) or copy the demo to the visitor's folder; return its path."""
-        path = Path(upload["path"] if upload else hp.demo)
-        kept = self.folders[request.session_hash] / path.name
-        if path.is_file():
+        """Move an upload (two visitors' can share a path), or copy the demo, to a folder of its own; return its path.
+
+        It gets the name that it has on the visitor's computer, and stays until `remove` or another one.
+        """
+        visitor, path = request.session_hash, Path(upload["path"] if upload else hp.demo)
+        if str(path) != self.uploads.get(visitor) and path.is_file():
+            name = Path(upload and upload.get("orig_name") or path).name
+            name = Path(path.name if name in ("", "..") else name)
+            stem = name.stem.encode()[:200].decode(errors="ignore")  # longer names of results are not possible
+            kept = Path(tempfile.mkdtemp()) / f"{stem}{name.suffix}"
             (os.renames if upload else shutil.copyfile)(path, kept)
-        elif not kept.is_file():  # it is there if "Convert" was pressed before the page had the new path
+            self.remove(request)
+            self.uploads[visitor] = str(kept)
+        if visitor not in self.uploads:  # it is there if "Convert" was pressed before the page had the new path
             raise gr.Error("Choose a file, record a piano, or take the demo recording.", print_exception=False)
-        return str(kept), None  # and nothing for the microphone
+        return self.uploads[visitor], None  # and nothing for the microphone
+
+    def remove(self, request: gr.Request):
+        """Remove the visitor's upload."""
+        if path := self.uploads.pop(request.session_hash, None):
+            shutil.rmtree(Path(path).parent, ignore_errors=True)
+
+    def cancel(self, request: gr.Request):
+        """Remove the visitor's results, which also stops the visitor's conversion before its next chunk."""
+        shutil.rmtree(self.results.pop(request.session_hash, ""), ignore_errors=True)
 
     def leave(self, request: gr.Request):
-        """Remove the visitor's files, which also stops the visitor's conversion before its next chunk."""
-        shutil.rmtree(self.folders.pop(request.session_hash, ""), ignore_errors=True)
+        """Remove the visitor's files."""
+        self.cancel(request)
+        self.remove(request)
+
+    def finish(self, request: gr.Request):
+        """Return the form after a conversion: the upload, no recording of the microphone, "Convert" without "Cancel"."""
+        return [self.uploads.get(request.session_hash), None, gr.update(interactive=True), gr.update(visible=False)]
 
     def convert(self, upload, recorded, model, tuning, channels, request: gr.Request, progress=gr.Progress()):
-        """Convert an upload or a recording of the microphone, and remove it. Return the player and the downloads."""
-        path = Path(self.keep(request, upload or recorded or {"path": ""})[0])
-        folder, options, steps = path.parent, self.options, itertools.count()
+        """Convert an upload or a recording of the microphone. Return the player and the downloads."""
+        path, options, steps = Path(self.keep(request, upload or recorded or {"path": ""})[0]), self.options, [0]
+        self.cancel(request)
+        folder = self.results[request.session_hash] = Path(tempfile.mkdtemp())
         def report(stage, number, chunks):
-            folder.stat()  # raises FileNotFoundError after `leave`
-            progress(min(next(steps) / chunks / 3, 1), desc=f"{stage}, chunk {number + 1} of {chunks}")
+            folder.stat()  # raises FileNotFoundError after `cancel`
+            progress(steps[0] / (stages * chunks + 1), desc=stage)  # and one step for the files
+            steps[0] += 1
+
+        def without_folders(sentence):
+            return html.escape(sentence.replace(f"{path.parent}/", "").replace(f"{folder}/", ""))
 
         Chunks.on_chunk.set(report)
-        Util.on_warning.set(lambda sentence: gr.Warning(html.escape(sentence.replace(f"{folder}/", ""))))
+        Util.on_warning.set(lambda sentence: gr.Warning(without_folders(sentence)))
         try:
             with self.turn:  # a conversion that was cancelled may not have ended yet
                 Recordings.check_limits(path, 60 * options.max_minutes, options.max_megabytes * 2 ** 20)
                 models = Main.load_models(*Main.find_weights(model))
-                name, versions, notes = Main.make_versions(path, models, None, channels == 1, 440 if tuning else None)
-                page = Main.recording_page(name, versions, notes)
-                files = {ending: str(folder / f"{name}_epiano{ending}") for ending in downloads.values()}
+                stages = 3 if isinstance(models[0], Main.NoteModel) else 2  # transcription, draft and result
+                name, versions, notes, pair = made = Main.make_versions(path, models, None, channels == 1,
+                                                                        440 if tuning else None)
+                progress(steps[0] / (steps[0] + 1), desc="files")
+                page, mark, (*_, result) = Main.recording_page(*made), Marks.make_mark(path), versions.values()
+                [stem] = Recordings.output_names([(path, Path(path.name))], Presets.instrument_names(pair)[1])
+                files = {ending: str(folder / f"{stem}{ending}") for ending in downloads.values()}
                 for ending in ".wav", ".mp3":
-                    Util.write_audio(files[ending], versions["Electric piano"], Recordings.comment)
-                Util.save_text(files[".html"], page)
-                Notes.save_notes(files[".mid"], notes) if notes is not None else files.pop(".mid")
+                    Util.write_audio(files[ending], result, mark)
+                Page.save_page(files[".html"], page, mark)
+                Notes.save_notes(files[".mid"], notes, mark) if notes is not None else files.pop(".mid")
         except Exception as error:
-            sentence = html.escape(Util.first_line(error).replace(f"{folder}/", ""))
-            raise gr.Error(sentence, duration=None, print_exception=False) from None
+            raise gr.Error(without_folders(Util.first_line(error)), duration=None, print_exception=False) from None
         finally:
-            path.unlink(missing_ok=True)
-            if self.folders.get(request.session_hash) != folder:  # removed and made again by a file written just then
+            if self.results.get(request.session_hash) != folder:  # removed, and made again by a file written just then
                 shutil.rmtree(folder, ignore_errors=True)
-        return [Page.frame(page, 1070 if ".mid" in files else 900, ' sandbox="allow-scripts"'),
+        return [Page.frame(page, ' sandbox="allow-scripts"'),
                 *(gr.update(value=files.get(ending), visible=ending in files) for ending in downloads.values())]
 
 
@@ -88,16 +117,19 @@ def make_page(options):
     converter, now, keep = Converter(options), dict(queue=False, api_visibility="private"), 60 * options.keep_minutes
     names = ["own", "shipped", "report", *sorted(path.name for path in hp.models.glob("[!.]*"))]
     names = [name for name in dict.fromkeys(names) if all(path.exists() for path in Main.find_weights(name))]
+    labels = [(Main.describe_model(*Main.find_weights(name)), name) for name in names]
+    default = next(name for name in names if Main.find_weights(name) == Main.find_weights())
     with gr.Blocks(title="Piano to electric piano", analytics_enabled=False, delete_cache=(keep / 3, keep)) as page:
         gr.Markdown("# Piano to electric piano\nHear your piano recording on an electric piano. It may have at most "
-                    f"{options.max_minutes:g} minutes and {options.max_megabytes} MB. It is deleted after conversion. "
-                    f"The results are deleted when you close this page, or after {options.keep_minutes:g} minutes.")
+                    f"{options.max_minutes:g} minutes and {options.max_megabytes} MB. It is kept until you replace or "
+                    "remove it, or close this page. The results are deleted when you close this page, or after "
+                    f"{options.keep_minutes:g} minutes.")
         with gr.Row(equal_height=True):
             upload = gr.File(label="Audio or video file", height=140, min_width=300)
             recorded = gr.Audio(label="Microphone", sources=["microphone"], type="filepath", min_width=300)
         demo = gr.Button("Take the demo recording", size="md")
         with gr.Row():
-            choices = [gr.Dropdown(names, value=names[0], label="Model"),
+            choices = [gr.Dropdown(labels, value=default, label="Model"),
                        gr.Radio([("as recorded", 0), ("A = 440 Hz", 1)], value=0, label="Tuning"),
                        gr.Radio([("mono", 0), ("stereo", 1)], value=0, label="Channels")]
         start, cancel = gr.Button("Convert", variant="primary"), gr.Button("Cancel", visible=False)
@@ -105,16 +137,19 @@ def make_page(options):
         with gr.Row():
             files = [gr.DownloadButton(f"Download {label}", visible=False, min_width=140) for label in downloads]
         form, results = [upload, recorded, start, cancel], [player, *files]
+        none = [None, *[gr.update(visible=False)] * len(files)]
+        upload.keep_in_cache = converter.uploads.values()  # which Gradio does not delete after `keep`
         upload.upload(converter.keep, upload, form[:2], preprocess=False, **now)
+        upload.clear(converter.remove, None, None, **now)
         demo.click(converter.keep, None, form[:2], **now)
         recorded.stop_recording(lambda: None, None, upload, **now)
-        run = start.click(lambda: [gr.update(interactive=False), gr.update(visible=True)], None, form[2:], **now).then(
+        run = start.click(lambda: [gr.update(interactive=False), gr.update(visible=True), *none], None,
+                          form[2:] + results, **now).then(
             converter.convert, form[:2] + choices, results, preprocess=False, concurrency_limit=1,
             show_progress_on=player, api_visibility="private")
         for end in run.then, run.failure:
-            end(lambda: [None, None, gr.update(interactive=True), gr.update(visible=False)], None, form, **now)
-        cancel.click(converter.leave, None, None, cancels=[run], **now).then(
-            lambda: [None, *[gr.update(visible=False)] * len(files)], None, results, **now)
+            end(converter.finish, None, form, **now)
+        cancel.click(converter.cancel, None, None, cancels=[run], **now).then(lambda: none, None, results, **now)
         page.unload(converter.leave)
     return page
 
@@ -139,7 +174,8 @@ def main(arguments=None):
             url = make_page(options).launch(
                 server_name=options.address, server_port=options.port, max_file_size=f"{options.max_megabytes}mb",
                 share=False, quiet=True, prevent_thread_lock=True, footer_links=[], run_history=False, ssr_mode=False,
-                enable_monitoring=False, theme=theme, css=style)[1]
+                enable_monitoring=False, theme=theme, css=style, head=Page.fit_frames,
+                i18n=gr.I18n(en={"common.complete": "done"}))[1]  # Gradio lacks this word for screen readers
         except OSError:
             raise OSError(f"port {options.port} of {options.address} is not free; choose another --port") from None
         print(f"open {url} in a browser; Ctrl-C ends it", flush=True)

@@ -45,7 +45,7 @@ class HighestOffset(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, seen, *others):
-        scores = seen[..., len(hp.offset_sounding_lags) + 3]
+        scores = 20 * seen[..., len(hp.offset_sounding_lags) + 3]  # more than what a longer note counts
         return scores, scores
 
 

@@ -16,10 +16,12 @@ import mido
 import numpy as np
 import pytest
 import soundfile
+import torch
 from selenium.webdriver import ActionChains
 
 import Chunks
 import Hyperparameters as hp
+import Marks
 import Recordings
 import Tuning
 import Util
@@ -55,11 +57,13 @@ def serve(folder, command, port, **environment):
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory, root, weights):
-    """Two servers: one with a model in the report's form, and one that keeps files for three seconds."""
+    """Two servers: one with a model in the report's form of few pieces, and one that keeps files for three seconds."""
     models = tmp_path_factory.mktemp("models")
-    (models / "plain").mkdir()
+    (models / "own").mkdir()
     for path in weights:
-        (models / "plain" / path.name).symlink_to(path)
+        state = torch.load(path, weights_only=True)
+        state._metadata["trained_for"] = {"pieces": 8, "pair": "FluidR3_GM.sf2:0:11 -> FluidR3_GM.sf2:0:10"}
+        torch.save(state, models / "own" / path.name)
     (models / "half").mkdir()
     (models / "half" / "ae.torch").symlink_to(weights[0])
     ports = free_port(), free_port()
@@ -216,7 +220,9 @@ def test_a_recording_is_converted_played_and_downloaded(visit, server, recording
         assert np.sqrt(np.mean(audio ** 2)) == pytest.approx(np.sqrt(np.mean(recording[1] ** 2)), rel=0.3)
     messages = [message.type for message in mido.MidiFile(visitor.download("MIDI"))]
     assert messages.count("note_on") > 10
-    assert visitor.download("page").read_text(encoding="utf-8") == page
+    saved = visitor.download("page")
+    head, mark, rest = saved.read_text(encoding="utf-8").partition(f'<meta name="generator" content="{Marks.program}')
+    assert head + rest.partition("\n")[2] == page and mark and Marks.read_mark(saved)[1]
     for entry in map(json.loads, (entry["message"] for entry in browser.get_log("performance"))):
         if entry["message"]["method"] == "Network.requestWillBeSent":  # nothing from elsewhere
             address = entry["message"]["params"]["request"]["url"]
@@ -439,18 +445,21 @@ def test_stereo_and_tuning(visit, server, tmp_path):
     assert Tuning.estimate_cents(sound) == pytest.approx(0, abs=5)
 
 
-def test_a_model_without_notes(visit, server, recording, browser):
+def test_a_model_of_few_pieces_without_notes(visit, server, recording, browser):
     visitor = visit(server)
+    assert visitor.run("return document.querySelector('input[aria-label=Model]').value") == "shipped"
     browser.find_element("css selector", "input[aria-label=Model]").click()
     options = visitor.until("return [...document.querySelectorAll('[role=option]')].map(one => one.innerText.trim())")
-    assert [option.split()[-1] for option in options] == ["shipped", "plain"]
-    browser.find_elements("css selector", "[role=option]")[1].click()
+    assert [option.removeprefix("\u2713").strip() for option in options] == ["own, trained on 8 pieces", "shipped"]
+    browser.find_elements("css selector", "[role=option]")[0].click()
     visitor.convert(recording[0])
     assert visitor.errors() == []
     assert [visitor.button(f"Download {name}") for name in ("wav", "mp3", "MIDI", "page")] == [1, 1, 0, 1]
     browser.switch_to.frame(visitor.player())
     assert visitor.run("return [pieces[0].sounds.length, document.querySelector('.notes')]") == [3, None]
+    assert "From Vibraphone to Music Box" in visitor.page()
     browser.switch_to.default_content()
+    assert visitor.download("wav").name == "short_music_box.wav"
 
 
 def test_it_fits_the_window_in_light_and_dark(visit, server, recording, browser):

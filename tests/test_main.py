@@ -1,6 +1,9 @@
 """The pipeline and its command line: any length, any file, loudness, chunks, names."""
 import shutil
+import subprocess
+import sys
 
+import mido
 import numpy as np
 import pytest
 import soundfile
@@ -14,7 +17,7 @@ import MIDI2Audio
 import Notes
 import Recordings
 import Util
-from AEModel import AEModel, NoteModel
+from AEModel import AEModel, NoteModel, snapshot
 from Autoencoder import Autoencoder
 from NoteAutoencoder import NoteAutoencoder
 from UNet import UNet
@@ -151,6 +154,25 @@ def test_models_load_once(networks, monkeypatch):
     assert reads == [networks["ae"], networks["unet"]]
 
 
+def test_a_pool_of_forked_processes_converts(tmp_path, root, networks):
+    """After `pipeline` in the parent, whose threads the processes of the pool lack."""
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", notes(2), hp.sample_rate)
+    code = """if True:
+        import functools, multiprocessing, sys, numpy, torch
+        sys.path.insert(0, sys.argv[1])
+        import Main
+        torch.set_num_threads(2)
+        convert = functools.partial(Main.pipeline, ae=sys.argv[2], unet=sys.argv[3])
+        own = convert("a.wav")
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            found = pool.map_async(convert, ["a.wav", "b.wav"], 1).get(100)
+        print(*(numpy.allclose(audio, own, atol=1e-3) for audio in found))"""
+    process = subprocess.run([sys.executable, "-c", code, root, networks["ae"], networks["unet"]], cwd=tmp_path,
+                             capture_output=True, text=True)
+    assert process.stdout == "True True\n", process.stderr
+
+
 def test_weights_that_have_changed_are_read_again(tmp_path, weights):
     ae, unet = (shutil.copy(path, tmp_path) for path in weights)
     first = Main.load_models(ae, unet, "cpu")
@@ -162,12 +184,61 @@ def test_weights_that_have_changed_are_read_again(tmp_path, weights):
     assert again[1].network.last.bias.item() == pytest.approx(first[1].network.last.bias.item() + 1)
 
 
-def test_a_picture_that_was_there_is_not_written_over(tmp_path, networks):
-    soundfile.write(tmp_path / "in.wav", notes(0.2), hp.sample_rate)
-    (tmp_path / "cover.png").write_text("of the record")
-    Main.main([str(tmp_path / "in.wav"), "-o", str(tmp_path / "cover.wav"), *flags(networks)])
-    assert (tmp_path / "cover.png").read_text() == "of the record"
-    assert {path.name for path in tmp_path.iterdir()} == {"in.wav", "cover.wav", "cover.png", "cover_epiano.png"}
+@pytest.mark.parametrize("name", ("in_epiano.wav", "in_epiano.mid", "in_epiano.png", "in_epiano.html",
+                                  "in_epiano_played.wav"))
+def test_files_of_people_are_refused_before_the_work_whatever_their_names(tmp_path, heard, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Main, "convert", lambda *_: pytest.fail("the work begins"))
+    monkeypatch.setattr(MIDI2Audio, "check_preset", lambda _: None)
+    soundfile.write("in.wav", notes(0.2), hp.sample_rate)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"^{name}: not written by Main.py, or edited since; .*--overwrite"):
+        Main.main(["in.wav", "--midi", "--page", "--play", "x.sf2:0:0"])
+    assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_edited_output_is_kept_and_the_others_are_replaced(tmp_path, heard):
+    command = [str(tmp_path / "in.wav"), "-o", str(tmp_path / "b.wav"), "--midi", "--page"]
+    soundfile.write(tmp_path / "in.wav", notes(0.5), hp.sample_rate)
+    for _ in range(2):  # the second time, all are ours
+        Main.main(command)
+        assert {path.name for path in tmp_path.iterdir()} == {"in.wav", "b.wav", "b.png", "b.mid", "b.html"}
+    file = mido.MidiFile(tmp_path / "b.mid")
+    file.tracks[0].pop(2)
+    file.save(tmp_path / "b.mid")
+    edited = (tmp_path / "b.mid").read_bytes()
+    with pytest.raises(ValueError, match=r"^\S*b.mid: not written by Main.py, or edited since"):
+        Main.main(command)
+    assert (tmp_path / "b.mid").read_bytes() == edited
+    Main.main([*command, "--overwrite"])
+    assert (tmp_path / "b.mid").read_bytes() != edited
+
+
+def test_two_recordings_of_one_name_are_both_converted(tmp_path, networks):
+    for ending, gain in ("mp3", 0.3), ("wav", 0.1):
+        soundfile.write(tmp_path / f"take.{ending}", notes(0.5, gain=gain), hp.sample_rate)
+    out = ["-o", str(tmp_path / "out"), *flags(networks)]
+    Main.main([str(tmp_path), *out])
+    names = [f"take_{kind}_epiano.{ending}" for kind in ("mp3", "wav") for ending in ("png", "wav")]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    Main.main([str(tmp_path / "take.mp3"), *out])  # one at a time
+    first = (tmp_path / "out" / "take_epiano.wav").read_bytes()
+    with pytest.raises(ValueError, match="take_epiano.png, .*take_epiano.wav: the output of another recording"):
+        Main.main([str(tmp_path / "take.wav"), *out])
+    assert (tmp_path / "out" / "take_epiano.wav").read_bytes() == first
+    Main.main([str(tmp_path / "take.wav"), *out, "--overwrite"])
+    assert (tmp_path / "out" / "take_epiano.wav").read_bytes() != first
+
+
+def test_the_content_tells_recordings_from_outputs(tmp_path, networks, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("Nocturne_epiano.wav", notes(0.3), hp.sample_rate)
+    for _ in range(2):  # the second time, the output is there, too
+        Main.main([".", *flags(networks)])
+        assert {path.name for path in tmp_path.glob("*.wav")} == {"Nocturne_epiano.wav", "Nocturne_epiano_epiano.wav"}
+    (tmp_path / "Nocturne_epiano.wav").unlink()
+    with pytest.raises(FileNotFoundError, match="holds only outputs of Main.py and no recordings"):
+        Main.main(["."])
 
 
 @pytest.mark.parametrize("level, spike", ((1e30, 1), (1e-30, 1), (1e-42, 1), (0.03, 1e33)))
@@ -183,10 +254,72 @@ def test_own_models_come_before_the_shipped_ones_once_both_are_trained(tmp_path,
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "ae.torch").touch()
     assert Main.find_weights() == (hp.ae_weights, hp.unet_weights)
-    (tmp_path / "own" / "unet.torch").touch()
+    (tmp_path / "own" / "unet.torch").touch()  # without a number of pieces
     assert Main.find_weights() == (tmp_path / "own" / "ae.torch", tmp_path / "own" / "unet.torch")
     assert Main.find_weights("shipped") == (hp.ae_weights, hp.unet_weights)
+    trained_on(tmp_path / "own", hp.few_pieces, 300)
+    assert Main.find_weights() == Main.find_weights("own")
+    trained_on(tmp_path / "own", 300, hp.few_pieces - 1)
+    assert Main.find_weights() == (hp.ae_weights, hp.unet_weights)
+    assert Main.find_weights("own") == (tmp_path / "own" / "ae.torch", tmp_path / "own" / "unet.torch")
     assert Main.find_weights("other") == (tmp_path / "other" / "ae.torch", tmp_path / "other" / "unet.torch")
+
+
+def trained_on(folder, *pieces, pair=None):
+    """Write small untrained weights with numbers of training pieces, and a pair of instruments."""
+    folder.mkdir(exist_ok=True)
+    for name, network, number in zip(("ae", "unet"), (Autoencoder(channels=(4, 4, 4)), UNet(wf=2)), pieces):
+        note = {"pieces": number} if pair is None else {"pieces": number, "pair": pair}
+        torch.save(snapshot(network, note), folder / f"{name}.torch")
+
+
+def test_the_model_is_named_unless_it_is_the_shipped_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hp, "models", tmp_path / "models")
+    hp.models.mkdir()
+    monkeypatch.setattr(Main, "convert", lambda *_: "done")
+    soundfile.write("in.wav", notes(0.2), hp.sample_rate)
+
+    def said(*arguments):
+        Main.main(["in.wav", *arguments])
+        return capsys.readouterr().out.splitlines()
+
+    assert said() == ["done"]
+    trained_on(hp.models / "own", 8, 8)
+    assert said() == ["model: shipped, not own, trained on 8 pieces, which is too few; --model own for that", "done"]
+    assert said("--model", "shipped") == ["done"]
+    assert said("--model", "own") == ["model: own, trained on 8 pieces; --model shipped for the shipped one", "done"]
+    trained_on(hp.models / "own", 94, 94)
+    assert said()[0] == "model: own, trained on 94 pieces; --model shipped for the shipped one"
+    paths = [str(hp.models / "own" / name) for name in ("ae.torch", "unet.torch")]
+    (hp.models / "own").rename(tmp_path / "moved")
+    paths = [path.replace("models/own", "moved") for path in paths]
+    assert said("--ae", paths[0], "--unet", paths[1])[0] == (
+        f"model: {paths[0]} and {paths[1]}, trained on 94 pieces; --model shipped for the shipped one")
+
+
+def test_a_doubt_thinks_of_the_model_first(tmp_path, monkeypatch, heard, capsys):
+    monkeypatch.setattr(hp, "models", tmp_path)
+    trained_on(tmp_path / "own", 8, 8)
+    models, noise = Main.load_models(), np.random.default_rng(0).normal(0, 0.1, 30 * hp.sample_rate).astype(np.float32)
+    for paths, advice in ((Main.find_weights("own"), "try the model 'shipped' first, since this one is own, trained on "
+                           "8 pieces; is this a piano?"), (Main.find_weights("shipped"), "is this a piano?")):
+        for model, path in zip(models, paths):
+            monkeypatch.setattr(model, "path", path)
+        Main.transcribe_if_possible(noise, models, "in.wav")
+        assert capsys.readouterr().err == f"warning: in.wav: few notes in 30 s; {advice}\n"
+
+
+def test_files_page_and_versions_name_the_instruments(tmp_path, instruments, monkeypatch, quick_inversion):
+    monkeypatch.chdir(tmp_path)
+    trained_on(tmp_path / "w", 50, 50, pair="FluidR3_GM.sf2:0:11, recorded -> FluidR3_GM.sf2:0:10")
+    soundfile.write("in.wav", notes(0.5), hp.sample_rate)
+    Main.main(["in.wav", "--page", *flags({"ae": "w/ae.torch", "unet": "w/unet.torch"})])
+    assert {path.name for path in tmp_path.iterdir()} == {"w", "in.wav", *(
+        f"in_music_box{ending}" for ending in (".wav", ".png", ".html"))}
+    page = (tmp_path / "in_music_box.html").read_text()
+    assert "<p>From Vibraphone to Music Box: a recording," in page and "Music Box <small>the result" in page
+    assert "piano" not in page
 
 
 @pytest.mark.parametrize("in_channels", (1, 2))
@@ -236,19 +369,29 @@ def test_output_names_a_file_or_the_working_folder(tmp_path, networks, monkeypat
     soundfile.write("in.wav", notes(0.5), hp.sample_rate)
     Main.main(["in.wav", *flags(networks)])
     Main.main(["in.wav", "-o", "deep/er/out.wav", *flags(networks)])
-    for path in ("in_epiano.wav", "in_epiano.png", "deep/er/out.wav", "deep/er/out_epiano.png"):
+    for path in ("in_epiano.wav", "in_epiano.png", "deep/er/out.wav", "deep/er/out.png"):
         assert (tmp_path / path).stat().st_size > 1000
 
 
 @pytest.mark.parametrize("recordings, output, complaint", [
-    (["a/x.wav", "b/x.wav"], None, "both be written to x_epiano.wav"),
+    (["a/c/x.wav", "b/c/x.wav"], None, "both be written to c_x_wav_epiano.wav"),
     (["a/x.wav", "a/y.wav"], "z.wav", "give a folder"),
-    (["a/x.wav"], "a/x.wav", "over a recording"),
     (["a/x.wav"], "x.aiff", "is not written"),
 ])
 def test_outputs_that_would_overwrite_are_refused(recordings, output, complaint):
     with pytest.raises(ValueError, match=complaint):
-        Recordings.output_paths(Recordings.find_recordings(map(Main.Path, recordings)), output and Main.Path(output))
+        Recordings.output_paths(Recordings.find_recordings(map(Main.Path, recordings)), "electric piano",
+                                output and Main.Path(output))
+
+
+@pytest.mark.parametrize("given, names", [
+    (["take.mp3", "take.wav", "take_mp3.wav"], ["in_take_mp3_epiano", "take_wav_epiano", "take_mp3_wav_epiano"]),
+    (["one/x.wav", "two/x.wav", "one/../x.flac"], ["one_x_wav_epiano", "two_x_wav_epiano", "x_flac_epiano"]),
+    (["A.wav", "a.mp3", "b.wav", "b.wav"], ["A_wav_epiano", "a_mp3_epiano", "b_epiano"])])
+def test_recordings_of_one_name_get_endings_and_folders(tmp_path, monkeypatch, given, names):
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    assert Recordings.output_names(Recordings.find_recordings(map(Main.Path, given)), "electric piano") == names
 
 
 def test_a_bad_recording_does_not_stop_the_good_ones(tmp_path, networks):
@@ -280,7 +423,7 @@ def test_every_kind_of_file_is_written_as_asked(tmp_path, ending, kind, subtype,
 def test_a_folder_is_played_with_its_folders(tmp_path, networks, capsys):
     (tmp_path / "in" / "deep").mkdir(parents=True)
     (tmp_path / "in" / ".hidden").mkdir()
-    for name in ("a.wav", "deep/a.FLAC", "deep/b.ogg", "a_epiano.wav", ".hidden/c.wav"):
+    for name in ("a.wav", "deep/a.FLAC", "deep/b.ogg", ".hidden/c.wav"):
         Util.write_audio(tmp_path / "in" / name, notes(0.3).astype(np.float32))
     (tmp_path / "in" / "phone.m4a").write_bytes(b"\0\0\0 ftypM4A ")
     (tmp_path / "in" / "notes.txt").touch()
@@ -384,11 +527,11 @@ def heard(monkeypatch, networks):
 def test_notes_are_written_as_they_were_heard(tmp_path, heard, capsys):
     Util.write_audio(tmp_path / "in.wav", notes(1.5).astype(np.float32))
     Main.main([str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.flac"), "--midi", "--page"])
-    back = Notes.read_notes(tmp_path / "out_epiano.mid")
+    back = Notes.read_notes(tmp_path / "out.mid")
     np.testing.assert_allclose(back[:, :2], played[:, :2], atol=1e-3)
     np.testing.assert_array_equal(back[:, 2:], played[:, 2:])
-    assert "the notes out_epiano.mid and the page out_epiano.html" in capsys.readouterr().out
-    assert (tmp_path / "out_epiano.html").read_text().count("M0.10 ") == 2
+    assert "the notes out.mid and the page out.html" in capsys.readouterr().out
+    assert (tmp_path / "out.html").read_text().count("M0.10 ") == 2
 
 
 def test_a_recording_is_transcribed(tmp_path, heard, networks, monkeypatch):
@@ -405,7 +548,7 @@ def test_notes_are_played_on_a_preset(tmp_path, instruments, heard):
     recording = notes(1.5).astype(np.float32)
     Util.write_audio(tmp_path / "in.wav", recording)
     Main.main([str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.wav"), "--play", "FluidR3_GM.sf2:0:11", "--page"])
-    other = Util.read_audio(tmp_path / "out_epiano_played.wav")
+    other = Util.read_audio(tmp_path / "out_played.wav")
     assert other.size == recording.size and rms_db(other) == pytest.approx(rms_db(recording), abs=0.5)
-    assert rms_db(other[:1000]) < rms_db(other) - 40 and not (tmp_path / "out_epiano.mid").exists()
-    assert "FluidR3_GM 0:11" in (tmp_path / "out_epiano.html").read_text()
+    assert rms_db(other[:1000]) < rms_db(other) - 40 and not (tmp_path / "out.mid").exists()
+    assert "FluidR3_GM 0:11" in (tmp_path / "out.html").read_text()

@@ -8,6 +8,7 @@ import pytest
 
 import Hyperparameters as hp
 import MIDI2Audio
+import Presets
 
 
 # SoundFonts and presets
@@ -102,7 +103,8 @@ def test_missing_fluidsynth_and_soundfonts_are_named_with_the_command_that_insta
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="apt-get install fluidsynth"):
         MIDI2Audio.find_fluidsynth()
-    with pytest.raises(FileNotFoundError, match="nosuch.sf2.*apt-get install fluid-soundfont-gm"):
+    with pytest.raises(FileNotFoundError, match="nosuch.sf2 .*choose another, such as FluidR3_GM.sf2 of apt-get "
+                                                "install fluid-soundfont-gm"):
         MIDI2Audio.find_soundfont("nosuch.sf2")
     assert shutil.which("fluidsynth") is None
 
@@ -111,3 +113,19 @@ def test_a_soundfont_that_a_script_makes_is_named_with_the_script(tmp_path, monk
     monkeypatch.setattr(hp, "system_soundfonts", ()), monkeypatch.setattr(hp, "soundfonts", tmp_path)
     with pytest.raises(FileNotFoundError, match="Salamander.sf2 is neither .*; make it: python SoundFonts/salamander.py"):
         MIDI2Audio.find_soundfont("Salamander.sf2")
+
+
+def test_a_package_is_named_only_for_its_soundfonts(tmp_path, monkeypatch):
+    monkeypatch.setattr(hp, "system_soundfonts", ()), monkeypatch.setattr(hp, "soundfonts", tmp_path)
+    for name, package in hp.soundfont_packages.items():
+        with pytest.raises(FileNotFoundError, match=f"{name} is neither .*or install it: apt-get install {package}$"):
+            MIDI2Audio.find_soundfont(name)
+
+
+@pytest.mark.parametrize("pair, names", (
+    (None, ("piano", "electric piano")), ("recordings -> recordings", ("piano", "target instrument")),
+    ("FluidR3_GM.sf2:0:0, recorded, voiced -> FluidR3_GM.sf2:0:5", ("piano", "electric piano")),
+    ("FluidR3_GM.sf2:0:11 -> FluidR3_GM.sf2:0:10", ("Vibraphone", "Music Box")),
+    ("FluidR3_GM.sf2:0:1:room, FluidR3_GM.sf2:0:0 -> nosuch.sf2:0:3", ("Bright Yamaha Grand", "nosuch 0 3"))))
+def test_the_instruments_of_a_pair_have_names(instruments, pair, names):
+    assert Presets.instrument_names(pair) == names

@@ -205,19 +205,6 @@ def test_a_damaged_checkpoint_is_named_and_kept(data, damage):
     assert checkpoint.read_bytes() == before
 
 
-def test_a_checkpoint_from_before_clipping_was_a_setting_goes_on_but_not_as_the_reports(data, uninterrupted):
-    with interruption(data, 3):
-        train_ae(data)
-    checkpoint = data / "models" / "own" / "ae.checkpoint"
-    content = torch.load(checkpoint, weights_only=True)
-    del content["settings"]["gradient_norm"], content["settings"]["bfloat16"]
-    torch.save(content, checkpoint)
-    with pytest.raises(ValueError, match=r"other settings \(gradient_norm 1.0, now 0; bfloat16 on, now off\)"):
-        train_ae(data, gradient_norm=0, bfloat16=False)
-    train_ae(data)
-    assert losses(data / "models" / "own" / "ae.torch")["training"] == losses(uninterrupted)["training"]
-
-
 def another_autoencoder(data, model):
     """Change the weights of an autoencoder a little, in a file as old as the one before."""
     weights = data / "models" / model / "ae.torch"
@@ -264,7 +251,7 @@ def test_what_another_autoencoder_left_is_written_anew_though_its_file_is_no_new
     assert (outputs / "weights.txt").read_text() == f"models/untrained/ae.torch {digest(state(weights))}\n"
 
 
-def test_a_checkpoint_from_before_there_was_a_setting_is_refused_naming_it(data):
+def test_a_checkpoint_that_lacks_a_setting_is_refused_naming_it(data):
     with interruption(data, 3):
         train_ae(data)
     checkpoint = data / "models" / "own" / "ae.checkpoint"

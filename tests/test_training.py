@@ -185,8 +185,9 @@ def follow(data, capsys, tmp_path, monkeypatch):
         script, main_arguments = advised(capsys)
         assert script == "Main.py" and main_arguments[0] == "RECORDING"
         Main.main(["recording.wav", *main_arguments[1:]])
-        assert (tmp_path / "recording_epiano.wav").stat().st_size > 20_000
-        (tmp_path / "recording_epiano.wav").unlink()
+        output = tmp_path / "recording_target_instrument.wav"  # of recorded pairs
+        assert output.stat().st_size > 20_000
+        output.unlink()
         return unet_arguments
 
     return run

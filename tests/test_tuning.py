@@ -47,6 +47,15 @@ def test_a_piano_in_tune_is_left_as_it_is(cents):
     np.testing.assert_array_equal(Tuning.from_concert_pitch(audio, factor, len(audio)), audio)
 
 
+@pytest.mark.parametrize("cents, remark", (
+    (5, ""), (-20, "; the recording is 20 cents flat"), (30, "; the recording is 30 cents sharp"),
+    (48, "; the recording is 48 cents sharp or 52 cents flat, and is taken for sharp"),
+    (52, "; the recording is 48 cents flat or 52 cents sharp, and is taken for flat")))
+def test_a_remark_tells_the_tuning_and_what_nobody_can_know(monkeypatch, cents, remark):
+    monkeypatch.setattr(Tuning, "estimate_cents", lambda _: (cents + 50) % 100 - 50)
+    assert Tuning.describe(None) == remark
+
+
 class Identity(torch.nn.Module):
     """A network that remembers what it gets, and changes nothing."""
     in_channels = 1
@@ -73,7 +82,7 @@ def test_the_output_has_the_tuning_and_length_that_it_should(monkeypatch, cents,
 
 @pytest.mark.parametrize("tune", (0, -440, 44, 880, float("nan"), float("inf")))
 def test_a_pitch_that_no_piano_has_is_refused(tune):
-    with pytest.raises(ValueError, match="from 392 to 493, as in 440, not"):
+    with pytest.raises(ValueError, match=f"tune: {tune:g} is outside 392 to 493 Hz; .* such as 440"):
         Main.pipeline(chords(0), sample_rate=hp.sample_rate, tune=tune)
 
 
