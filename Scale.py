@@ -1,6 +1,5 @@
 """Render a scale on a preset of a SoundFont, and store its sounds as a `SampledVoice`."""
 import contextlib
-import hashlib
 import io
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,8 @@ import Hyperparameters as hp
 import MIDI2Audio
 import Notes
 import Util
-from GeneratedFiles import settings_digest
+from FluidSynth import command_options
+from GeneratedFiles import values_digest
 from SampledVoice import SampledVoice
 
 
@@ -35,8 +35,10 @@ def stored_voice(target, folder):
     """
     preset = MIDI2Audio.parse_preset(target)
     file = MIDI2Audio.find_soundfont(preset[0])
-    text = f"{file} {file.stat().st_size} {file.stat().st_mtime_ns} {preset} {settings_digest('voice_', 'gain')}"
-    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.torch"
+    settings = [item for item in vars(hp).items() if item[0].startswith("voice_")]
+    key = values_digest(file, file.stat().st_size, file.stat().st_mtime_ns, preset, command_options(False), hp.peak,
+                        settings)
+    path = folder / f"{key}.torch"
     if path.exists():
         with contextlib.suppress(Exception):  # torch raises many kinds for damaged files
             return SampledVoice.from_state(torch.load(path, weights_only=True), "")
