@@ -158,6 +158,7 @@ def test_goals_writes_its_tables_to_the_working_folder(instruments, one_piece, r
 
 
 def test_a_full_run_of_goals_writes_to_results(one_piece, root_copy, monkeypatch):
+    monkeypatch.setattr(goals, "cases_of", lambda pieces, chosen: list(chosen))
     monkeypatch.setattr(goals, "prepare", lambda *_: (None, None))
     scores = np.arange(4.0)[None, :, None] + np.arange(3.0)
     monkeypatch.setattr(goals, "score_sound", lambda *_: scores)
