@@ -139,6 +139,13 @@ def one_piece(tmp_path, monkeypatch):
     return tmp_path / "MIDI"
 
 
+@pytest.fixture
+def one_piano(monkeypatch):
+    """The default piano in place of the pianos of all cases, whose SoundFonts the README does not install."""
+    for name, case in list(cases.cases.items()):
+        monkeypatch.setitem(cases.cases, name, case._replace(preset=hp.piano_preset))
+
+
 def test_goals_writes_its_tables_to_the_working_folder(instruments, one_piece, root_copy, weights, monkeypatch):
     monkeypatch.setattr(goals, "cases", {"one": cases.Case(hp.piano_preset),
                                          "another": cases.Case((hp.piano_preset[0], 0, 1, True))})
@@ -156,7 +163,7 @@ def test_goals_writes_its_tables_to_the_working_folder(instruments, one_piece, r
     assert all(row[2].endswith(" of 1") and row[3] == "satie_gymnopedie_1" for row in rows[8:])
 
 
-def test_a_full_run_of_goals_writes_to_results(one_piece, root_copy, monkeypatch):
+def test_a_full_run_of_goals_writes_to_results(instruments, one_piece, one_piano, root_copy, monkeypatch):
     monkeypatch.setattr(goals, "prepare", lambda *_: (None, None))
     scores = np.arange(4.0)[None, :, None] + np.arange(3.0)
     monkeypatch.setattr(goals, "score_sound", lambda *_: scores)
@@ -187,14 +194,12 @@ def test_notes_are_scored_against_the_midi_files(instruments, one_piece, monkeyp
 
 
 def test_the_case_performed_has_a_pedal_and_other_halls_than_the_recordings(tmp_path, monkeypatch, responses,
-                                                                           instruments, midi):
+                                                                           instruments, one_piano, midi):
     notes = [(0, 48 + (7 * i) % 40, 0.1 + 0.3 * i, 0.35 + 0.3 * i) for i in range(60)]
     midi(tmp_path / "MIDI" / "one.mid", notes)
     seeds = []
     monkeypatch.setattr(hp, "data", tmp_path / "data")
     monkeypatch.setattr(cases.Augmentation, "room_responses", lambda *halls: seeds.append(halls) or responses)
-    monkeypatch.setattr(cases, "cases", {name: case._replace(preset=hp.piano_preset)
-                                         for name, case in cases.cases.items()})
     found = {name: cases.prepare(name, tmp_path / "MIDI") for name in ("like a recording", "performed, in a hall")}
     [_, midi_files] = found["performed, in a hall"]
     presses = [message for message in mido.MidiFile(midi_files["one"])
@@ -209,7 +214,7 @@ def test_the_case_performed_has_a_pedal_and_other_halls_than_the_recordings(tmp_
 
 # what is missing is named before any work
 
-def test_missing_packages_are_named_first(one_piece, monkeypatch):
+def test_missing_packages_are_named_first(instruments, one_piece, one_piano, monkeypatch):
     monkeypatch.setattr(cases, "prepare", lambda *_: pytest.fail("work has begun"))
     monkeypatch.setattr(goals, "prepare", cases.prepare), monkeypatch.setattr(peers, "prepare", cases.prepare)
     monkeypatch.setitem(sys.modules, "basic_pitch", None)

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -111,3 +112,23 @@ def test_a_soundfont_that_a_script_makes_is_named_with_the_script(tmp_path, monk
     monkeypatch.setattr(hp, "system_soundfonts", ()), monkeypatch.setattr(hp, "soundfonts", tmp_path)
     with pytest.raises(FileNotFoundError, match="Salamander.sf2 is neither .*; make it: python SoundFonts/salamander.py"):
         MIDI2Audio.find_soundfont("Salamander.sf2")
+
+
+def test_the_change_check_hides_what_a_person_has_installed(root, tmp_path, monkeypatch):
+    """In a mount namespace: a SoundFont and a program that no command of the README installs."""
+    folder = next(filter(Path.is_dir, hp.system_soundfonts), None)
+    (tmp_path / "sox").write_text("#!/bin/sh\n")
+    (tmp_path / "sox").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    script = """mount -t tmpfs tmpfs "$1" || exit 77
+        touch "$1/TimGM6mb.sf2" "$1/FluidR3_GM.sf2"
+        unshare --mount "$0" true || exit 77
+        unshare --mount "$0" sh -c 'ls "$1"; command -v sox' - "$1"; ls "$1" """
+    if not (folder and shutil.which("unshare")):
+        pytest.skip("no mount namespaces")
+    done = subprocess.run(["unshare", "--mount", "bash", "-c", script, root / ".ci" / "bare", folder],
+                          capture_output=True, text=True)
+    if done.returncode and not done.stdout:
+        pytest.skip(f"mount namespaces are not permitted: {done.stderr}")
+    assert done.stdout.split() == ["FluidR3_GM.sf2", "FluidR3_GM.sf2", "TimGM6mb.sf2"]
+    assert (tmp_path / "sox").exists()
