@@ -108,7 +108,7 @@ def test_a_decoder_loses_by_another_shape_and_a_little_by_another_level(decoder)
     assert loss(right, treble=5) > loss(right - 20)
 
 
-def learn(notes, certainty, target, steps=60):
+def learn(notes, certainty, target, steps=20):
     decoder = table.TableDecoder()
     optimiser = torch.optim.Adam(table.parameter_groups(decoder))
     for group in optimiser.param_groups:
@@ -121,23 +121,19 @@ def learn(notes, certainty, target, steps=60):
     return decoder
 
 
-def test_missed_and_false_notes_hardly_change_what_is_learnt(decoder):
-    notes, frames = torch.from_numpy(some_notes(60, 4.0)), 300
+def test_missed_and_false_notes_do_not_pull_levels(decoder):
+    """A table with a curve per key gave keys that were found by mistake, very soft, levels of up to 154 dB."""
+    notes, frames = torch.from_numpy(some_notes(20, 1.2)), 120
     with torch.no_grad():
         target = torch.from_numpy(normalise_level(decoder(notes, 0, frames).numpy(), -15.0))
-    false = torch.tensor([[0.5, 1.5, 60, 10], [2.0, 3.5, 77, 5]])
-    found = torch.cat([notes[torch.arange(60) % 10 > 0], false])
-    certainty = torch.cat([torch.ones(54), torch.full((2,), 0.3)])
-
-    def distance(learnt):
-        with torch.no_grad():
-            output = normalise_level(learnt(notes, 0, frames).numpy(), -15.0)
-        return hp.top_db * np.abs(output - target.numpy()).mean()
-
-    untrained, true, heard = (distance(part) for part in (
-        table.TableDecoder(), learn(notes, torch.ones(60), target), learn(found, certainty, target)))
-    print(untrained, true, heard)
-    assert true < 0.5 * untrained and heard < true + 0.5
+    false = torch.tensor([[0.3, 1.0, 61, 2], [0.6, 1.2, 77, 2]])
+    found, certainty = torch.cat([notes[2:], false]), torch.cat([torch.ones(18), torch.full((2,), 0.3)])
+    true, heard = learn(notes, torch.ones(20), target), learn(found, certainty, target)
+    with torch.no_grad():
+        before, best, after = (table.decoder_loss(part, notes, torch.ones(20), 0, target).item()
+                               for part in (table.TableDecoder(), true, heard))
+        loudest = heard.levels(torch.arange(hp.n_keys)).max()
+    assert best < 0.3 * before and after < 0.8 * before and loudest < 0
 
 
 def test_a_crop_without_notes_has_no_loss_and_no_gradient_that_is_not_finite(decoder):
