@@ -15,7 +15,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 import Hyperparameters as hp
 import MIDI2Audio
 from AEModel import NoteModel
-from NoteAutoencoder import NoteAutoencoder, NoteDecoder
+from NoteAutoencoder import NoteAutoencoder
+from TableDecoder import TableDecoder
 from notes_common import pedal, small
 
 
@@ -220,11 +221,10 @@ def one_thread():
 def decoder():
     """A decoder whose weights are all different."""
     torch.manual_seed(0)
-    decoder = NoteDecoder()
+    decoder = TableDecoder()
     with torch.no_grad():
-        decoder.level.add_(4 * torch.randn(decoder.level.shape))
-        decoder.loudness.add_(5 * torch.randn(decoder.loudness.shape))
-        decoder.slope.add_(5 * torch.randn(decoder.slope.shape))
+        for curve in decoder.partials, decoder.floor, decoder.deviation, decoder.loudness, decoder.slope:
+            curve.add_(4 * torch.randn(curve.shape))
         decoder.release.add_(torch.rand(decoder.release.shape))
     return decoder
 
