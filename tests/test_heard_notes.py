@@ -20,7 +20,7 @@ def transcription(notes, probability):
 def test_a_note_of_both_recordings_is_certain_and_that_of_one_is_not():
     notes = some_notes()
     late = notes + np.float32([0.01, 0.01, 0, 0])
-    found, certainty = HeardNotes.merge(transcription(notes, 0.98), transcription(np.delete(late, missed, 0), 0.9))
+    found, certainty, *_ = HeardNotes.merge(transcription(notes, 0.98), transcription(np.delete(late, missed, 0), 0.9))
     np.testing.assert_array_equal(found, notes)
     assert certainty[missed] == pytest.approx(0.49) and (np.delete(certainty, missed) == 1).all()
 
@@ -29,17 +29,17 @@ def test_the_more_reliable_recording_gives_the_notes_and_the_source_their_veloci
     notes = some_notes()
     softer = (notes * np.float32([1, 1, 1, 0.5])).clip((0, 0, 0, 1))
     source = transcription(np.concatenate([np.delete(softer, missed, 0), false]), 0.7)
-    found, certainty = HeardNotes.merge(source, transcription(notes, 0.95))
+    found, certainty, *_ = HeardNotes.merge(source, transcription(notes, 0.95))
     np.testing.assert_array_equal(found[:, :3], notes[:, :3])
     np.testing.assert_allclose(found[:, 3], softer[:, 3], atol=0.01)
     assert certainty.argmin() == missed
 
 
 def test_a_pair_that_is_not_transcribed_reliably_gives_no_notes():
-    assert HeardNotes.merge(transcription(some_notes(), 0.7), transcription(false, 0.8)) == (None, None)
+    assert HeardNotes.merge(transcription(some_notes(), 0.7), transcription(false, 0.8)) == (None, None, None)
     nothing = transcription(false[:0], 1)
-    assert HeardNotes.merge(nothing, nothing) == (None, None)
-    found, certainty = HeardNotes.merge(nothing, transcription(false, 0.95))
+    assert HeardNotes.merge(nothing, nothing) == (None, None, None)
+    found, certainty, *_ = HeardNotes.merge(nothing, transcription(false, 0.95))
     np.testing.assert_array_equal(found, false)
     assert certainty == pytest.approx(0.475)
 
@@ -55,5 +55,5 @@ def test_a_recording_against_itself_gives_its_notes_all_certain(demo_seconds=2):
     model = load_model(Autoencoder, hp.ae_weights)
     notes, probability = HeardNotes.transcribe(audio, model)
     assert len(notes) > 10 and probability.min() > hp.refiner_threshold and probability.mean() > 0.95
-    found, certainty = HeardNotes.merge((notes, probability), (notes, probability))
+    found, certainty, *_ = HeardNotes.merge((notes, probability), (notes, probability))
     assert (certainty == 1).all() and Metrics.note_scores(notes, found)["onset_f1"] == 1
