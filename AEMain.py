@@ -168,7 +168,9 @@ def unet_arguments(settings, data, model, device="auto", report=False):
 
 
 def main(arguments=None):
-    parser = TrainingOptions.training_parser("Train the autoencoder.", "ae")
+    parser = TrainingOptions.training_parser(
+        "Train the autoencoder.", "ae", (hp.ae_epochs, hp.note_epochs), (hp.ae_batch_size, hp.note_batch_size),
+        (hp.ae_learning_rate, hp.note_learning_rate))
     parser.add_argument("--channels", type=Util.positive_int, nargs=3, metavar="N",
                         help="channels of the three layers of the report's autoencoder (default: {} {} {}, or those of "
                         "--start)".format(*hp.ae_channels))

@@ -196,8 +196,7 @@ def provenance(state):
     """Return the training information that `snapshot` stored in a state_dict.
 
     The keys are "front_end", "pair", "pieces", the number of training pieces, and, for a U-Net, "autoencoder". Weights
-    of earlier trainings have no "pieces". The dictionary is empty if another program wrote
-    the state_dict.
+    of earlier trainings have no "pieces". The dictionary is empty if another program wrote the state_dict.
     """
     return getattr(state, "_metadata", {}).get("trained_for", {})
 

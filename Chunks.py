@@ -158,7 +158,7 @@ def explained_share(audio, notes):
     audio : np.ndarray [shape=(n,) or (n, channels), float32]
         Recording in A 440, at `hp.sample_rate`.
     notes : np.ndarray [shape=(n, 4)]
-        Notes as `Notes.decode_notes` returns them, on the time axis of `audio`.
+        Notes as `NoteRefinement.decode_notes` returns them, on the time axis of `audio`.
 
     Returns
     -------

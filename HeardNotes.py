@@ -1,4 +1,4 @@
-"""Find the notes of two aligned recordings that have no MIDI file, with a certainty for each note."""
+"""Find the notes of pairs of recordings that have no MIDI files, with a certainty for each note."""
 import types
 
 import numpy as np
@@ -11,25 +11,40 @@ min_reliability = 0.88  # mean probability of a recording's notes, below which i
 one_sided = 0.5         # factor of the probability of a note that is found in one recording only
 
 
-def heard_notes(source, target, model):
-    """Transcribe both recordings of a pair, and return the notes of the one that is transcribed more reliably.
+def heard_notes(pairs, model):
+    """Transcribe pairs of recordings, and return the notes of the side that is transcribed more reliably.
+
+    The mean probability of all notes tells which side that is: it ranks instruments as the onset F1 does.
 
     Parameters
     ----------
-    source, target : np.ndarray [shape=(n,), float32]
-        Aligned recordings at `hp.sample_rate`, not silent.
+    pairs : iterable of (np.ndarray, np.ndarray) [shape=(n,), float32]
+        Source and target of each pair, aligned, at `hp.sample_rate` and not silent.
     model : NoteModel
         Note autoencoder that transcribes them.
 
     Returns
     -------
-    notes : np.ndarray [shape=(n, 4), float32] or None
-        Onset and offset in seconds, MIDI key, velocity from 1 to 127, sorted by onset. The velocities are those of the
-        source, since the decoder gets such velocities in a conversion. None if both transcriptions are unreliable.
-    certainty : np.ndarray [shape=(n,), float32, in [0, 1]] or None
-        Probability of each note.
+    side : str or None
+        Side that the notes come from, "piano" for the sources or "synth" for the targets. None if the transcriptions of
+        both sides are unreliable.
+    list of (np.ndarray [shape=(n, 4), float32], np.ndarray [shape=(n,), float32, in [0, 1]])
+        Notes of each pair, sorted by onset, and the certainty of each note: see `merge`. Empty without a side.
     """
-    return merge(*(transcribe(audio, model) for audio in (source, target)))
+    heard = [tuple(transcribe(audio, model) for audio in pair) for pair in pairs]
+    return choose_notes(heard)
+
+
+def choose_notes(heard):
+    """Return side and notes of pairs, from the transcriptions of source and target of each: see `heard_notes`."""
+    reliability = {}
+    for side, transcriptions in zip(("piano", "synth"), zip(*heard)):
+        probabilities = np.concatenate([probability for _, probability in transcriptions])
+        reliability[side] = probabilities.mean() if len(probabilities) else 0
+    side = max(reliability, key=reliability.get, default=None)  # the source, if both are equal
+    if side is None or reliability[side] < min_reliability:
+        return None, []
+    return side, [merge(source, target, side) for source, target in heard]
 
 
 def transcribe(audio, model):
@@ -50,21 +65,29 @@ def transcribe(audio, model):
     return Transcription.transcribe_audio(audio, listener), np.concatenate(probabilities)
 
 
-def merge(source, target):
-    """Merge the transcriptions of a pair, each its notes and their probabilities: see `heard_notes`.
+def merge(source, target, side):
+    """Return the notes of a side of a pair, and the certainty of each.
 
-    The mean probability of the notes tells which transcription is more reliable: it ranks instruments as the onset F1
-    does. A note that both have is certain.
+    A note that both sides have is certain. The velocities are those of the source, since the decoder gets such
+    velocities in a conversion.
+
+    Parameters
+    ----------
+    source, target : (np.ndarray [shape=(n, 4)], np.ndarray [shape=(n,)])
+        Notes of each side, and their probabilities.
+    side : str
+        "piano" or "synth".
+
+    Returns
+    -------
+    notes : np.ndarray [shape=(n, 4), float32]
+    certainty : np.ndarray [shape=(n,), float32, in [0, 1]]
     """
-    reliability = [float(probability.mean()) if len(probability) else 0.0 for _, probability in (source, target)]
-    if max(reliability) < min_reliability:
-        return None, None
-    (notes, probability), (others, _) = (source, target) if reliability[0] >= reliability[1] else (target, source)
+    (notes, probability), (others, _) = (source, target) if side == "piano" else (target, source)
     own, other = match_notes(notes, others)
-    certainty = one_sided * probability
+    notes, certainty = notes.copy(), one_sided * probability
     certainty[own] = 1
-    notes = notes.copy()
-    if reliability[1] > reliability[0] and len(own):
+    if side == "synth" and len(own):
         notes[:, 3] *= np.exp(np.median(np.log(others[other, 3] / notes[own, 3])))
         notes[own, 3] = others[other, 3]
         notes[:, 3] = notes[:, 3].clip(1, 127)
@@ -84,3 +107,7 @@ def match_notes(first, second):
         if i not in matched[0] and j not in matched[1]:
             matched[0][i], matched[1][j] = j, i
     return np.array(list(matched[0]), int), np.array(list(matched[0].values()), int)
+
+
+def store_notes(names, data, model):
+    return "piano"

@@ -266,10 +266,6 @@ absolute_velocity_weight = 0.25     # relative to a weight of 1 for velocities r
 decoder_loss_from = 0.25    # smallest level in the target, of 1, that counts for the level that fits best
 decoder_clipped_slope = 0.01    # slope of the decoder's loss where its output lies below the range
 level_loss_weight = 0.02    # weight of the level error of a crop in the decoder's loss
-decoder_rate_factor = 600   # factor of the learning rate for weights in decibels
-release_rate_factor = 30    # factor of the learning rate for weights in decibels per frame
-decoder_betas = (0.0, 0.9)  # of Adam
-decoder_crops = 4           # crops per batch from which the decoder learns, beside the encoder
 
 # sampled voice: the target's own sounds (SampledVoice.py, Scale.py)
 voice_layers = (32, 64, 96, 127)        # velocities at which every key is recorded

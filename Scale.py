@@ -1,6 +1,5 @@
 """Render a scale on a preset of a SoundFont, and store its sounds as a `SampledVoice`."""
 import contextlib
-import hashlib
 import io
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ import Hyperparameters as hp
 import MIDI2Audio
 import Notes
 import Util
-from GeneratedFiles import settings_digest
+from GeneratedFiles import values_digest
 from SampledVoice import SampledVoice
 
 
@@ -34,9 +33,9 @@ def stored_voice(target, folder):
         As `render_voice`.
     """
     preset = MIDI2Audio.parse_preset(target)
-    file = MIDI2Audio.find_soundfont(preset[0])
-    text = f"{file} {file.stat().st_size} {file.stat().st_mtime_ns} {preset} {settings_digest('voice_', 'gain')}"
-    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.torch"
+    file = MIDI2Audio.find_soundfont(preset[0]).stat()
+    key = values_digest(preset, file.st_size, file.st_mtime_ns, Util.settings())
+    path = folder / f"{key}.torch"
     if path.exists():
         with contextlib.suppress(Exception):  # torch raises many kinds for damaged files
             return SampledVoice.from_state(torch.load(path, weights_only=True), "")

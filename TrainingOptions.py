@@ -17,7 +17,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-def training_parser(description, name):
+def training_parser(description, name, epochs, batch_size, learning_rate):
     """Return a parser of the flags that both trainings share, which are the keyword arguments of their `train`.
 
     Parameters
@@ -25,19 +25,18 @@ def training_parser(description, name):
     description : str
     name : str
         Name of the weights file, without its ending.
+    epochs, batch_size, learning_rate : (number, number)
+        Default with the report's autoencoder, and with the note autoencoder.
 
     Returns
     -------
     argparse.ArgumentParser
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
-    epochs, batch_size, rate = ((getattr(hp, f"{own}_{what}") for own in (name, f"note_{name}" if name == "unet" and
-                                what == "epochs" else "note" if name == "ae" else name))
-                                for what in ("epochs", "batch_size", "learning_rate"))
     for flag, kind, (report, notes), text in (
             ("--epochs", Util.positive_int, epochs, "number of epochs"),
             ("--batch-size", Util.positive_int, batch_size, "crops per step"),
-            ("--learning-rate", Util.positive_float, rate, "learning rate of Adam")):
+            ("--learning-rate", Util.positive_float, learning_rate, "learning rate of Adam")):
         parser.add_argument(flag, type=kind, help=f"{text} (default: {report} for the report's autoencoder, {notes} for "
                             "the note autoencoder)" if report != notes else f"{text} (default: {report})")
     parser.add_argument("--crop-frames", type=Util.non_negative_int, default=hp.crop_frames,

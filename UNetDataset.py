@@ -1,5 +1,4 @@
 """Pairs of spectrograms for training a U-Net: stored outputs of the autoencoder, and the true electric piano."""
-import hashlib
 import itertools
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import Util
 from AEDataset import AEDataset, StoredSpectrogram
 from AEModel import NoteModel, digest
 from Clips import ClipMaker
+from GeneratedFiles import values_digest
 from NoteDataset import StoredAudio
 
 
@@ -86,11 +86,9 @@ class StoredOutputs:
     def __init__(self, model, data, name, sources=("piano",), versions=(0,)):
         self.model, self.data, self.sources, self.versions = model, Path(data), list(sources), tuple(versions)
         self.own_level = isinstance(model, NoteModel)
-        settings = sorted((key, str(value)) for key, value in vars(hp).items() if isinstance(
-            value, (int, float, str, tuple, dict)) and not key.startswith("_"))
-        text = f"{digest(model.network.state_dict())} {model.bfloat16} {settings}"
+        key = values_digest(digest(model.network.state_dict()), model.bfloat16, Util.settings())
         self.parent = self.data / "ae_output" / name
-        self.folder = self.parent / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.folder = self.parent / key
 
     def paths(self, name):
         """Return (output, spectrogram seen) of each piano and version of a piece."""

@@ -37,7 +37,7 @@ def load_autoencoder(path, data, device):
 
     Raises as `AEModel.load_model`, and ValueError if it was trained for other instruments than those in `data`.
     """
-    autoencoder, pair = load_model(Autoencoder, path, device), DatasetCreator.trained_for(data)["pair"]
+    autoencoder, pair = load_model(Autoencoder, path, device), DatasetCreator.pair(data)
     if not autoencoder.fits(pair):
         raise ValueError(f"{path} was trained for {autoencoder.pair}, and {data} holds {pair}; train it again with "
                          "AEMain.py --overwrite, or choose another --model")
@@ -161,7 +161,9 @@ def main_arguments(data, model, device="auto"):
 
 
 def main(arguments=None):
-    parser = TrainingOptions.training_parser("Train the U-Net.", "unet")
+    parser = TrainingOptions.training_parser(
+        "Train the U-Net.", "unet", (hp.unet_epochs, hp.note_unet_epochs), 2 * (hp.unet_batch_size,),
+        2 * (hp.unet_learning_rate,))
     parser.add_argument("--wf", type=Util.positive_int,
                         help=f"2**WF channels in the first layer (default: {hp.unet_wf}, or that of --start)")
     parser.add_argument("--in-channels", type=int, choices=(1, 2),

@@ -69,6 +69,12 @@ def split(names, seed=None, share=None):
     return tuple(sorted(name for name in names if name.partition("~")[0] in set(side)) for side in sides)
 
 
+def settings():
+    """Return all numbers, texts and tables of `Hyperparameters` by name, on which stored results may depend."""
+    return {name: value for name, value in sorted(vars(hp).items())
+            if isinstance(value, (int, float, str, tuple, dict)) and not name.startswith("_")}
+
+
 def seed_of(text):
     """Return a number that seeds random draws, always the same for a text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")

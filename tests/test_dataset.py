@@ -16,6 +16,7 @@ import Hyperparameters as hp
 import MIDI2Audio
 import Util
 from AEDataset import AEDataset, NoteDataset, make_datasets
+from notes_common import rate
 from UNetDataset import UNetDataset
 
 
