@@ -15,8 +15,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 import Hyperparameters as hp
 import MIDI2Audio
 from AEModel import NoteModel
-from NoteAutoencoder import NoteAutoencoder, NoteDecoder
+from NoteAutoencoder import NoteAutoencoder
 from notes_common import pedal, small
+from TableDecoder import TableDecoder
 
 
 @pytest.fixture(scope="session")
@@ -220,12 +221,10 @@ def one_thread():
 def decoder():
     """A decoder whose weights are all different."""
     torch.manual_seed(0)
-    decoder = NoteDecoder()
+    decoder = TableDecoder()
     with torch.no_grad():
-        decoder.level.add_(4 * torch.randn(decoder.level.shape))
-        decoder.loudness.add_(5 * torch.randn(decoder.loudness.shape))
-        decoder.slope.add_(5 * torch.randn(decoder.slope.shape))
-        decoder.release.add_(torch.rand(decoder.release.shape))
+        for parameter, deviation in zip(decoder.parameters(), (4, 4, 2, 5, 5, 0.3)):
+            parameter.add_(deviation * torch.randn(parameter.shape))
     return decoder
 
 
