@@ -69,11 +69,12 @@ class Lessons:
 
     def __init__(self, data, names, initial, settings, device):
         self.data, self.device, clips = data, device, data / "clips"
-        self.heard = None
         self.names = DatasetCreator.with_notes(names, data)
+        self.heard = None
         if names and not self.names:
-            self.heard = Distributed.first_process_first(lambda: HeardNotes.store_notes(names, data, initial))
-            self.names = names
+            self.names, from_source = Distributed.first_process_first(
+                lambda: HeardNotes.store_notes(names, data, initial))
+            self.heard = "source" if from_source else "target"
         self.pieces = ClipSources.read_pieces(clips / "pieces.npz") if (clips / "pieces.npz").exists() else ([], [])
         if not self.names and not self.pieces[1]:
             raise ValueError(f"{data} holds neither pairs nor clips; render MIDI files (MIDI2Audio.py), or run "
@@ -159,7 +160,7 @@ def build_network(initial, lessons, decoder, part):
 def choose_parts(network, part, lessons):
     """Return the names of the parts to train, in their order."""
     table = ["decoder"] if isinstance(network.decoder, TableDecoder) and lessons.names else []
-    notes = [] if lessons.heard == "piano" else ["encoder", "heads"]  # their own transcription teaches nothing
+    notes = [] if lessons.heard == "source" else ["encoder", "heads"]  # their own transcription teaches nothing
     return {None: notes + table, "encoder": ["encoder", "heads"], "heads": ["heads"], "decoder": table}[part]
 
 
@@ -227,7 +228,8 @@ def print_plan(parts, lessons, initial, settings):
           f"{len(lessons.training)} pieces to train on, {len(lessons.validation)} to validate; about "
           f"{max(round(minutes), 1)} minutes on two quiet cores", flush=True)
     if lessons.heard:
-        print(f"the pairs have no MIDI files; their notes are those that the initial weights hear in {lessons.heard}/")
+        print("the pairs have no MIDI files: their notes are those that the initial weights hear in the "
+              f"{lessons.heard}")
     if initial and initial.pair == lessons.trained_for["pair"] and Path(initial.path) == hp.ae_weights:
         print("these are the instruments of the shipped weights, so little is to be gained; --report trains the "
               "report's networks, --from-scratch a note autoencoder from nothing")

@@ -8,10 +8,10 @@ import Plots
 import RefinerTraining
 import TableDecoder
 import Training
-import Util
 from AEDataset import AEDataset
 from AEModel import NoteModel, autocast
 from Clips import ClipMaker, frame_rate, label_clips, seeded
+from NoteDataset import read_notes
 from NoteLoss import frame_loss
 
 shown = {"onset_f1": "onset F1", "offset_f1": "with offsets", "velocity_f1": "with velocities"}  # of the metrics
@@ -183,15 +183,14 @@ class TableCrops(AEDataset):
     collate = list
 
     def load(self, name, data, sources):
-        self.notes = [*getattr(self, "notes", []), Util.load_array(data / "generated" / name / "notes.npy", np.float32)]
+        self.notes = [*getattr(self, "notes", []), read_notes(data / "generated" / name)]
         return []
 
     def __getitem__(self, key):
         piece, first, frames, _ = key if isinstance(key, tuple) else (key, 0, self.targets[key].shape[1], None)
         target, notes, rate = self.targets[piece][:, first:first + frames], self.notes[piece], frame_rate
         sounding = (notes[:, 0] * rate < first + frames + 4) & (notes[:, 1] * rate > first - 1000)
-        notes = np.pad(notes[sounding], ((0, 0), (0, 5 - notes.shape[1])), constant_values=1)  # certain, if not heard
-        return {"target": target.float(), "first": first, "notes": torch.from_numpy(notes)}
+        return {"target": target.float(), "first": first, "notes": torch.from_numpy(notes[sounding])}
 
 
 class TableTrainer(NoteTrainer):

@@ -1,6 +1,6 @@
-"""Decode notes to the mel spectrogram of the target instrument with a learnt table, and its loss and optimisation.
+"""Decode notes to the mel spectrogram of the target instrument with a learnt table, and the loss that trains it.
 
-Neighbouring keys share most of the table, so that a note that was missed or found by mistake hardly changes it.
+Neighbouring keys share most of the table, so missed notes and false positives hardly change it.
 """
 import functools
 
@@ -11,107 +11,163 @@ from torch import nn
 import DatasetCreator
 import Hyperparameters as hp
 
-inaudible = 100.0
-decibel = 10 / np.log(10)       # dB per unit of the natural logarithm of power
-partials = 32
-spacing = 6
-knot_times = (-4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 26, 34, 45, 60, 80, 107, 143, 190, 253, 338, 450,
-              600, 800, 1000)
-dev_penalty = 1e-4
-level_scale = 600.
-own_scale = 300.
-release_scale = 30.
-betas = (0.9, 0.99)
+decibel = 10 / np.log(10)   # dB per unit of the natural logarithm of power
+partials = 32               # per key; the noise floor stands for higher ones
+spacing = 6                 # semitones between keys whose curves are learnt; those between are interpolated
+knots = (-4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 26, 34, 45, 60, 80, 107, 143, 190, 253, 338, 450, 600,
+         800, 1000)         # frames since the onset
+inaudible = 100.0           # decay in dB after which a note is left out
+deviation_penalty = 1e-4    # per square of a key's deviation in dB, beside a loss that is 1 for 80 dB
+# Factors of the learning rate for curves in dB, a key's deviation in dB, and the decay in dB per frame. The memory of
+# Adam is short, so that rarely played keys take steps of their own size.
+rate_factors, betas = dict(curves=600, deviations=300, release=30), (0.9, 0.99)
 
 
 @functools.cache
 def partial_responses():
-    """Return the mel power of each partial of each key at 0 dB [shape=(n_keys, partials, n_mels)]."""
+    """Return the mel power of each partial of each key, relative to the largest [shape=(n_keys, partials, n_mels)]."""
     keys, numbers = np.arange(hp.lowest_key, hp.lowest_key + hp.n_keys), np.arange(1, partials + 1)
-    bins = 440 * 2 ** ((keys[:, None] - 69) / 12) * numbers * hp.n_fft / hp.sample_rate
-    away = bins[..., None] - np.arange(hp.n_fft // 2 + 1)
+    bins = 440 * 2 ** ((keys[:, None, None] - 69) / 12) * numbers[:, None] * hp.n_fft / hp.sample_rate
+    away = bins - np.arange(hp.n_fft // 2 + 1)
     window = np.sinc(away) + (np.sinc(away - 1) + np.sinc(away + 1)) / 2  # spectrum of a Hann window
-    mel = (window ** 2 * (bins[..., None] < hp.n_fft / 2)) @ DatasetCreator.mel_filters().T
-    return torch.from_numpy(mel / mel.max()).float()
+    power = (window ** 2 * (bins < hp.n_fft / 2)) @ DatasetCreator.mel_filters().T
+    return torch.from_numpy(power / power.max()).float()
 
 
 class TableDecoder(nn.Module):
+    """Decode notes to the mel spectrogram of the target instrument with a learnt table.
+
+    The spectrum of a note is a sum of harmonic partials and a noise floor. Their levels are curves over the time since
+    the onset, and change linearly between every `spacing`-th key. Curves of the velocity add to the level of each mel
+    band, and a decay after the offset is subtracted. Each key has a small deviation per band of its own. The powers of
+    all notes are summed.
+
+    Attributes
+    ----------
+    loudest : torch.Tensor
+        Mean power in dB of the loudest frame of a target spectrogram: see `AEModel.normalise_level`.
+    """
 
     def __init__(self):
         super().__init__()
-        knots = torch.tensor(knot_times).float()
-        anchors = -(-hp.n_keys // spacing) + 1
-        place = torch.arange(hp.n_keys) / spacing
-        weights = (1 - (place[:, None] - torch.arange(anchors)).abs()).clamp(min=0)
-        self.register_buffer("knots", knots, persistent=False)
-        self.register_buffer("weights", weights, persistent=False)
+        times, curves = torch.tensor(knots).float(), -(-hp.n_keys // spacing) + 1
+        place = torch.arange(hp.n_keys)[:, None] / spacing
+        self.register_buffer("knots", times, persistent=False)
+        self.register_buffer("shares", (1 - (place - torch.arange(curves)).abs()).clamp(min=0), persistent=False)
         self.register_buffer("responses", partial_responses(), persistent=False)
         self.register_buffer("loudest", torch.tensor(-15.0))
-        decay = torch.where(knots < 0, -55.0, -knots / 10)[:, None]
-        self.partials = nn.Parameter((-25 + decay - torch.arange(partials)).repeat(anchors, 1, 1))
-        self.floor = nn.Parameter((-60 + decay - torch.zeros(hp.n_mels)).repeat(anchors, 1, 1))
-        self.own = nn.Parameter(torch.zeros(hp.n_keys, hp.n_mels))
-        self.loudness = nn.Parameter(torch.full((anchors, hp.n_mels), 40.0))
-        self.slope = nn.Parameter(torch.zeros(anchors, hp.n_mels))
-        self.release = nn.Parameter(torch.full((anchors, hp.n_mels), 1.5))
+        decay = torch.where(times < 0, -55, -times / 10)[:, None]  # dB
+        self.partials = nn.Parameter((-25 + decay - torch.arange(partials)).repeat(curves, 1, 1))
+        self.floor = nn.Parameter((-60 + decay - torch.zeros(hp.n_mels)).repeat(curves, 1, 1))
+        self.deviation = nn.Parameter(torch.zeros(hp.n_keys, hp.n_mels))
+        self.loudness = nn.Parameter(torch.full((curves, hp.n_mels), 40.0))  # dB per decade of velocity
+        self.slope = nn.Parameter(torch.zeros(curves, hp.n_mels))            # dB per full range of velocity
+        self.release = nn.Parameter(torch.full((curves, hp.n_mels), 1.5))    # dB per frame
 
-    def levels(self, keys):
-        weights = self.weights[keys]
-        tones, floor = (torch.einsum("ka,atp->ktp", weights, part) for part in (self.partials, self.floor))
-        power = torch.einsum("ktp,kpm->ktm", (tones / decibel).exp(), self.responses[keys]) + (floor / decibel).exp()
-        return power.clamp(min=1e-30).log() * decibel + self.own[keys][:, None]
+    def forward(self, notes, first, frames):
+        """Return the mel power in dB of notes.
 
-    def forward(self, notes, first, frames, certainty=None):
+        Parameters
+        ----------
+        notes : torch.Tensor [shape=(n, 4)]
+            Onset and offset in seconds, MIDI key, velocity from 1 to 127. Keys outside the piano's range, such as 0,
+            are ignored.
+        first : int
+            First frame to return.
+        frames : int
+            Number of frames to return.
+
+        Returns
+        -------
+        torch.Tensor [shape=(n_mels, frames)]
+            Mel power in dB. A silent frame has the value `hp.decoder_silence`.
+        """
+        return total(self.note_levels(notes, first, frames)[0])
+
+    def note_levels(self, notes, first, frames):
+        """Return the level of each audible note, and which notes are audible. The parameters are those of `forward`.
+
+        Returns
+        -------
+        torch.Tensor [shape=(m, frames, n_mels)]
+            Natural logarithm of the power.
+        torch.Tensor [shape=(n,), bool]
+        """
         onset, end = notes[:, :2].T * (hp.sample_rate / hp.hop_length)
         key = notes[:, 2].long() - hp.lowest_key
         known = (key >= 0) & (key < hp.n_keys)
-        release = (self.weights @ self.release).clamp(min=hp.decoder_min_release)
-        falling = release.amin(1)[key.clamp(0, hp.n_keys - 1)]  # slowest band of each key
-        audible = known & (onset + self.knots[0] < first + frames) & (end + inaudible / falling > first)
-        if not audible.any():
-            empty = self.floor.new_full((hp.n_mels, frames), hp.decoder_silence)
-            return empty if certainty is None else (empty, torch.ones_like(empty))
+        release = (self.shares @ self.release).clamp(min=hp.decoder_min_release)
+        slowest = release.amin(1)[key.clamp(0, hp.n_keys - 1)]
+        audible = known & (onset + self.knots[0] < first + frames) & (end + inaudible / slowest > first)
         onset, end, key, velocity = onset[audible], end[audible], key[audible], (notes[audible, 3] / 127).clamp(0.02, 1)
-        now = torch.arange(first, first + frames, device=notes.device)
         keys, index = key.unique(return_inverse=True)
-        growth = self.weights[keys] @ torch.stack([self.loudness, self.slope])  # (2, keys, n_mels)
-        gain = growth[0][index] * (torch.log10(velocity) + 0.22)[:, None] + growth[1][index] * (velocity - 0.6)[:, None]
-        silence = gain.new_full((len(key), 1, hp.n_mels), hp.decoder_silence)
-        rows = torch.cat([self.levels(keys)[index], gain[:, None], -release[key][:, None], silence], 1)
+        loudness, slope = ((self.shares[keys] @ part)[index] for part in (self.loudness, self.slope))
+        gain = loudness * (torch.log10(velocity) + 0.22)[:, None] + slope * (velocity - 0.6)[:, None]
+        silence = torch.full_like(gain, hp.decoder_silence)
+        # one matrix product per note: the rows are what adds to its level, the columns how much of it in each frame
+        rows = torch.cat([self.levels(keys)[index], torch.stack([gain, -release[key], silence], 1)], 1)
+        now = torch.arange(first, first + frames, device=notes.device)
         since, over = now - onset[:, None], (now - end[:, None]).clamp(min=0)
-        columns = torch.cat([self.shares(since), torch.stack([torch.ones_like(over), over,
-                                                              (since < self.knots[0]).to(over.dtype)], 2)], 2)
-        level = columns @ (rows / decibel)
-        total = torch.logsumexp(level, 0).T * decibel
-        if certainty is None:
-            return total
-        with torch.no_grad():
-            shares = (level - level.logsumexp(0)).exp_() if False else (level - total.T / decibel).exp_()
-            return total, (certainty[audible] @ shares.flatten(1)).view(total.shape[::-1]).T
+        columns = torch.stack([torch.ones_like(over), over, (since < self.knots[0]).to(over.dtype)], 2)
+        return torch.cat([self.knot_shares(since), columns], 2) @ (rows / decibel), audible
 
-    def shares(self, since):
-        """Return the share of each knot."""
+    def levels(self, keys):
+        """Return the level of keys in dB at each knot [shape=(keys, knots, n_mels)], without velocity and release."""
+        tones, floor = (torch.einsum("ka,atp->ktp", self.shares[keys], part / decibel).exp()
+                        for part in (self.partials, self.floor))
+        power = tones @ self.responses[keys] + floor
+        return power.clamp(min=1e-30).log() * decibel + self.deviation[keys][:, None]
+
+    def knot_shares(self, since):
+        """Return the share of each knot [shape=(..., knots)] in the level at times since an onset, in frames."""
         since = since.clamp(self.knots[0], self.knots[-1])[..., None]
-        gaps = self.knots.diff()
-        rise = ((since - self.knots[:-1]) / gaps).clamp(0, 1)
-        one = torch.ones_like(rise[..., :1])
-        return torch.cat([one, rise], -1) - torch.cat([rise, 0 * one], -1)
+        passed = ((since - self.knots[:-1]) / self.knots.diff()).clamp(0, 1)
+        return nn.functional.pad(passed, (1, 0), value=1) - nn.functional.pad(passed, (0, 1))
+
+
+def total(levels):
+    """Return the power in dB of all notes together [shape=(n_mels, frames)]: see `TableDecoder.note_levels`."""
+    return (torch.logsumexp(levels, 0).T * decibel).clamp(min=hp.decoder_silence)
 
 
 def decoder_loss(decoder, notes, certainty, first, target):
-    output, weight = decoder(notes, first, target.shape[1], certainty)
-    output = output / hp.top_db + 1
+    """Return the loss of a table decoder for a crop.
+
+    The loss is the L1 distance between the spectrogram of the notes and the target, at the level that fits best. Each
+    value has the weight of the certainties of its notes, in the proportion of their powers. A small part of the level
+    error is added, since otherwise the levels drift away from those of rare keys. Deviations of single keys are
+    penalised.
+
+    Parameters
+    ----------
+    decoder : TableDecoder
+    notes : torch.Tensor [shape=(n, 4)]
+        Notes that sound in the crop; others are ignored.
+    certainty : torch.Tensor [shape=(n,), in [0, 1]]
+        Probability of each note, 1 for true notes.
+    first : int
+        First frame of the crop.
+    target : torch.Tensor [shape=(n_mels, t), in [0, 1]]
+    """
+    levels, audible = decoder.note_levels(notes, first, target.shape[1])
+    if not audible.any():
+        return 0 * decoder.deviation.sum()
+    output = total(levels) / hp.top_db + 1
+    with torch.no_grad():
+        weight = torch.tensordot(certainty[audible].to(levels.dtype), levels.softmax(0), 1).T
     loud, off = target > hp.decoder_loss_from, 0
     if loud.any():
         differences = (target - output)[loud]
         output, off = output + differences.detach().median(), differences.mean().abs()
-    within = output.clamp(0, 1)
+    within = output.clamp(0, 1)  # levels below the range still get a gradient
     distance = ((within + hp.decoder_clipped_slope * (output - within) - target).abs() * weight).mean()
-    keys = (notes[:, 2].long() - hp.lowest_key).unique()
-    return distance + hp.level_loss_weight * off + dev_penalty * decoder.own[keys].square().sum() / max(len(keys), 1) / hp.n_mels
+    keys = (notes[audible, 2].long() - hp.lowest_key).unique()
+    deviation = decoder.deviation[keys].square().mean()
+    return distance + hp.level_loss_weight * off + deviation_penalty * deviation
 
 
 def parameter_groups(decoder):
-    return [dict(params=[decoder.partials, decoder.floor, decoder.loudness, decoder.slope], scale=level_scale, betas=betas),
-            dict(params=[decoder.own], scale=own_scale, betas=betas),
-            dict(params=[decoder.release], scale=release_scale, betas=betas)]
+    """Return the parameter groups for Adam. `scale` is the factor of the learning rate of each group."""
+    groups = dict(curves=[decoder.partials, decoder.floor, decoder.loudness, decoder.slope],
+                  deviations=[decoder.deviation], release=[decoder.release])
+    return [dict(params=params, scale=rate_factors[name], betas=betas) for name, params in groups.items()]

@@ -16,8 +16,8 @@ import Hyperparameters as hp
 import MIDI2Audio
 from AEModel import NoteModel
 from NoteAutoencoder import NoteAutoencoder
-from notes_common import pedal, small
 from TableDecoder import TableDecoder
+from notes_common import pedal, small
 
 
 @pytest.fixture(scope="session")
@@ -223,8 +223,9 @@ def decoder():
     torch.manual_seed(0)
     decoder = TableDecoder()
     with torch.no_grad():
-        for parameter, deviation in zip(decoder.parameters(), (4, 4, 2, 5, 5, 0.3)):
-            parameter.add_(deviation * torch.randn(parameter.shape))
+        for curve in decoder.partials, decoder.floor, decoder.deviation, decoder.loudness, decoder.slope:
+            curve.add_(4 * torch.randn(curve.shape))
+        decoder.release.add_(torch.rand(decoder.release.shape))
     return decoder
 
 

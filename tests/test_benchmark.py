@@ -140,6 +140,13 @@ def one_piece(tmp_path, monkeypatch):
     return tmp_path / "MIDI"
 
 
+@pytest.fixture
+def one_piano(monkeypatch):
+    """The default piano in place of the pianos of all cases, whose SoundFonts the README does not install."""
+    for name, case in list(cases.cases.items()):
+        monkeypatch.setitem(cases.cases, name, case._replace(preset=hp.piano_preset))
+
+
 def test_goals_writes_its_tables_to_the_working_folder(instruments, one_piece, root_copy, weights, monkeypatch):
     monkeypatch.setattr(goals, "cases", {"one": cases.Case(hp.piano_preset),
                                          "another": cases.Case((hp.piano_preset[0], 0, 1, True))})
@@ -157,7 +164,7 @@ def test_goals_writes_its_tables_to_the_working_folder(instruments, one_piece, r
     assert all(row[2].endswith(" of 1") and row[3] == "satie_gymnopedie_1" for row in rows[8:])
 
 
-def test_a_full_run_of_goals_writes_to_results(one_piece, root_copy, monkeypatch):
+def test_a_full_run_of_goals_writes_to_results(instruments, one_piece, one_piano, root_copy, monkeypatch):
     monkeypatch.setattr(goals, "cases_of", lambda pieces, chosen: list(chosen))
     monkeypatch.setattr(goals, "prepare", lambda *_: (None, None))
     scores = np.arange(4.0)[None, :, None] + np.arange(3.0)
@@ -229,7 +236,7 @@ def test_mp3_keeps_length_and_time(compression):
 
 # what is missing is named before any work
 
-def test_missing_packages_are_named_first(one_piece, monkeypatch):
+def test_missing_packages_are_named_first(instruments, one_piece, one_piano, monkeypatch):
     monkeypatch.setattr(cases, "prepare", lambda *_: pytest.fail("work has begun"))
     monkeypatch.setattr(goals, "prepare", cases.prepare), monkeypatch.setattr(peers, "prepare", cases.prepare)
     monkeypatch.setitem(sys.modules, "basic_pitch", None)

@@ -20,7 +20,8 @@ import UNetMain
 from AEDataset import NoteDataset
 from AEModel import NoteModel, load_model, snapshot
 from Autoencoder import Autoencoder
-from NoteAutoencoder import NoteAutoencoder, NoteDecoder
+from NoteAutoencoder import NoteAutoencoder
+from TableDecoder import TableDecoder
 from notes_common import small, some_notes
 from UNetDataset import UNetDataset, level_difference, write_outputs
 
@@ -70,7 +71,7 @@ def test_a_decoder_for_another_target_begins_anew(takes, model, tmp_path, monkey
     monkeypatch.setattr(AEMain.NoteTrainer, "train_epoch", lambda self, batches, factors: (0.0 for _ in batches))
     AEMain.train(takes, part="decoder", decoder="table", start=tmp_path / "ae.torch", epochs=1, model="other")
     trained = torch.load(takes / "models" / "other" / "ae.torch", weights_only=True)
-    expected = (model.network.decoder if kept else NoteDecoder()).state_dict()
+    expected = (model.network.decoder if kept else TableDecoder()).state_dict()
     for key, value in expected.items():
         assert key == "loudest" or torch.equal(trained[f"decoder.{key}"].float(), value), key
     assert torch.equal(trained["encoder.head.weight"].float(), model.network.encoder.head.weight)

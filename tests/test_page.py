@@ -5,6 +5,7 @@ from selenium.webdriver import ActionChains, Keys
 
 import Hyperparameters as hp
 import Main
+import Page
 import Util
 import make
 
@@ -231,3 +232,14 @@ def test_the_page_of_results(browser, open_page, tmp_path):
                                 {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
         assert page("return document.documentElement.scrollWidth;") <= width
     assert browser.get_log("browser") == []
+
+
+def test_a_frame_in_a_notebook_is_as_high_as_its_page(open_page, browser, tone_page):
+    path = tone_page.with_name("notebook.html")
+    Util.save_text(path, "<!DOCTYPE html>" + Page.notebook_frame(tone_page.read_text(encoding="utf-8")).data)
+    run = open_page(path)
+    for width in 500, 1280:
+        browser.set_window_size(width, 600)
+        browser.switch_to.frame(0)
+        run("await until(() => innerHeight > 600 && document.documentElement.offsetHeight === innerHeight);")
+        browser.switch_to.default_content()

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +130,23 @@ def test_a_package_is_named_only_for_its_soundfonts(tmp_path, monkeypatch):
     ("FluidR3_GM.sf2:0:1:room, FluidR3_GM.sf2:0:0 -> nosuch.sf2:0:3", ("Bright Yamaha Grand", "nosuch 0 3"))))
 def test_the_instruments_of_a_pair_have_names(instruments, pair, names):
     assert Presets.instrument_names(pair) == names
+
+
+def test_the_change_check_hides_what_a_person_has_installed(root, tmp_path, monkeypatch):
+    """In a mount namespace: a SoundFont and a program that no command of the README installs."""
+    folder = next(filter(Path.is_dir, hp.system_soundfonts), None)
+    (tmp_path / "sox").write_text("#!/bin/sh\n")
+    (tmp_path / "sox").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    script = """mount -t tmpfs tmpfs "$1" || exit 77
+        touch "$1/TimGM6mb.sf2" "$1/FluidR3_GM.sf2"
+        unshare --mount "$0" true || exit 77
+        unshare --mount "$0" sh -c 'ls "$1"; command -v sox' - "$1"; ls "$1" """
+    if not (folder and shutil.which("unshare")):
+        pytest.skip("no mount namespaces")
+    done = subprocess.run(["unshare", "--mount", "bash", "-c", script, root / ".ci" / "bare", folder],
+                          capture_output=True, text=True)
+    if done.returncode and not done.stdout:
+        pytest.skip(f"mount namespaces are not permitted: {done.stderr}")
+    assert done.stdout.split() == ["FluidR3_GM.sf2", "FluidR3_GM.sf2", "TimGM6mb.sf2"]
+    assert (tmp_path / "sox").exists()

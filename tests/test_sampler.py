@@ -18,7 +18,8 @@ import Main
 import SampledVoice
 import Scale
 from Autoencoder import Autoencoder
-from NoteAutoencoder import NoteAutoencoder, NoteDecoder
+from NoteAutoencoder import NoteAutoencoder
+from TableDecoder import TableDecoder
 from notes_common import small
 
 
@@ -145,7 +146,7 @@ def test_weights_with_a_table_still_load_and_sound_as_before(tmp_path):
     model, path = note_model(None), tmp_path / "ae.torch"
     torch.save(model.network.state_dict(), path)
     loaded = AEModel.load_model(Autoencoder, path)
-    assert loaded.voice is None and isinstance(loaded.network.decoder, NoteDecoder)
+    assert loaded.voice is None and isinstance(loaded.network.decoder, TableDecoder)
     notes = np.array([[0.1, 0.5, 60, 90]], np.float32)
     np.testing.assert_array_equal(loaded.note_spectrogram(notes, 40), model.note_spectrogram(notes, 40))
 
@@ -239,4 +240,4 @@ def test_the_decoder_alone_is_stored_without_training(voice, tmp_path, monkeypat
         AEMain.train(tmp_path, part="decoder", model="other")
     kept = AEMain.build_note_network(model, "recordings", None)
     assert torch.equal(kept.decoder.streams, voice.streams)
-    assert isinstance(AEMain.build_note_network(model, "recordings", "table").decoder, NoteDecoder)
+    assert isinstance(AEMain.build_note_network(model, "recordings", "table").decoder, TableDecoder)
