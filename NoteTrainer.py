@@ -8,6 +8,7 @@ import Plots
 import RefinerTraining
 import TableDecoder
 import Training
+import Util
 from AEDataset import AEDataset
 from AEModel import NoteModel, autocast
 from Clips import ClipMaker, frame_rate, label_clips, seeded
