@@ -171,7 +171,7 @@ class HeadTrainer(NoteTrainer):
         refiner.train()
         losses = [RefinerTraining.head_loss(head, refiner, found, self.device)
                   for head, found in examples.items() if found]
-        return sum(losses) if losses else 0 * next(refiner.parameters()).sum(), len(batch)
+        return sum(losses) if losses else 0 * next(refiner.onset_head.parameters()).sum(), len(batch)
 
 
 class TableCrops(AEDataset):
