@@ -45,7 +45,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
         float
             1 minus the mean F1 of all three kinds, over dry and recorded clips.
         dict
-            For "dry" and "recorded", where there are any: onset F1, F1 with offsets, F1 with velocities, and, where there
+            For "dry" and "recorded", where there are any: onset F1, F1 with offsets, F1 with velocities, and, if there
             are targets, the mean distance of the spectrogram in dB.
         """
         rows = {"dry": [], "recorded": []}
