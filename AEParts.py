@@ -214,7 +214,7 @@ def prepare(name, network, lessons, folder, settings, first, started):
     crops = NoteTrainer.TableCrops(lessons.training, lessons.data)
     network.decoder.loudest.fill_(float(np.mean([peak_frame_level(Util.to_db(target[:].numpy()))
                                                  for target in crops.targets])))
-    trainer = NoteTrainer.TableTrainer(network, own["learning_rate"], lessons.device, **how)
+    trainer = NoteTrainer.TableTrainer(network, own["learning_rate"], lessons.device, started=started, **how)
     return trainer, crops, NoteTrainer.TableCrops(lessons.validation, lessons.data), own
 
 

@@ -315,7 +315,7 @@ def store_pair(recordings, data, source, name):
     clips, lag = align(clips, recordings, source, note)
     size, length = min(clip.size for clip in clips), hp.limit_s * hp.sample_rate
     stored = {"parts": [], "lag": lag}
-    for number, start in enumerate(range(0, max(size - hp.min_piece_s * hp.sample_rate, 1), length)):
+    for number, start in enumerate(range(0, max(size - hp.min_piece_s * hp.sample_rate, 0) + 1, length)):
         cut, part = [clip[start:min(start + length, size)] for clip in clips], f"{name}~{number + 1}" * (number > 0)
         if all(clip.any() for clip in cut):
             stored["parts"].append(part or name)

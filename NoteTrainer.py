@@ -8,6 +8,7 @@ import Plots
 import RefinerTraining
 import TableDecoder
 import Training
+import Util
 from AEDataset import AEDataset
 from AEModel import NoteModel, autocast
 from Clips import ClipMaker, frame_rate, label_clips, seeded
@@ -44,8 +45,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
         float
             1 minus the mean F1 of all three kinds, over dry and recorded clips.
         dict
-            For "dry" and "recorded", where there are any: onset F1, F1 with offsets, F1 with velocities, and the mean
-            distance of the spectrogram in dB.
+            For "dry" and "recorded", where there are any: onset F1, F1 with offsets, F1 with velocities, and, if there
+            are targets, the mean distance of the spectrogram in dB.
         """
         rows = {"dry": [], "recorded": []}
         for kind, audio, notes, target in clips:
@@ -56,7 +57,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
             distance = hp.top_db * np.abs(output - target).mean() if target is not None else np.nan
             rows[kind].append([*(scores[name] for name in shown), distance])
         means = {kind: np.mean(part, axis=0) for kind, part in rows.items() if part}
-        figures = {kind: dict(zip((*shown.values(), "distance, dB"), map(float, part))) for kind, part in means.items()}
+        figures = {kind: {name: float(value) for name, value in zip((*shown.values(), "distance, dB"), part)
+                          if np.isfinite(value)} for kind, part in means.items()}
         return 1 - float(np.mean([part[:3] for part in means.values()])), figures
 
     def save_example(self, stem, epoch, training_set, validation_set):
@@ -170,7 +172,7 @@ class HeadTrainer(NoteTrainer):
         refiner.train()
         losses = [RefinerTraining.head_loss(head, refiner, found, self.device)
                   for head, found in examples.items() if found]
-        return sum(losses) if losses else 0 * next(refiner.parameters()).sum(), len(batch)
+        return sum(losses) if losses else 0 * next(refiner.onset_head.parameters()).sum(), len(batch)
 
 
 class TableCrops(AEDataset):
