@@ -103,7 +103,7 @@ scratch_learning_rate = 2e-3    # from nothing
 note_piece_steps, note_min_steps, note_max_steps = 25, 400, 3000    # steps of the encoder per piece, and in all
 head_epochs, head_batch_size, head_learning_rate, head_weight_decay = 4, 4, 5e-4, 0.02
 head_versions, head_clips = 3, 120  # of each recording, dry and in rooms; most clips
-table_epochs, table_batch_size, table_learning_rate = 10, 8, 2e-3
+table_epochs, table_batch_size, table_learning_rate = 6, 8, 2e-3   # of the table decoder
 
 # note autoencoder: layers
 encoder_form = dict(first=64, channels=64, stages=(1, 2, 4, 8, 16, 32), narrow=8, width=384, layers=7)
