@@ -70,8 +70,8 @@ def make_page(scores, training, scored):
     rows = [(source, *(" / ".join(f"{value:.3f}" for value in values) for values in both), f"{minutes:.0f}")
             for source, (*both, minutes) in scores.items()]
     return (f"Onset F1 / F1 with offsets / F1 with offsets and velocities of the transcription, means over {scored} "
-            f"pieces that are not in the training. *Before* are the shipped weights. *After* is a training on {training} "
-            f"pieces with the defaults of `AEMain.py`, on {os.cpu_count()} processor cores. Made by "
+            "pieces that are not in the training. *Before* are the shipped weights. *After* is a training on "
+            f"{training} pieces with the defaults of `AEMain.py`, on {os.cpu_count()} processor cores. Made by "
             "`python benchmarks/own_instrument.py TRAIN TEST`.\n\n"
             + table([("source", "before", "after", "minutes"), *rows]))
 

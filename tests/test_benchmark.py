@@ -232,9 +232,10 @@ def test_a_missing_soundfont_is_named_first_with_its_package(one_piece, monkeypa
 
 # own_instrument.py
 
-def test_own_instrument_writes_a_row_per_instrument_and_keeps_what_is_finished(instruments, tmp_path, monkeypatch, midi):
+def test_own_instrument_writes_a_row_each_and_keeps_what_is_finished(instruments, tmp_path, monkeypatch, midi):
+    notes = [(0, key, 0.2 + 0.4 * i, 0.5 + 0.4 * i) for i, key in enumerate((60, 67, 72))]
     for name in "abcdef":
-        midi(tmp_path / "MIDI" / f"{name}.mid", [(0, key, 0.2 + 0.4 * i, 0.5 + 0.4 * i) for i, key in enumerate((60, 67, 72))])
+        midi(tmp_path / "MIDI" / f"{name}.mid", notes)
     trained = []
 
     def train(data):  # untrained weights that hear nothing, in place of minutes of training
