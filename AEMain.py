@@ -21,7 +21,7 @@ from Autoencoder import Autoencoder
 
 
 def train_report(data, names, weights, settings, device, channels=None, **how):
-    """Train the report's autoencoder; see `train`. Return what `Training.fit` returns, and the settings.
+    """Train the report's autoencoder; see `train`. Return what `Training.fit` returns, in a list, and the settings.
 
     Raises ValueError if the initial weights have other channels than `channels`, or are of the note autoencoder.
     """
@@ -41,13 +41,13 @@ def train_report(data, names, weights, settings, device, channels=None, **how):
     trainer = Training.Trainer(autoencoder, torch.nn.functional.l1_loss, settings["learning_rate"], device,
                                started=bool(initial), **TrainingOptions.trainer_settings(settings))
     losses = Training.fit(trainer, training, validation, weights, settings, "L1 loss", **how)
-    return losses, settings
+    return [losses], settings
 
 
 def train_notes(data, names, weights, settings, device, part=None, decoder=None, scratch=False, overwrite=False, **how):
     """Train the parts of the note autoencoder, one after the other; see `train`.
 
-    Return what `Training.fit` returns of the last part, with the validation before the first, and the settings.
+    Return what `Training.fit` returns of each part, and the settings.
     """
     initial = None if scratch else AEParts.load_start(settings["start"])
     lessons = AEParts.Lessons(data, names, initial, settings, device)
@@ -56,19 +56,18 @@ def train_notes(data, names, weights, settings, device, part=None, decoder=None,
     parts = AEParts.choose_parts(network, part, lessons)
     if not parts:
         Training.save_finished(network, weights, lessons.trained_for)
-        return None, {**settings, "pieces": lessons.names, "trained_for": lessons.trained_for}
-    before, first = None, Distributed.process_rank()[0] == 0
+        return [], {**settings, "pieces": lessons.names, "trained_for": lessons.trained_for}
+    losses = []
     AEParts.print_plan(parts, lessons, initial, settings)
     for number, name in enumerate(parts):
         path = weights if name == parts[-1] else weights.with_name(f"ae_{name}.torch")
         trainer, training, validation, own = AEParts.prepare(name, network, lessons, weights.parent, settings,
                                                              number == 0, bool(initial) or number > 0)
-        losses = Training.fit(trainer, training, validation, path, own, f"loss of the {name}", overwrite,
-                              resume=path != weights, **how)
-        before = before or losses["before"]
-    if first:
+        losses.append(Training.fit(trainer, training, validation, path, own, f"loss of the {name}", overwrite,
+                                   resume=path != weights, **how))
+    if Distributed.process_rank()[0] == 0:
         AEParts.remove_intermediate(weights, parts)
-    return {**losses, "before": before}, own
+    return losses, own
 
 
 def train(data=None, model="own", network=None, part=None, decoder=None, channels=None, from_scratch=False,
@@ -123,7 +122,7 @@ def train(data=None, model="own", network=None, part=None, decoder=None, channel
         settings = AEParts.complete_settings(settings, from_scratch)
         losses, settings = train_notes(data, names, weights, settings, device, part, decoder, from_scratch, **how)
     settings.update(network=network, part=part, decoder=decoder)
-    Progress.print_result(weights, losses)
+    Progress.print_result(*losses)
     Progress.print_quality_remark(settings)
     return settings
 

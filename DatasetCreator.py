@@ -315,21 +315,30 @@ def store_pair(recordings, data, source, name):
     clips, lag = align(clips, recordings, source, note)
     size, length = min(clip.size for clip in clips), hp.limit_s * hp.sample_rate
     stored = {"parts": [], "lag": lag}
-    for number, start in enumerate(range(0, max(size - hp.min_piece_s * hp.sample_rate, 1), length)):
+    for number, start in enumerate(range(0, max(size - hp.min_piece_s * hp.sample_rate, 0) + 1, length)):
         cut, part = [clip[start:min(start + length, size)] for clip in clips], f"{name}~{number + 1}" * (number > 0)
         if all(clip.any() for clip in cut):
             stored["parts"].append(part or name)
-            save_piece(folder / (part or name), source, cut)
+            save_piece(folder / (part or name), source, cut, not rendered(recordings))
     Util.save_text(note, json.dumps(stored) + "\n")
     return stored
 
 
-def save_piece(folder, source, clips):
-    """Write the spectrograms of a piece, source and target, and the audio of the source [shape=(1, n), int16]."""
+def rendered(recordings):
+    """Return whether `MIDI2Audio.py` has rendered all of these recordings."""
+    return all((recording.parent / "preset.txt").exists() for recording in recordings)
+
+
+def save_piece(folder, source, clips, both=False):
+    """Write the spectrograms of a piece, source and target, and the audio of the source [shape=(1, n), int16].
+
+    `both` adds the audio of the target, from which notes are heard where there is no MIDI file.
+    """
     for side, clip in zip((source, "synth"), clips):
         Util.save_array(folder / f"{side}.npy", spectrogram(clip).astype(np.float16))
-    audio = clips[0] * np.float32(32767 / np.abs(clips[0]).max())
-    Util.save_array(folder / f"{source}_audio.npy", np.rint(audio).astype(np.int16)[None])
+        if side == source or both:
+            audio = clip * np.float32(32767 / np.abs(clip).max())
+            Util.save_array(folder / f"{side}_audio.npy", np.rint(audio).astype(np.int16)[None])
 
 
 def align(clips, recordings, source, note):
@@ -342,7 +351,7 @@ def align(clips, recordings, source, note):
     (list of np.ndarray, int)
         Source and target, and the frames by which the target was late.
     """
-    if all((recording.parent / "preset.txt").exists() for recording in recordings):
+    if rendered(recordings):
         return clips, 0
     clip, target = clips
     first = note.with_name("piano_parts.json")

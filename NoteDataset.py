@@ -42,7 +42,7 @@ class NoteDataset(torch.utils.data.Dataset):
         self.names, self.pieces = list(names), pieces
         folders = [Path(data) / "generated" / name for name in names]
         self.recordings = [[StoredAudio(folder / f"{source}_audio.npy") for source in sources] for folder in folders]
-        self.notes = [Util.load_array(folder / "notes.npy", np.float32) for folder in folders]
+        self.notes = [read_notes(folder) for folder in folders]
 
     def batches(self, settings, epoch):
         """Return the keys of the batches of an epoch: `settings["epoch_steps"]` of `settings["batch_size"]` crops."""
@@ -77,7 +77,15 @@ class NoteDataset(torch.utils.data.Dataset):
     def clip(self, piece, source=0):
         """Return audio [shape=(n,)] and notes [shape=(m, 4)] of a whole piece."""
         recording = self.recordings[piece][source]
-        return recording.read(0, recording.samples), self.notes[piece]
+        notes = self.notes[piece]
+        return recording.read(0, recording.samples), notes[notes[:, 0] >= 0]
+
+
+def read_notes(folder):
+    """Return the notes of a piece [shape=(n, 5)], with their certainty: those of its MIDI file, or heard ones."""
+    path = folder / "notes.npy"
+    notes = Util.load_array(path if path.exists() else folder / "heard.npy", np.float32)
+    return np.pad(notes[:, :5], ((0, 0), (0, max(5 - notes.shape[1], 0))), constant_values=1)
 
 
 class StoredAudio:

@@ -12,6 +12,7 @@ import Util
 from AEDataset import AEDataset
 from AEModel import NoteModel, autocast
 from Clips import ClipMaker, frame_rate, label_clips, seeded
+from NoteDataset import read_notes
 from NoteLoss import frame_loss
 
 shown = {"onset_f1": "onset F1", "offset_f1": "with offsets", "velocity_f1": "with velocities"}  # of the metrics
@@ -44,8 +45,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
         float
             1 minus the mean F1 of all three kinds, over dry and recorded clips.
         dict
-            For "dry" and "recorded", where there are any: onset F1, F1 with offsets, F1 with velocities, and the mean
-            distance of the spectrogram in dB.
+            For "dry" and "recorded", where there are any: onset F1, F1 with offsets, F1 with velocities, and, if there
+            are targets, the mean distance of the spectrogram in dB.
         """
         rows = {"dry": [], "recorded": []}
         for kind, audio, notes, target in clips:
@@ -56,7 +57,8 @@ class NoteTrainer(Training.Trainer, NoteModel):
             distance = hp.top_db * np.abs(output - target).mean() if target is not None else np.nan
             rows[kind].append([*(scores[name] for name in shown), distance])
         means = {kind: np.mean(part, axis=0) for kind, part in rows.items() if part}
-        figures = {kind: dict(zip((*shown.values(), "distance, dB"), map(float, part))) for kind, part in means.items()}
+        figures = {kind: {name: float(value) for name, value in zip((*shown.values(), "distance, dB"), part)
+                          if np.isfinite(value)} for kind, part in means.items()}
         return 1 - float(np.mean([part[:3] for part in means.values()])), figures
 
     def save_example(self, stem, epoch, training_set, validation_set):
@@ -170,7 +172,7 @@ class HeadTrainer(NoteTrainer):
         refiner.train()
         losses = [RefinerTraining.head_loss(head, refiner, found, self.device)
                   for head, found in examples.items() if found]
-        return sum(losses) if losses else 0 * next(refiner.parameters()).sum(), len(batch)
+        return sum(losses) if losses else 0 * next(refiner.onset_head.parameters()).sum(), len(batch)
 
 
 class TableCrops(AEDataset):
@@ -183,15 +185,14 @@ class TableCrops(AEDataset):
     collate = list
 
     def load(self, name, data, sources):
-        self.notes = [*getattr(self, "notes", []), Util.load_array(data / "generated" / name / "notes.npy", np.float32)]
+        self.notes = [*getattr(self, "notes", []), read_notes(data / "generated" / name)]
         return []
 
     def __getitem__(self, key):
         piece, first, frames, _ = key if isinstance(key, tuple) else (key, 0, self.targets[key].shape[1], None)
         target, notes, rate = self.targets[piece][:, first:first + frames], self.notes[piece], frame_rate
         sounding = (notes[:, 0] * rate < first + frames + 4) & (notes[:, 1] * rate > first - 1000)
-        notes = np.pad(notes[sounding], ((0, 0), (0, 5 - notes.shape[1])), constant_values=1)  # certain, if not heard
-        return {"target": target.float(), "first": first, "notes": torch.from_numpy(notes)}
+        return {"target": target.float(), "first": first, "notes": torch.from_numpy(notes[sounding])}
 
 
 class TableTrainer(NoteTrainer):

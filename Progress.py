@@ -89,24 +89,28 @@ def report_end(weights, state, minutes):
               f"{minutes:.1f} min in all")
 
 
-def print_result(weights, losses):
-    """Print where the weights are, and, if there was something before the training, a table of before and after."""
-    if Distributed.process_rank()[0] or not losses or not losses["before"]:
-        return
-    before, kept = losses["before"], losses["kept"]
-    after = {name: losses[part][kept - 1] for name, part in (("validation", "validation"), ("figures", "figures"))}
-    print_comparison(before, after if kept else losses.get("start", before))
+def print_result(*trainings):
+    """Print a small table of the figures before and after a training, if there was something before it.
 
-
-def print_comparison(before, after):
-    """Print a small table of the figures before and after a training."""
-    rows = [(name, before["figures"][kind][name], after["figures"][kind][name], kind)
-            for kind in before["figures"] for name in before["figures"][kind]]
-    rows = rows or [("validation loss", before["validation"], after["validation"], "")]
-    width = max(len(f"{kind} {name}".strip()) for name, _, _, kind in rows)
-    print(f"{'':{width}}   before    after")
-    for name, old, new, kind in rows:
-        print(f"{f'{kind} {name}'.strip():{width}}  {old:7.3f}  {new:7.3f}", flush=True)
+    Parameters
+    ----------
+    *trainings : dict
+        What `Training.fit` returned, of one part of a network after the other.
+    """
+    before, after = {}, {}
+    for losses in trainings:
+        if losses["before"]:
+            old, kept = losses["before"], losses["kept"]
+            before = {**(old["figures"] or {"": {"validation loss": old["validation"]}}), **before}
+            new = {name: losses[name][kept - 1] for name in ("validation", "figures")} if kept else old
+            after.update(new["figures"] or {"": {"validation loss": new["validation"]}})
+    rows = [(f"{kind} {name}".strip(), value, after[kind][name])
+            for kind in before for name, value in before[kind].items()]
+    if Distributed.process_rank()[0] == 0 and rows:
+        width = max(len(name) for name, *_ in rows)
+        print(f"{'':{width}}   before    after")
+        for name, old, new in rows:
+            print(f"{name:{width}}  {old:7.3f}  {new:7.3f}", flush=True)
 
 
 def print_quality_remark(settings):

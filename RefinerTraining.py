@@ -222,6 +222,8 @@ def offset_examples(refiner, predictions, notes):
     offset metric. Notes that were not played have no good candidate."""
     rate, predicted = NoteRefinement.frame_rate, NoteRefinement.views(predictions)
     frame, key, begin, following = NoteRefinement.find_onsets(predicted, refiner)
+    if not len(frame):
+        return None
     order = np.lexsort((key, begin))
     frame, key, begin, following = (part[order] for part in (frame, key, begin, following))
     candidates, known = NoteRefinement.offset_candidates(predicted.plain, frame, key, following)

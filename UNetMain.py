@@ -148,7 +148,7 @@ def train(data=None, model="own", wf=None, in_channels=None, residual=None, batc
                     autoencoder=digest(autoencoder.network.state_dict()))
     losses = Training.fit(trainer, training, validation, weights, settings, f"{settings['loss'].upper()} loss",
                           overwrite, tensorboard, on_epoch)
-    Progress.print_result(weights, losses)
+    Progress.print_result(losses)
     Progress.print_quality_remark(settings)
     return settings
 
