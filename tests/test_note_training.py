@@ -332,7 +332,7 @@ def test_pieces_that_the_shipped_encoder_knows_are_found_by_their_notes(pairs, t
     assert AEParts.known_pieces(["one", "two", "two~2"], pairs) == ["two", "two~2"]
     names = list("abcdefghij")
     training, validation = split_for_training(names, 0, known=list("abcdefg"))
-    assert len(validation) == 1 and set(validation) < set("hij") and set(training) == set(names) - set(validation)
+    assert len(validation) == 2 and set(validation) < set("hij") and set(training) == set(names) - set(validation)
 
 
 def test_the_learning_rate_of_short_trainings_reaches_its_full_value():
