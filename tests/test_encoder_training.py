@@ -283,8 +283,8 @@ def test_clips_without_notes_or_sound_teach_the_heads_nothing_and_do_no_harm(cli
     examples = RefinerTraining.PredictedClips(paths)
     assert examples.paths == paths[1:] and examples.batches(dict(seed=0, batch_size=4), 0) == [[0]]
     predictions, pitch, none = examples[0]
-    assert predictions.shape == (8 + network.refiner.details.out_channels / 2, 32, hp.n_keys)
-    assert pitch.shape == (hp.n_pitches, 16) and none.shape == (0, 4)
+    assert predictions.shape == (8 + network.refiner.details.out_channels / 2, 33, hp.n_keys)
+    assert pitch.shape == (hp.n_pitches, 17) and none.shape == (0, 4)
     trainer = NoteTrainer.HeadTrainer(network, 1e-3, torch.device("cpu"))
     assert list(trainer.train_epoch([[examples[0]]], [1])) == [0]
     paths[1].write_bytes(b"damaged")
