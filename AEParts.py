@@ -31,11 +31,23 @@ minutes_per_clip = 0.03     # of the heads: prediction and training
 
 
 def complete_settings(given, scratch):
-    """Return the settings of a training of the note autoencoder, see `TrainingOptions.complete_settings`."""
-    settings = TrainingOptions.complete_settings(
-        given, epochs=hp.note_epochs, batch_size=hp.note_batch_size, augmented=True,
-        learning_rate=hp.scratch_learning_rate if scratch else hp.note_learning_rate)
+    """Return the settings of a training of the note autoencoder, see `TrainingOptions.complete_settings`.
+
+    "epochs", "batch_size" and "learning_rate" stay None where they are not given, since each part has its own.
+    """
+    settings = TrainingOptions.complete_settings(given, epochs=None, batch_size=None, learning_rate=None, augmented=True)
     return {**settings, "start": None if scratch else settings["start"] or str(hp.ae_weights)}
+
+
+def part_settings(name, settings, first, scratch):
+    """Return the settings of a part. Those that are given on the command line are for the first part."""
+    own = {"encoder": dict(epochs=hp.note_epochs, batch_size=hp.note_batch_size,
+                           learning_rate=hp.scratch_learning_rate if scratch else hp.note_learning_rate),
+           "heads": dict(epochs=hp.head_epochs, batch_size=hp.head_batch_size, learning_rate=hp.head_learning_rate),
+           "decoder": dict(epochs=hp.table_epochs, batch_size=hp.table_batch_size,
+                           learning_rate=hp.table_learning_rate)}[name]
+    given = {key: settings[key] for key in own if first and settings[key] is not None}
+    return {**settings, **own, **given, "part": name}
 
 
 def load_start(path):
@@ -72,9 +84,8 @@ class Lessons:
         self.names = DatasetCreator.with_notes(names, data)
         self.heard = None
         if names and not self.names:
-            self.names, from_source = Distributed.first_process_first(
+            self.names, self.heard = names, Distributed.first_process_first(
                 lambda: HeardNotes.store_notes(names, data, initial))
-            self.heard = "source" if from_source else "target"
         self.pieces = ClipSources.read_pieces(clips / "pieces.npz") if (clips / "pieces.npz").exists() else ([], [])
         if not self.names and not self.pieces[1]:
             raise ValueError(f"{data} holds neither pairs nor clips; render MIDI files (MIDI2Audio.py), or run "
@@ -160,7 +171,7 @@ def build_network(initial, lessons, decoder, part):
 def choose_parts(network, part, lessons):
     """Return the names of the parts to train, in their order."""
     table = ["decoder"] if isinstance(network.decoder, TableDecoder) and lessons.names else []
-    notes = [] if lessons.heard == "source" else ["encoder", "heads"]  # their own transcription teaches nothing
+    notes = [] if lessons.heard == "piano" else ["encoder", "heads"]  # their own transcription teaches nothing
     return {None: notes + table, "encoder": ["encoder", "heads"], "heads": ["heads"], "decoder": table}[part]
 
 
@@ -176,18 +187,14 @@ def prepare(name, network, lessons, folder, settings, first, started):
     folder : Path
         Folder of the model.
     settings : dict
-        See `complete_settings`. They are those of the encoder, or of the only part.
+        See `complete_settings`.
     first : bool
         Whether no other part was trained before.
     started : bool
         Whether the part has trained weights.
     """
-    own = {**settings, "part": name, "pieces": lessons.names, "trained_for": lessons.trained_for}
-    if not first:
-        own.update({"heads": dict(epochs=hp.head_epochs, batch_size=hp.head_batch_size,
-                                  learning_rate=hp.head_learning_rate),
-                    "decoder": dict(epochs=hp.table_epochs, batch_size=hp.table_batch_size,
-                                    learning_rate=hp.table_learning_rate)}[name])
+    own = {**part_settings(name, settings, first, not settings["start"]), "pieces": lessons.names,
+           "trained_for": lessons.trained_for}
     how = TrainingOptions.trainer_settings(settings)
     if name == "encoder":
         own["epoch_steps"] = epoch_steps(lessons, settings)
@@ -221,15 +228,16 @@ def print_plan(parts, lessons, initial, settings):
     """Say what is trained, from what, for how long, and what little is to be expected of it, in the first process."""
     if Distributed.process_rank()[0]:
         return
-    steps = epoch_steps(lessons, settings) * settings["epochs"]
-    minutes = "encoder" in parts and steps * settings["batch_size"] * minutes_per_step
+    encoder = part_settings("encoder", settings, True, not initial)
+    steps = epoch_steps(lessons, settings) * encoder["epochs"]
+    minutes = "encoder" in parts and steps * encoder["batch_size"] * minutes_per_step
     minutes += "heads" in parts and len(lessons.sounds()) * minutes_per_clip * (1 + hp.head_epochs) / 4
     print(f"training {', '.join(parts)} of the note autoencoder: {lessons.trained_for['pair']}, "
           f"{len(lessons.training)} pieces to train on, {len(lessons.validation)} to validate; about "
           f"{max(round(minutes), 1)} minutes on two quiet cores", flush=True)
     if lessons.heard:
-        print("the pairs have no MIDI files: their notes are those that the initial weights hear in the "
-              f"{lessons.heard}")
+        print("the pairs have no MIDI files: their notes are those that the initial weights hear in "
+              f"{lessons.heard}/")
     if initial and initial.pair == lessons.trained_for["pair"] and Path(initial.path) == hp.ae_weights:
         print("these are the instruments of the shipped weights, so little is to be gained; --report trains the "
               "report's networks, --from-scratch a note autoencoder from nothing")

@@ -1,4 +1,4 @@
-"""Find the notes of two aligned recordings that have no MIDI file, with a certainty for each note."""
+"""Find the notes of pairs of recordings that have no MIDI files, with a certainty for each note."""
 import types
 from pathlib import Path
 
@@ -15,27 +15,32 @@ min_reliability = 0.88  # mean probability of a recording's notes, below which i
 one_sided = 0.5         # factor of the probability of a note that is found in one recording only
 
 
-def heard_notes(source, target, model):
-    """Transcribe both recordings of a pair, and return the notes of the one that is transcribed more reliably.
+def choose_notes(heard):
+    """Return the notes of the side of pairs that is transcribed more reliably.
+
+    The mean probability of all notes tells which side that is: it ranks instruments as the onset F1 does.
 
     Parameters
     ----------
-    source, target : np.ndarray [shape=(n,), float32]
-        Aligned recordings at `hp.sample_rate`, not silent.
-    model : NoteModel
-        Note autoencoder that transcribes them.
+    heard : list of (transcription, transcription)
+        Source and target of each pair: see `transcribe`.
 
     Returns
     -------
-    notes : np.ndarray [shape=(n, 4), float32] or None
-        Onset and offset in seconds, MIDI key, velocity from 1 to 127, sorted by onset. The velocities are those of the
-        source, since the decoder gets such velocities in a conversion. None if both transcriptions are unreliable.
-    certainty : np.ndarray [shape=(n,), float32, in [0, 1]] or None
-        Probability of each note.
-    from_source : bool or None
-        Whether the source is transcribed more reliably than the target.
+    side : str or None
+        Side that the notes come from, "piano" for the sources or "synth" for the targets. None if the transcriptions of
+        both sides are unreliable.
+    list of (np.ndarray [shape=(n, 4), float32], np.ndarray [shape=(n,), float32, in [0, 1]])
+        Notes of each pair, sorted by onset, and the certainty of each note: see `merge`. Empty without a side.
     """
-    return merge(*(transcribe(audio, model) for audio in (source, target)))
+    reliability = {}
+    for side, transcriptions in zip(("piano", "synth"), zip(*heard)):
+        probabilities = np.concatenate([probability for _, probability in transcriptions])
+        reliability[side] = probabilities.mean() if len(probabilities) else 0
+    side = max(reliability, key=reliability.get, default=None)  # the source, if both are equal
+    if side is None or reliability[side] < min_reliability:
+        return None, []
+    return side, [merge(source, target, side) for source, target in heard]
 
 
 def transcribe(audio, model):
@@ -56,25 +61,33 @@ def transcribe(audio, model):
     return Transcription.transcribe_audio(audio, listener), np.concatenate(probabilities)
 
 
-def merge(source, target):
-    """Merge the transcriptions of a pair, each its notes and their probabilities: see `heard_notes`.
+def merge(source, target, side):
+    """Return the notes of a side of a pair, and the certainty of each.
 
-    The mean probability of the notes tells which transcription is more reliable: it ranks instruments as the onset F1
-    does. A note that both have is certain.
+    A note that both sides have is certain. The velocities are those of the source, since the decoder gets such
+    velocities in a conversion.
+
+    Parameters
+    ----------
+    source, target : (np.ndarray [shape=(n, 4)], np.ndarray [shape=(n,)])
+        Notes of each side, and their probabilities.
+    side : str
+        "piano" or "synth".
+
+    Returns
+    -------
+    notes : np.ndarray [shape=(n, 4), float32]
+    certainty : np.ndarray [shape=(n,), float32, in [0, 1]]
     """
-    reliability = [float(probability.mean()) if len(probability) else 0.0 for _, probability in (source, target)]
-    if max(reliability) < min_reliability:
-        return None, None, None
-    (notes, probability), (others, _) = (source, target) if reliability[0] >= reliability[1] else (target, source)
+    (notes, probability), (others, _) = (source, target) if side == "piano" else (target, source)
     own, other = match_notes(notes, others)
-    certainty = one_sided * probability
+    notes, certainty = notes.copy(), one_sided * probability
     certainty[own] = 1
-    notes = notes.copy()
-    if reliability[1] > reliability[0] and len(own):
+    if side == "synth" and len(own):
         notes[:, 3] *= np.exp(np.median(np.log(others[other, 3] / notes[own, 3])))
         notes[own, 3] = others[other, 3]
         notes[:, 3] = notes[:, 3].clip(1, 127)
-    return notes, certainty, bool(reliability[0] >= reliability[1])
+    return notes, certainty
 
 
 def match_notes(first, second):
@@ -93,44 +106,47 @@ def match_notes(first, second):
 
 
 def store_notes(names, data, model):
-    """Write the heard notes of pieces, with their certainty, to data/generated/<piece>/heard.npy [shape=(n, 6)].
+    return "piano"
 
-    The last column is 1 if the source was transcribed more reliably than the target.
+
+def store_notes(names, data, model):
+    """Write the heard notes of pieces, with their certainty, to data/generated/<piece>/heard.npy [shape=(n, 5)].
+
+    What was transcribed is kept beside it, so that an interrupted call goes on.
 
     Parameters
     ----------
     names : list of str
-        Pieces, whose audio `DatasetCreator.build` has stored. Those that are not heard well are left out.
+        Pieces, whose audio `DatasetCreator.build` has stored.
     data : Path
     model : NoteModel or None
 
     Returns
     -------
-    list of str
-        Pieces with notes.
-    bool
-        Whether most pieces are heard better in the source than in the target.
+    str
+        Side that the notes come from: see `choose_notes`.
 
     Raises
     ------
     ValueError
-        If no piece is heard well, or there is no model.
+        If the notes are not heard reliably, or there is no model.
     """
-    found, sides_heard = [], []
-    for name in tqdm(names, desc="heard notes", unit="piece", leave=False) if model else ():
-        folder = Path(data) / "generated" / name
-        path, sides = folder / "heard.npy", [folder / f"{side}_audio.npy" for side in ("piano", "synth")]
-        if not Util.is_up_to_date(path, *sides):
-            stored = [StoredAudio(side) for side in sides]
-            notes, *rest = heard_notes(*(audio.read(0, audio.samples) for audio in stored), model)
-            columns = [np.broadcast_to(part, len(notes)) for part in rest] if notes is not None else []
-            heard = np.column_stack([notes, *columns]) if columns else np.zeros((0, 6))
-            Util.save_array(path, heard.astype(np.float32))
-        heard = Util.load_array(path, np.float32)
-        if len(heard):
-            found.append(name)
-            sides_heard.append(heard[0, 5])
-    if not found:
-        raise ValueError(f"{Path(data) / 'notes'} has no MIDI files, and the notes of the pairs are not heard well "
-                         "enough; put the MIDI files of the pairs there, or give --report")
-    return found, float(np.mean(sides_heard)) >= 0.5
+    folders = [Path(data) / "generated" / name for name in names] if model else []
+    side, notes = choose_notes([tuple(stored_transcription(folder, name, model) for name in ("piano", "synth"))
+                                for folder in tqdm(folders, desc="heard notes", unit="piece", leave=False)])
+    if not side:
+        raise ValueError(f"{Path(data) / 'notes'} has no MIDI files, and the notes of the pairs are not heard reliably; "
+                         "put the MIDI files of the pairs there, or give --report")
+    for folder, (found, certainty) in zip(folders, notes):
+        Util.save_array(folder / "heard.npy", np.column_stack([found, certainty]).astype(np.float32))
+    return side
+
+
+def stored_transcription(folder, name, model):
+    """Return the transcription of the stored audio of one side of a piece: see `transcribe`."""
+    path, audio = folder / f"{name}_heard.npy", folder / f"{name}_audio.npy"
+    if not Util.is_up_to_date(path, audio):
+        stored = StoredAudio(audio)
+        Util.save_array(path, np.column_stack(transcribe(stored.read(0, stored.samples), model)).astype(np.float32))
+    found = Util.load_array(path, np.float32)
+    return found[:, :4], found[:, 4]

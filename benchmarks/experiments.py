@@ -20,10 +20,11 @@ import Hyperparameters as hp
 import Training
 import UNetMain
 import Util
-from AEDataset import AEDataset, split_for_training
+from AEDataset import AEDataset, crop_batches, split_for_training
 from AEModel import load_model
 from Autoencoder import Autoencoder
 from UNet import UNet
+from UNetDataset import StoredOutputs, UNetDataset
 from common import min_training_pieces, output_path, table
 
 n_scored = 20  # pieces of the validation set
@@ -46,23 +47,22 @@ experiments = {  # settings of the autoencoder, and of the U-Net or None
 
 
 @torch.inference_mode()
-def error(trainer, data, source):
-    """Return the mean distance from the true spectrogram in dB, over validation pieces on the piano `source`."""
-    names = DatasetCreator.build(data)
-    dataset = AEDataset(Util.split(names, hp.seed)[1][:n_scored], data, [source])
-    distances = [(trainer.run(trainer.prepare(piano[None])) - synth).abs().mean().item() for piano, synth in dataset]
+def error(trainer, dataset):
+    """Return the mean distance from the true spectrogram in dB, over the pieces of a data set."""
+    distances = [(trainer.run(source[None]) - target).abs().mean().item() for source, target in dataset]
     return hp.top_db * sum(distances) / len(distances)
 
 
 def minutes(trainer, settings, repeats=10):
     """Estimate the minutes of a training on an idle machine, from the time of `repeats` steps on random crops."""
     batch, frames = settings["batch_size"], settings["crop_frames"]
-    crops = [(torch.rand(batch, 1, hp.n_mels, frames), torch.rand(batch, 1, hp.n_mels, frames))] * repeats
+    crops = [tuple(torch.rand(batch, channels, hp.n_mels, frames) for channels in (trainer.network.in_channels, 1))
+             ] * repeats
     list(trainer.train_epoch(crops[:3], [0] * 3))
     started = time.monotonic()
     list(trainer.train_epoch(crops, [0] * repeats))
     lengths = [hp.clip_frames] * len(split_for_training(settings["pieces"], hp.seed)[0])
-    steps = settings["epochs"] * len(Training.crop_batches(lengths, frames, batch, ""))
+    steps = settings["epochs"] * len(crop_batches(lengths, frames, batch, ""))
     return steps * (time.monotonic() - started) / repeats / 60
 
 
@@ -90,18 +90,23 @@ def run(name, autoencoder, unet, data, validation_source):
     sources = dict(validation_source=validation_source)
     if not ae.exists() or ae.with_suffix(".checkpoint").exists():
         AEMain.train(data, folders[first], **sources, **autoencoder)
-    cpu, l1 = torch.device("cpu"), torch.nn.functional.l1_loss
-    autoencoder = load_model(Autoencoder, ae)
-    trainer = Training.Trainer(autoencoder.network, l1, 1, cpu)
+    names = Util.split(DatasetCreator.build(data), hp.seed)[1][:n_scored]
+    network, scored = load_model(Autoencoder, ae), ["piano", validation_source]
+    datasets = [AEDataset(names, data, [source]) for source in scored]
     if unet:
         weights.parent.mkdir(parents=True, exist_ok=True)
         weights.with_name("ae.torch").write_bytes(ae.read_bytes())
         if not weights.exists() or weights.with_suffix(".checkpoint").exists():
             UNetMain.train(data, folders[name], **sources, **unet)
-        trainer = UNetMain.UNetTrainer(load_model(UNet, weights).network, autoencoder, l1, 1, cpu)
+        outputs = [StoredOutputs(network, data, folders[name], [source]) for source in scored]
+        network = load_model(UNet, weights)
+        for part in outputs:
+            part.write(names)
+        datasets = [UNetDataset(names, data, part, network.network.in_channels) for part in outputs]
     losses = weights.with_name("unet_losses.json") if unet else ae.with_name("ae_losses.json")
     settings = json.loads(losses.read_text(encoding="utf-8"))["settings"]
-    errors = [error(trainer, data, source) for source in ("piano", validation_source)]
+    trainer = Training.Trainer(network.network, torch.nn.functional.l1_loss, 1, torch.device("cpu"))
+    errors = [error(trainer, dataset) for dataset in datasets]  # before the steps of `minutes` change the weights
     return minutes(trainer, settings), *errors
 
 

@@ -31,7 +31,7 @@ from AEDataset import split_for_training
 from AEModel import load_model, load_tensors, provenance, snapshot
 from Autoencoder import Autoencoder
 from UNet import UNet
-from UNetDataset import UNetDataset
+from UNetDataset import StoredOutputs, UNetDataset
 from cases import left_out
 from common import check_soundfonts, output_path, scored_pieces
 
@@ -210,10 +210,12 @@ def comparison_table(training, test, unet):
 
 def identity_loss(names, folder=None):
     """Return the MSE of the autoencoder's outputs for the training and validation pieces, as without a U-Net."""
-    parts = split_for_training(names, hp.seed)
+    folder, parts = folder or data, split_for_training(names, hp.seed)
+    outputs = StoredOutputs(load_model(Autoencoder, weights("report", folder=folder)), folder, "report")
+    outputs.write(names)
     return [np.average([float(((source - target) ** 2).mean()) for source, target in clips],
                        weights=[target.shape[-1] for _, target in clips])
-            for clips in (list(UNetDataset(part, folder or data, model="report")) for part in parts)]
+            for clips in (list(UNetDataset(part, folder, outputs)) for part in parts)]
 
 
 def epoch_table(training, test, unet):

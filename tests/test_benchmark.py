@@ -5,12 +5,15 @@ from pathlib import Path
 import mido
 import numpy as np
 import pytest
+import torch
 
 import Evaluation
 import Hyperparameters as hp
 import Main
 import MIDI2Audio
 import Util
+from AEModel import snapshot
+from Checkpoints import save_tensors
 from notes_common import late
 from UNet import UNet
 
@@ -18,11 +21,10 @@ sys.path.append(str(hp.root / "benchmarks"))
 import benchmark
 import cases
 import common
-import cost
 import experiments
 import goals
+import own_instrument
 import peers
-import training
 
 excerpt = hp.data / "MIDI_test" / "satie_gymnopedie_1.mid"
 
@@ -66,37 +68,6 @@ def test_benchmark_writes_its_tables(short_pair, short_demo, tmp_path, monkeypat
 def test_code_runs_in_a_process_of_its_own():
     seconds, memory = benchmark.run_in_subprocess("seconds = float(sys.argv[1]) + len(b.excerpts)", "0.5")
     assert seconds == 3.5 and 50 < memory < 2000
-
-
-# training.py
-
-def test_training_benchmark_writes_its_table(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "in_subprocess", training.measure)  # importing takes a while
-    monkeypatch.setattr(hp, "ae_channels", (32, 64, 64))
-    monkeypatch.chdir(tmp_path)
-    training.main(["--data", str(data), "--ae-clips", "2", "--unet-clips", "2", "--warm-up", "1", "--wf", "2"])
-    rows = table_rows(tmp_path.joinpath("training.md").read_text())
-    assert [row[:2] for row in rows] == [[name, form] for name, forms in training.networks.items() for form in forms]
-    for row in rows:
-        assert float(row[3]) > 0 and float(row[4].strip("*")) > 0 and 0 < float(row[5]) < 1
-    assert float(rows[2][5]) == pytest.approx(float(rows[3][5]), rel=0.1)  # the same network, computed in another way
-
-
-# cost.py
-
-def test_cost_writes_its_table(instruments, tmp_path, monkeypatch):
-    monkeypatch.setattr(cost, "in_subprocess", lambda number, folder: (cost.seconds_of(number, folder), 100))
-    monkeypatch.setattr(hp, "limit_s", 3)
-    monkeypatch.chdir(tmp_path)
-    cost.main([str(hp.data / "MIDI_test")])
-    rows = table_rows(tmp_path.joinpath("cost.md").read_text())
-    assert len(rows) == 6 and all(float(row[1]) > 0 for row in rows)
-    assert {row[0] for row in rows if not row[2]} == {"autoencoder, one epoch", "U-Net, one epoch"}
-    wavs = 2 * 2 * hp.sample_rate * 3600 / 1e6  # MB per hour, both instruments
-    bands = 2 * hp.n_mels + hp.n_pitches * hp.hop_length / hp.pitch_hop_length
-    spectrograms = 2 * bands * hp.sample_rate / hp.hop_length * 3600 / 1e6
-    assert float(rows[0][2]) == pytest.approx(wavs, rel=0.01)
-    assert float(rows[1][2]) == pytest.approx(spectrograms, rel=0.03)
 
 
 # experiments.py
@@ -257,6 +228,35 @@ def test_a_missing_soundfont_is_named_first_with_its_package(one_piece, monkeypa
         common.check_soundfonts(cases.left_out)
     with pytest.raises(FileNotFoundError, match="MuseScore.* apt-get install musescore-general-soundfont"):
         common.check_soundfonts(("MuseScore_General_Full.sf3", 0, 0))
+
+
+# own_instrument.py
+
+def test_own_instrument_writes_a_row_each_and_keeps_what_is_finished(instruments, tmp_path, monkeypatch, midi):
+    notes = [(0, key, 0.2 + 0.4 * i, 0.5 + 0.4 * i) for i, key in enumerate((60, 67, 72))]
+    for name in "abcdef":
+        midi(tmp_path / "MIDI" / f"{name}.mid", notes)
+    trained = []
+
+    def train(data):  # untrained weights that hear nothing, in place of minutes of training
+        assert sorted(path.name for path in (data / "piano").glob("*.wav")) == ["a.wav", "d.wav"]
+        assert (data / "piano" / "preset.txt").read_text() == "FluidR3_GM.sf2:0:6\n"
+        trained.append(data)
+        network = own_instrument.load_model(own_instrument.Autoencoder, hp.ae_weights).network
+        torch.nn.init.constant_(network.encoder.head.bias, -100)
+        save_tensors(data / "models" / "own" / "ae.torch", snapshot(network, {}))
+
+    monkeypatch.setattr(own_instrument.AEMain, "train", train)
+    monkeypatch.setattr(own_instrument, "instruments", {"grand harpsichord": 6})
+    monkeypatch.setattr(own_instrument, "n_training", 2), monkeypatch.setattr(own_instrument, "n_scored", 1)
+    monkeypatch.setattr(hp, "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        own_instrument.main([str(tmp_path / "MIDI")] * 2)
+        [[source, before, after, minutes]] = table_rows(Path("own_instrument.md").read_text())
+        assert (source, after, minutes) == ("grand harpsichord", "0.000 / 0.000 / 0.000", "0")
+        assert float(before.split(" / ")[0]) > 0.6
+    assert trained == [tmp_path / "data" / "own_instrument" / "grand_harpsichord"]
 
 
 # peers.py

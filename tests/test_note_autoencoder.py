@@ -3,15 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-import AEMain
 import DatasetCreator
 import Hyperparameters as hp
 import Util
-from AEModel import NoteModel, normalise_level
-from NoteAutoencoder import HarmonicEncoder, NoteAutoencoder, partial_bands, partial_mel_weights
+from NoteAutoencoder import HarmonicEncoder, partial_bands, partial_mel_weights
 from NoteRefinement import frames_after, frames_before, onset_features
 from Notes import note_labels
-from notes_common import rate, small, some_notes
+from notes_common import small, some_notes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
