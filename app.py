@@ -69,9 +69,10 @@ class Converter:
         self.cancel(request)
         self.remove(request)
 
-    def finish(self, request: gr.Request):
-        """Return the form after a conversion: the upload, no recording of the microphone, "Convert" without "Cancel"."""
-        return [self.uploads.get(request.session_hash), None, gr.update(interactive=True), gr.update(visible=False)]
+    def finish(self, upload, request: gr.Request):
+        """Return the form after a conversion: "Convert" without "Cancel", a recording of the microphone as the upload."""
+        files = [gr.update()] * 2 if upload else [self.uploads.get(request.session_hash), None]
+        return [*files, gr.update(interactive=True), gr.update(visible=False)]
 
     def convert(self, upload, recorded, model, tuning, channels, request: gr.Request, progress=gr.Progress()):
         """Convert an upload or a recording of the microphone. Return the player and the downloads."""
@@ -148,7 +149,7 @@ def make_page(options):
             converter.convert, form[:2] + choices, results, preprocess=False, concurrency_limit=1,
             show_progress_on=player, api_visibility="private")
         for end in run.then, run.failure:
-            end(converter.finish, None, form, **now)
+            end(converter.finish, upload, form, preprocess=False, **now)
         cancel.click(converter.cancel, None, None, cancels=[run], **now).then(lambda: none, None, results, **now)
         page.unload(converter.leave)
     return page

@@ -146,9 +146,8 @@ def quick_inversion(monkeypatch):
 
 @pytest.fixture(scope="session")
 def three_seconds(tmp_path_factory, root, instruments):
-    """A data folder with the first three seconds of the excerpts: piano/, synth/, generated/ and ae_output/."""
+    """A data folder with the first three seconds of the excerpts: piano/, synth/ and generated/."""
     import DatasetCreator
-    import UNetDataset
     from Autoencoder import Autoencoder
 
     data = tmp_path_factory.mktemp("three_seconds")
@@ -159,7 +158,7 @@ def three_seconds(tmp_path_factory, root, instruments):
     untrained.parent.mkdir(parents=True)
     torch.manual_seed(0)
     torch.save(Autoencoder(channels=(16, 32, 32)).state_dict(), untrained)
-    UNetDataset.write_outputs(untrained, DatasetCreator.build(data), data)
+    DatasetCreator.build(data)
     return data
 
 

@@ -26,10 +26,11 @@ def train(request, data):
     """Function that trains one of the networks, briefly unless told otherwise, and returns the path of its weights."""
 
     def run(**options):
-        script, width = (AEMain, {}) if request.param == "ae" else (UNetMain, {"wf": 3})
+        script, form = (AEMain, dict(network="report", channels=(16, 32, 32))) if request.param == "ae" else (
+            UNetMain, {"wf": 3})
         if script is UNetMain:
             behind_an_autoencoder(data, options.get("model", "own"))
-        script.train(**{**brief, "data": data, **width, **options})
+        script.train(**{**brief, "data": data, **form, **options})
         return data / "models" / options.get("model", "own") / f"{request.param}.torch"
 
     return run
