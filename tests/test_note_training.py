@@ -58,7 +58,7 @@ def play(notes, partials):
     t = np.arange(int(2.5 * hp.sample_rate)) / hp.sample_rate
     audio = np.zeros(t.size)
     for onset, end, key, velocity in notes:
-        hertz = 440 * 2 ** ((key - 69) / 12) * np.array([partial for partial in partials])[:, None]
+        hertz = 440 * 2 ** ((key - 69) / 12) * np.array(partials)[:, None]
         tone = (np.sin(2 * np.pi * hertz * (t - onset)) * (hertz < hp.fmax)).sum(0) * (t >= onset)
         audio += velocity / 127 * tone * np.exp(-4 * (t - onset).clip(0) - 20 * (t - end).clip(0))
     return audio / np.abs(audio).max()
