@@ -72,7 +72,7 @@ def test_a_training_resumes_after_a_signal_as_if_there_had_been_none(root, data,
     assert checkpoint["epoch"] == 1 and checkpoint["batch"] > 0
     if number == signal.SIGINT:
         assert process.stderr.splitlines()[-1].endswith(
-            "stopped in epoch 2 of 2, saved in models/own/ae.checkpoint; give the same command to resume")
+            f"stopped in epoch 2 of 2, batch {checkpoint['batch']}, saved in models/own/ae.checkpoint; give the same command to resume")
     train_ae(data)
     assert_same(weights, uninterrupted)
     assert not weights.with_suffix(".checkpoint").exists()

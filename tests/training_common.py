@@ -13,6 +13,7 @@ import AEMain
 import UNetMain
 
 brief = dict(epochs=2, batch_size=2, crop_frames=64, device="cpu")  # 4 batches an epoch: two clips of 258 frames
+fit_settings = dict(epochs=2, batch_size=1, crop_frames=64, schedule="constant", seed=0, trained_for={"pair": "A -> B"})
 
 
 def behind_an_autoencoder(data, model):
