@@ -19,7 +19,7 @@ import TrainingOptions
 import UNetDataset
 import UNetMain
 import Util
-from AEDataset import split_for_training
+from AEDataset import crop_batches, split_for_training
 from AEModel import load_model
 from Autoencoder import Autoencoder
 from training_common import behind_an_autoencoder, brief, losses, state, train, train_ae
@@ -34,7 +34,7 @@ def test_crops_cover_every_clip_within_its_bounds(seed):
     rng = random.Random(seed)
     lengths = [rng.randint(1, 2583) for _ in range(30)]
     frames, batch_size = rng.randint(1, 400), rng.randint(1, 16)
-    batches = Training.crop_batches(lengths, frames, batch_size, seed)
+    batches = crop_batches(lengths, frames, batch_size, seed)
     assert [len(batch)
             for batch in batches[:-1]] == [batch_size] * (len(batches) - 1) and 1 <= len(batches[-1]) <= batch_size
     for piece, length in enumerate(lengths):
@@ -50,19 +50,19 @@ def test_crops_cover_every_clip_within_its_bounds(seed):
 
 def test_crops_are_fixed_by_the_seed():
     lengths = [2583] * 10
-    assert Training.crop_batches(lengths, 255, 16, "0 1") == Training.crop_batches(lengths, 255, 16, "0 1")
-    assert Training.crop_batches(lengths, 255, 16, "0 1") != Training.crop_batches(lengths, 255, 16, "0 2")
+    assert crop_batches(lengths, 255, 16, "0 1") == crop_batches(lengths, 255, 16, "0 1")
+    assert crop_batches(lengths, 255, 16, "0 1") != crop_batches(lengths, 255, 16, "0 2")
 
 
 @pytest.mark.parametrize("frames", (0, None))
 def test_whole_clips_are_crops_too(frames):
-    batches = Training.crop_batches([2583, 2583, 2000], frames, 2, 0)
+    batches = crop_batches([2583, 2583, 2000], frames, 2, 0)
     assert sorted(key[:3] for key in sum(batches, [])) == [(0, 0, 2583), (1, 0, 2583), (2, 0, 2583)]
 
 
 @pytest.mark.parametrize("step, steps, factor", (
-    (0, 1000, 0.01), (49, 1000, 0.5 * 0.951), (99, 1000, 0.901), (500, 1000, 0.5), (999, 1000, 0.001), (0, 1, 1.0),
-    (4, 10, 0.3)))
+    (0, 1000, 1 / 101), (49, 1000, 50 / 101), (100, 1000, 1.0), (550, 1000, 0.5), (999, 1000, 1 / 900), (0, 1, 1.0),
+    (1, 10, 1.0), (4, 10, 6 / 9)))
 def test_the_linear_schedule_warms_up_and_falls_to_zero(step, steps, factor):
     assert Training.schedule_factor(step, steps, "linear") == pytest.approx(factor)
 
@@ -133,8 +133,8 @@ def test_report_neither_clips_gradients_nor_uses_mixed_precision_and_trains_on_a
 def test_a_stored_crop_is_of_the_piano_that_its_seed_chooses(data):
     shutil.copytree(data / "synth", data / "piano_2")
     names = DatasetCreator.build(data)
-    outputs = UNetDataset.StoredOutputs(load_model(Autoencoder, data / "models" / "untrained" / "ae.torch"), data, "own",
-                                        ("piano", "piano_2"))
+    autoencoder = load_model(Autoencoder, data / "models" / "untrained" / "ae.torch")
+    outputs = UNetDataset.StoredOutputs(autoencoder, data, "own", ("piano", "piano_2"))
     outputs.write(names)
     dataset = UNetDataset.UNetDataset(names, data, outputs, in_channels=2)
     pairs = [[np.load(path) for path in pair] for pair in outputs.paths(names[0])]
@@ -206,7 +206,7 @@ def test_weights_of_another_kind_are_nothing_to_start_from(data):
         UNetMain.train(data, start=ae, **brief)
     with pytest.raises(ValueError, match=f"{hp.unet_weights} does not hold the weights of an autoencoder"):
         AEMain.train(data, model="new", start=hp.unet_weights, **brief)
-    with pytest.raises(ValueError, match=f"{ae} holds weights of the report's autoencoder; add --report, or give other"):
+    with pytest.raises(ValueError, match=f"{ae} holds weights of the report's autoencoder; add --report, or give"):
         AEMain.train(data, model="new", start=ae, **brief)
     with pytest.raises(ValueError, match=f"{hp.ae_weights} holds weights of the note autoencoder; leave --report and"):
         AEMain.train(data, model="new", start=hp.ae_weights, network="report", **brief)
