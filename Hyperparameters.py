@@ -100,7 +100,7 @@ note_epochs = 6
 note_batch_size = 4
 note_learning_rate = 5e-4
 scratch_learning_rate = 2e-3    # from nothing
-note_piece_steps, note_min_steps, note_max_steps = 25, 400, 3000    # steps of the encoder per piece, and in all
+note_piece_steps, note_min_steps, note_max_steps = 40, 400, 4000    # steps of the encoder per piece, and in all
 head_epochs, head_batch_size, head_learning_rate, head_weight_decay = 4, 4, 5e-4, 0.02
 head_versions, head_clips = 3, 120  # of each recording, dry and in rooms; most clips
 table_epochs, table_batch_size, table_learning_rate = 6, 8, 2e-3   # of the table decoder
@@ -112,7 +112,6 @@ encoder_mel_partials = (1, 2, 3, 4, 6)                      # in the mel spectro
 sequence_form = dict(width=64, narrow=32, kernel=5, dilations=(1, 2, 4), dropout=0.2, limit=5)
 decoder_silence = -300.0    # dB of a frame without notes
 decoder_min_release = 0.5   # smallest decay after key and pedal are up, dB per frame
-decoder_inaudible = 160.0   # decay in dB after which a note is left out
 decoder_frames = 256        # frames per call of the decoder
 onset_batch_size = 1024     # onset candidates whose features are computed at once
 

@@ -14,6 +14,7 @@ from AEModel import NoteModel, autocast
 from Clips import ClipMaker, frame_rate, label_clips, seeded
 from NoteDataset import read_notes
 from NoteLoss import frame_loss
+from Notes import interpolate_peaks, onset_candidates
 
 shown = {"onset_f1": "onset F1", "offset_f1": "with offsets", "velocity_f1": "with velocities"}  # of the metrics
 
@@ -50,8 +51,7 @@ class NoteTrainer(Training.Trainer, NoteModel):
         """
         rows = {"dry": [], "recorded": []}
         for kind, audio, notes, target in clips:
-            predictions, pitch = RefinerTraining.predict(self, audio)
-            found = self.refine_velocities(self.decode_notes(predictions), pitch)
+            found, _ = self.transcribe(audio)
             scores = Metrics.note_scores(notes, found)
             output = self.note_spectrogram(found, target.shape[1]) if target is not None else np.zeros(0)
             distance = hp.top_db * np.abs(output - target).mean() if target is not None else np.nan
@@ -61,11 +61,15 @@ class NoteTrainer(Training.Trainer, NoteModel):
                           if np.isfinite(value)} for kind, part in means.items()}
         return 1 - float(np.mean([part[:3] for part in means.values()])), figures
 
+    def transcribe(self, audio):
+        """Return the notes of a recording [shape=(n, 4)] and its pitch spectrogram [shape=(n_pitches, steps)]."""
+        predictions, pitch = RefinerTraining.predict(self, audio)
+        return self.refine_velocities(self.decode_notes(predictions), pitch), pitch
+
     def save_example(self, stem, epoch, training_set, validation_set):
         """Draw the notes that the network hears in ten seconds of the first validation clip, over its spectrogram."""
         _, audio, _, _ = next(iter(validation_set))
-        predictions, pitch = RefinerTraining.predict(self, audio[:10 * hp.sample_rate])
-        notes = self.refine_velocities(self.decode_notes(predictions), pitch)
+        notes, pitch = self.transcribe(audio[:10 * hp.sample_rate])
         Plots.save_figure(stem.with_suffix(".png"), Plots.plot_notes(
             pitch, notes, f"{validation_set.names[0]}: notes heard after epoch {epoch}"))
 
@@ -131,6 +135,16 @@ class EncoderTrainer(NoteTrainer):
         with autocast(self.device, self.bfloat16):
             logits = self.network.encoder(pitch, mel)
         return frame_loss(logits.float(), labels), clips
+
+    def transcribe(self, audio):
+        if self.started:
+            return super().transcribe(audio)
+        predictions, pitch = RefinerTraining.predict(self, audio)  # the heads are not trained yet: onsets alone count
+        onset, sounding, *_ = predictions.astype(np.float32)
+        frame, key = onset_candidates((onset, sounding), hp.refiner_threshold, hp.refiner_candidate_frame_threshold)
+        begin = interpolate_peaks(onset, frame, key) / frame_rate
+        notes = np.stack([begin, begin + 0.5, key + hp.lowest_key, np.full(len(key), 64)], 1).astype(np.float32)
+        return notes[np.lexsort(notes.T[::-1])], pitch
 
     def sound(self, batch, frames):
         """Return the audio of a batch: made where it is to be made, and heard in a room where it is to be heard."""

@@ -117,7 +117,9 @@ def test_a_sampled_piano_sounds_like_the_rendered_one(instruments, monkeypatch, 
     torch.manual_seed(0)
     onsets, keys = (0.3, 0.8, 1.3, 2.0), (60, 50, 70, 60)
     notes = np.array([(onset, onset + 0.4, key, 90) for onset, key in zip(onsets, keys)])
-    played = RandomPianos.Instruments([piano], 1, torch.float32).play(clip_notes(notes), 1, 3 * hp.sample_rate, 0)[0]
+    pool = RandomPianos.Instruments([piano], 1, torch.float32)
+    pool.hold(0)
+    played = pool.play(clip_notes(notes), 1, 3 * hp.sample_rate, 0)[0]
     path = midi(tmp_path / "notes.mid", [(0, int(key), onset, end) for onset, end, key, _ in notes])
     MIDI2Audio.synthesise_midi_to_audio(path, tmp_path / "notes.wav", *instruments[0])
     rendered = soundfile.read(tmp_path / "notes.wav", frames=3 * hp.sample_rate, dtype="float32")[0]
@@ -184,19 +186,50 @@ def test_simulated_rooms_begin_with_the_direct_sound_and_depend_on_their_seed():
 
 # clips
 
-def test_clips_of_the_same_notes_differ(responses):
+def clip_maker(folder, responses, monkeypatch):
+    """Return a maker of clips with one piano of sines and two rooms."""
+    monkeypatch.setattr(hp, "clip_piano_keys", (30, 60, 90))
+    (folder / "pianos").mkdir(parents=True, exist_ok=True)
+    ClipSources.save_piano(folder / "pianos" / "sines.npz", sine_piano(seconds=0.3)[0].numpy())
+    np.savez(folder / "rooms.npz", *[response.astype(np.float16) for response in responses])
+    return Clips.ClipMaker(folder, "cpu", pool=2)
+
+
+def test_clips_of_the_same_notes_differ(responses, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    maker = Clips.ClipMaker([sine_piano()], responses, 64, "cpu", pool=2)
+    maker, frames = clip_maker(tmp_path, responses, monkeypatch), 64
     notes = torch.cat([clip_notes(np.array([[0.2, 0.5, 60, 90], [-0.5, 0.4, 40, 70]]), clip) for clip in (0, 1)])
-    batch = dict(notes=notes, pedal=torch.tensor([[0, 0.1, 0.4]]))
-    (pitch, mel, labels), again = maker(batch, 2), maker(batch, 2)
-    assert pitch.shape == (2, hp.n_pitches, 32) and mel.shape == (2, hp.n_mels, 64)
-    assert labels.shape == (2, 4, 64, hp.n_keys) and torch.equal(labels[0], labels[1])
-    assert torch.equal(labels, again[2]) and 0 <= mel.min() < mel.max() <= 1
-    for other in (mel[1], again[1][0]):
-        assert (mel[0] - other).abs().mean() > 0.01
-    longer = maker.with_frames(128)
-    assert longer.audio(notes, batch["pedal"], 2).shape == (2, 128 * hp.hop_length) and maker.frames == 64
+    pedal = torch.tensor([[0, 0.1, 0.4]])
+    images = []
+    for _ in range(2):
+        dry, down = maker.play(notes, pedal, 2, frames, 0)
+        first = int((maker.lead + 0.1) * hp.sample_rate)
+        assert not down[0, :first].any() and down[0, first + 1:first + 6000].all() and not down[1].any()
+        audio = maker.hear(dry, down)
+        assert audio.shape == dry.shape == down.shape == (2, int(maker.lead * hp.sample_rate) + frames * hp.hop_length)
+        pitch, mel = maker.spectrograms(audio[:, int(maker.lead * hp.sample_rate):], frames)
+        assert pitch.shape == (2, hp.n_pitches, 32) and mel.shape == (2, hp.n_mels, 64)
+        assert 0 <= mel.min() < mel.max() <= 1
+        images.append(mel)
+    for other in images[0][1], images[1][0]:
+        assert (images[0][0] - other).abs().mean() > 0.01
+
+
+def test_the_pianos_and_the_rooms_of_a_step_are_always_the_same(responses, tmp_path, monkeypatch):
+    monkeypatch.setattr(hp, "piano_plain_share", 0)
+    notes, audio = clip_notes(np.array([[0.2, 0.5, 60, 90]])), {}
+    for steps in (0, 8), (8,):  # the second as if resumed
+        maker = clip_maker(tmp_path, responses, monkeypatch)
+        for step in steps:
+            torch.manual_seed(7)
+            audio[steps, step] = maker.play(notes, torch.zeros(0, 3), 1, 32, step)[0][0].numpy()
+        assert maker.instruments.numbers == [4, 5]
+        before = torch.get_rng_state()
+        audio[steps, "heard"] = maker.hear_recording(audio[steps, 8], 3)
+        assert torch.equal(torch.get_rng_state(), before)
+    for made in 8, "heard":
+        np.testing.assert_array_equal(audio[(0, 8), made], audio[(8,), made])
+    assert not np.array_equal(audio[(0, 8), 0], audio[(0, 8), 8])
 
 
 def test_performances_are_endless_valid_and_repeatable():

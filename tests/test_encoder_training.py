@@ -1,8 +1,5 @@
-"""The training of the `HarmonicEncoder` on clips, the loss, and the note-level post-processing behind it."""
-import itertools
-import os
+"""The training of the `HarmonicEncoder` on made clips, the loss, and the note-level post-processing behind it."""
 import signal
-import types
 
 import numpy as np
 import pytest
@@ -12,32 +9,29 @@ import AEMain
 import AEModel
 import ClipSources
 import DatasetCreator
-import EncoderMain
 import Hyperparameters as hp
-import MIDI2Audio
 import NoteRefinement
+import NoteTrainer
 import Notes
+import Plots
 import RefinerTraining
-import Scale
-from Autoencoder import Autoencoder
-from NoteAutoencoder import HarmonicEncoder, NoteAutoencoder, NoteRefiner
+from NoteAutoencoder import NoteAutoencoder, NoteRefiner
 from NoteHeads import other_notes
 from NoteLoss import frame_loss
-from notes_common import HighestOffset, as_views, every_onset_refiner, rate, some_notes
-from test_sampler import make_voice
+from notes_common import HighestOffset, as_views, every_onset_refiner, rate, small, some_notes
+from training_common import assert_same, interruption, losses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-form = dict(first=4, channels=4, stages=(1, 2), narrow=2, width=4, layers=1)
 
 
 @pytest.fixture
 def clips(tmp_path, responses, monkeypatch):
     """A data folder with clips/, of one piano of sines, and constants for a training of seconds."""
-    epochs = dict.fromkeys(RefinerTraining.heads, 2)
-    for name, value in dict(clip_piano_keys=(40, 60, 80), clip_piano_fade=100, training_clip_frames=32, clip_lead_s=1.0,
-                            encoder_statistics_batches=2, refiner_clip_frames=256, refiner_epochs=epochs,
-                            encoder_warmup_steps=2).items():
+    for name, value in dict(clip_piano_keys=(40, 60, 80), clip_piano_fade=100, clip_lead_s=1.0, clip_pool=2,
+                            clip_validation_step=2, note_max_steps=6, note_epochs=2, head_epochs=1, head_clips=2,
+                            head_clip_frames=128, max_validation_pieces=1, encoder_form=small).items():
         monkeypatch.setattr(hp, name, value)
+    monkeypatch.setattr(Plots, "save_figure", lambda *_: None)
     t = np.arange(6000) / hp.sample_rate
     hertz = 440 * 2 ** ((np.array(hp.clip_piano_keys) - 69) / 12)
     sounds = np.sin(2 * np.pi * hertz[:, None, None] * t) * np.exp(-4 * t) * np.array([0.2, 0.4, 0.6, 0.8])[:, None]
@@ -51,137 +45,27 @@ def clips(tmp_path, responses, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def steps(monkeypatch):
-    """The losses of a training whose clock counts a second per step."""
-    monkeypatch.setattr(EncoderMain, "time", types.SimpleNamespace(monotonic=itertools.count().__next__))
-    losses, train_step = [], EncoderMain.EncoderTrainer.train_step
+# training on made clips
 
-    def recorded(self, clip, share):
-        losses.append(train_step(self, clip, share).item())
-        return torch.tensor(losses[-1])
+def test_a_training_on_made_clips_alone_resumes_to_the_bit(clips):
+    def train(model):
+        AEMain.train(clips, model=model, from_scratch=True, epochs=2, batch_size=2, crop_frames=32, device="cpu")
 
-    monkeypatch.setattr(EncoderMain.EncoderTrainer, "train_step", recorded)
-    return losses
-
-
-def train(data, seconds, **options):
-    return EncoderMain.train(data, minutes=seconds / 60, batch_size=2, pool=1, clips=2, device="cpu", form=form,
-                             **options)
+    train("whole")
+    with interruption(clips, 9, signal.SIGINT, "NoteDataset.NoteDataset"):  # in the second of two epochs
+        train("own")
+    train("own")
+    own, whole = (clips / "models" / model / "ae.torch" for model in ("own", "whole"))
+    assert_same(own, whole)
+    parts = [losses(weights.with_name("ae_encoder.torch")) for weights in (own, whole)]
+    assert parts[0] == parts[1] and parts[0]["settings"]["epoch_steps"] == 3
+    assert [list(figures) for figures in parts[0]["figures"]] == 2 * [["recorded"]]
 
 
-# training
-
-def test_the_encoder_trains_and_its_weights_combine_with_a_voice(clips, steps, monkeypatch):
-    weights = train(clips, 6)
-    assert weights == clips / "models" / "own" / "encoder.torch" and len(steps) == 6 and np.isfinite(steps).all()
-    model = AEModel.load_model(Autoencoder, weights)
-    encoder = model.network.encoder
-    assert isinstance(encoder, HarmonicEncoder) and isinstance(model.network.refiner, NoteRefiner)
-    assert not torch.equal(encoder.time[1].running_mean, torch.zeros(4))  # measured
-    assert not list(weights.parent.glob("*.checkpoint"))
-    with pytest.raises(ValueError, match="is finished"):
-        train(clips, 6)
-    for folder, preset in (("piano", "FluidR3_GM.sf2:0:0"), ("synth", "FluidR3_GM.sf2:0:5")):
-        clips.joinpath(folder).mkdir()
-        clips.joinpath(folder, "preset.txt").write_text(preset + "\n", encoding="utf-8")
-    monkeypatch.setattr(Scale, "render_voice", lambda preset: make_voice())
-    AEMain.train(clips, part="decoder", start=weights, model="other")
-    combined = AEModel.load_model(Autoencoder, clips / "models" / "other" / "ae.torch")
-    assert combined.voice and combined.network.refiner
-    for name, value in encoder.state_dict().items():
-        torch.testing.assert_close(combined.network.encoder.state_dict()[name], value, rtol=1e-3, atol=1e-6)
-
-
-def test_an_interrupted_training_resumes(clips, steps, monkeypatch):
-    recorded = EncoderMain.EncoderTrainer.train_step
-
-    def interrupted(self, clip, share):
-        loss = recorded(self, clip, share)
-        if self.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return loss
-
-    with monkeypatch.context() as patch:
-        patch.setattr(EncoderMain.EncoderTrainer, "train_step", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="give the same command"):
-            train(clips, 8)
-    checkpoint = clips / "models" / "own" / "encoder.checkpoint"
-    state = torch.load(checkpoint, weights_only=True)
-    assert len(steps) == state["step"] == 3 and not checkpoint.with_suffix(".torch").exists()
-    damaged = checkpoint.read_bytes()[:-100]
-    kept = checkpoint.read_bytes()
-    checkpoint.write_bytes(damaged)
-    with pytest.raises(ValueError, match="encoder.checkpoint is damaged"):
-        train(clips, 8)
-    checkpoint.write_bytes(kept)
-    assert train(clips, 8).exists() and len(steps) == 8 and not checkpoint.exists()
-
-
-def test_a_training_stopped_while_the_refiner_trains_keeps_the_encoder(clips, steps, monkeypatch):
-    predicted, predict = [], RefinerTraining.predict
-
-    def counted(model, audio):
-        predicted.append(audio)
-        return predict(model, audio)
-
-    def stopped(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(RefinerTraining, "predict", counted)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RefinerTraining, "train_refiner", stopped)
-        train(clips, 3)
-    stored = clips / "models" / "own" / "encoder_clips"
-    assert len(predicted) == len(list(stored.glob("*/made_*.npz"))) == 2  # the clips of `train`
-    next(stored.glob("*/made_1.npz")).write_bytes(b"damaged")
-    assert train(clips, 3).exists() and len(steps) == 3 and len(predicted) == 3
-    assert not stored.exists()
-    assert not np.array_equal(*predicted[:2])
-    np.testing.assert_array_equal(predicted[1].shape, predicted[2].shape)
-
-
-def test_a_second_run_begins_with_given_weights_and_a_refiner_can_be_trained_alone(clips, steps):
-    first = train(clips, 3)
-    start = AEModel.load_model(Autoencoder, first).network.encoder.state_dict()
-    other = train(clips, 3, start=first, model="second", learning_rate=1e-9)
-    second = AEModel.load_model(Autoencoder, other).network.encoder.state_dict()
-    for name, value in start.items():
-        if "running" not in name and "tracked" not in name:
-            torch.testing.assert_close(second[name], value, rtol=1e-2, atol=1e-3)
-    taken = len(steps)
-    alone = AEModel.load_model(Autoencoder, train(clips, 3, start=first, part="refiner", model="third")).network
-    assert len(steps) == taken == 6
-    torch.testing.assert_close(alone.encoder.state_dict(), start, rtol=0, atol=0)
-    refiner = AEModel.load_model(Autoencoder, first).network.refiner.state_dict()
-    assert not all(torch.equal(value, refiner[name]) for name, value in alone.refiner.state_dict().items())
-    kept = train(clips, 3, start=first, part="refiner", model="fourth", heads=["onset", "velocity"])
-    for name, value in AEModel.load_model(Autoencoder, kept).network.refiner.state_dict().items():
-        assert torch.equal(value, refiner[name]) or not name.startswith(("offset", "details"))
-
-
-def test_initial_weights_need_a_harmonic_encoder(clips, tmp_path):
-    with pytest.raises(ValueError, match="add --start and their path"):
-        train(clips, 3, part="refiner")
-    torch.save(Autoencoder(channels=(4, 4, 4)).state_dict(), tmp_path / "report.torch")
-    with pytest.raises(ValueError, match="has no HarmonicEncoder"):
-        train(clips, 3, start=tmp_path / "report.torch")
-    with pytest.raises(FileNotFoundError):
-        train(clips, 3, start=tmp_path / "missing.torch")
-
-
-def test_missing_clips_are_one_sentence(tmp_path, command):
-    process = command(tmp_path, "EncoderMain.py", "--data", tmp_path)
+def test_a_folder_without_pairs_and_clips_is_one_sentence(tmp_path, command):
+    process = command(tmp_path, "AEMain.py", "--data", tmp_path)
     assert process.returncode == 1 and process.stdout == "" and len(process.stderr.strip().splitlines()) == 1
-    assert "pieces.npz: no such file; run ClipSources.py first" in process.stderr
-
-
-def test_a_loss_that_is_not_finite_stops_the_training(clips, monkeypatch):
-    monkeypatch.setattr(EncoderMain, "frame_loss", lambda logits, labels: logits.sum() * float("nan"))
-    monkeypatch.setattr(EncoderMain, "time", types.SimpleNamespace(monotonic=itertools.count().__next__))
-    with pytest.raises(ValueError, match="loss"):
-        train(clips, 60)
-    assert not (clips / "models" / "own" / "encoder.torch").exists()
+    assert "piano" in process.stderr and "MIDI2Audio.py" in process.stderr
 
 
 # loss
@@ -213,6 +97,18 @@ def test_velocities_relative_to_the_clip_count_more_in_the_loss():
 
 # post-processing
 
+def fit_head(refiner, name, examples, epochs, learning_rate=2e-3):
+    """Train a head on the examples of clips."""
+    head, examples = getattr(refiner, f"{name}_head"), [tuple(map(torch.from_numpy, part)) for part in examples]
+    optimiser = torch.optim.AdamW(head.parameters(), learning_rate)
+    head.train()
+    for _ in range(epochs):
+        for rows in torch.randperm(len(examples)).split(4):
+            optimiser.zero_grad()
+            RefinerTraining.head_loss(name, refiner, [examples[row] for row in rows], "cpu").backward()
+            optimiser.step()
+
+
 def spaced_notes(seed=0):
     """Notes whose ends do not meet the next onset of their key."""
     notes = some_notes(50, 6, seed)
@@ -231,8 +127,7 @@ def test_notes_are_decoded_from_their_labels():
     np.testing.assert_allclose(found[:, 3], notes[:, 3], atol=0.5)
 
 
-def test_a_trained_refiner_finds_the_offsets(monkeypatch):
-    monkeypatch.setattr(hp, "refiner_epochs", dict.fromkeys(RefinerTraining.heads, 15))
+def test_a_trained_refiner_finds_the_offsets():
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
 
@@ -254,7 +149,7 @@ def test_a_trained_refiner_finds_the_offsets(monkeypatch):
         notes = spaced_notes(seed)
         examples.append(RefinerTraining.offset_examples(refiner, predictions(notes), notes))
     before = missed(refiner, true)
-    RefinerTraining.fit_head(refiner.offset_head, examples, RefinerTraining.offset_loss, "offset")
+    fit_head(refiner, "offset", examples, 15)
     assert missed(refiner, true) < 0.1 < before
 
 
@@ -294,10 +189,10 @@ def test_velocities_are_refined_and_few_notes_stay_as_they_are():
     np.testing.assert_array_equal(NoteRefinement.refine_velocities(few, pitch, refiner), few)
 
 
-def test_the_velocity_head_learns_from_the_note_its_neighbours_and_its_key(monkeypatch):
-    monkeypatch.setattr(hp, "refiner_epochs", dict.fromkeys(RefinerTraining.heads, 20))
+def test_the_velocity_head_learns_from_the_note_its_neighbours_and_its_key():
     torch.manual_seed(0)
-    rng, head = np.random.default_rng(0), NoteRefiner().velocity_head
+    rng, refiner = np.random.default_rng(0), NoteRefiner()
+    head = refiner.velocity_head
     features = len(head.scale.weight)
 
     def example(notes):
@@ -313,7 +208,7 @@ def test_the_velocity_head_learns_from_the_note_its_neighbours_and_its_key(monke
         true = np.exp(4 + louder)
         true[::10] = np.nan  # notes that were not played
         examples.append((seen, key, np.full(40, 3.8, np.float32), true.astype(np.float32)))
-    RefinerTraining.fit_head(head, examples, RefinerTraining.velocity_loss, "velocity")
+    fit_head(refiner, "velocity", examples, 20)
     seen, key, louder = example(200)
     learnt = hp.velocity_scale * NoteRefinement.run_head(head, seen, key)
     assert np.corrcoef(learnt[1:], louder[1:])[0, 1] > 0.8
@@ -351,8 +246,7 @@ def test_a_note_sees_the_other_notes_of_its_key_and_not_itself():
     torch.testing.assert_close(number, torch.tensor([[3.0], [1], [3], [3]]).log())
 
 
-def test_the_onset_head_learns_which_candidates_were_played(monkeypatch):
-    monkeypatch.setattr(hp, "refiner_epochs", dict.fromkeys(RefinerTraining.heads, 20))
+def test_the_onset_head_learns_which_candidates_were_played():
     torch.manual_seed(0)
     refiner, rng = NoteRefiner(), np.random.default_rng(0)
 
@@ -369,7 +263,7 @@ def test_the_onset_head_learns_which_candidates_were_played(monkeypatch):
 
     examples = [RefinerTraining.onset_examples(heard(notes), notes) for notes in map(spaced_notes, range(12))]
     assert 0.1 < 1 - np.concatenate([played for *_, played in examples]).mean() < 0.5
-    RefinerTraining.fit_head(refiner.onset_head, examples, RefinerTraining.onset_loss, "onset")
+    fit_head(refiner, "onset", examples, 20)
     assert wrong(spaced_notes(99)) < 0.08
 
 
@@ -380,23 +274,22 @@ def test_a_true_note_is_found_once():
     assert (RefinerTraining.match(notes[:0], np.array([1.0]), np.array([60])) == -1).all()
 
 
-def test_the_refiner_learns_from_renders_too(clips, steps):
-    first, pair = train(clips, 3), clips / "pair"
-    (pair / "piano").mkdir(parents=True)
-    (pair / "notes").mkdir()
-    Notes.save_notes(pair / "notes" / "scale.mid", np.array([(i / 4, i / 4 + 0.2, 50 + i, 80) for i in range(16)]))
-    with pytest.raises(FileNotFoundError, match="piano"):
-        train(clips, 3, model="second", pairs=[pair])
-    assert len(steps) == 3  # before the encoder trains
-    MIDI2Audio.synthesise_midi_to_audio(pair / "notes" / "scale.mid", pair / "piano" / "scale.wav", *hp.piano_preset)
-    network, renders = AEModel.load_model(Autoencoder, first).network, RefinerTraining.find_renders([pair])
-    paths = RefinerTraining.rendered_clips(network, renders, "cpu", clips / "stored")
-    (predictions, pitch, notes), = RefinerTraining.StoredClips(paths)
-    assert len(predictions) == 8 + network.refiner.details.out_channels / 2 and len(pitch) == hp.n_pitches and len(notes) == 16
-    written = paths[0].stat().st_mtime_ns
-    assert RefinerTraining.rendered_clips(network, renders, "cpu", clips / "stored") == paths
-    assert paths[0].stat().st_mtime_ns == written
-    assert train(clips, 3, start=first, part="refiner", model="second", pairs=[pair]).exists()
+def test_clips_without_notes_or_sound_teach_the_heads_nothing_and_do_no_harm(clips):
+    torch.manual_seed(0)
+    network, notes = NoteAutoencoder(), np.array([[0.1, 0.5, 60, 80]], np.float32)
+    audio = np.sin(np.arange(8192) / 20).astype(np.float32)
+    paths = RefinerTraining.predict_clips(network, [("silent", lambda: (0 * audio, notes)), ("one", lambda: (
+        audio, notes[:0]))], "cpu", clips / "predictions")
+    examples = RefinerTraining.PredictedClips(paths)
+    assert examples.paths == paths[1:] and examples.batches(dict(seed=0, batch_size=4), 0) == [[0]]
+    predictions, pitch, none = examples[0]
+    assert predictions.shape == (8 + network.refiner.details.out_channels / 2, 33, hp.n_keys)
+    assert pitch.shape == (hp.n_pitches, 17) and none.shape == (0, 4)
+    trainer = NoteTrainer.HeadTrainer(network, 1e-3, torch.device("cpu"))
+    assert list(trainer.train_epoch([[examples[0]]], [1])) == [0]
+    paths[1].write_bytes(b"damaged")
+    again = RefinerTraining.predict_clips(network, [("one", lambda: (audio, notes))], "cpu", clips / "predictions")
+    np.testing.assert_array_equal(RefinerTraining.PredictedClips(again)[0][2], notes)
 
 
 def test_the_components_of_the_last_layer_have_mean_0_and_variance_1():
@@ -426,7 +319,7 @@ def test_details_are_means_over_steps_of_a_key():
 
 def test_the_encoder_hears_the_recording_as_it_is_and_without_late_reverberation():
     torch.manual_seed(0)
-    network, rng = NoteAutoencoder(**form), np.random.default_rng(0)
+    network, rng = NoteAutoencoder(**small), np.random.default_rng(0)
     model, mel = AEModel.NoteModel(network), rng.random((hp.n_mels, 41)).astype(np.float32)
     pitch = [rng.random((hp.n_pitches, steps)).astype(np.float32) for steps in (21, 20)]
     heard = NoteRefinement.views(model.predict_views(pitch, mel))

@@ -1,5 +1,4 @@
 """The sampled voice: it sums what it should, wherever notes begin, and is stored with the weights."""
-import functools
 import io
 
 import mido
@@ -8,8 +7,8 @@ import pytest
 import soundfile
 import torch
 
-import AEMain
 import AEModel
+import AEParts
 import Chunks
 import DatasetCreator
 import Hyperparameters as hp
@@ -214,30 +213,8 @@ def test_a_scale_is_rendered_and_plays_like_the_instrument(instruments, monkeypa
 
 
 def test_the_decoder_is_sampled_where_the_target_can_be_rendered():
-    assert AEMain.choose_decoder("FluidR3_GM.sf2:0:5") == "sampled"
-    assert AEMain.choose_decoder("FluidR3_GM.sf2:0:5", "table") == "table"
-    assert AEMain.choose_decoder("recordings") == AEMain.choose_decoder("FluidR3_GM.sf2:0:5:room") == "table"
+    assert AEParts.choose_decoder("FluidR3_GM.sf2:0:5") == "sampled"
+    assert AEParts.choose_decoder("FluidR3_GM.sf2:0:5", "table") == "table"
+    assert AEParts.choose_decoder("recordings") == AEParts.choose_decoder("FluidR3_GM.sf2:0:5:room") == "table"
     with pytest.raises(ValueError, match="--decoder table"):
-        AEMain.choose_decoder("recordings", "sampled")
-
-
-def test_the_decoder_alone_is_stored_without_training(voice, tmp_path, monkeypatch):
-    for folder, preset in (("piano", "FluidR3_GM.sf2:0:0"), ("synth", "FluidR3_GM.sf2:0:5")):
-        tmp_path.joinpath(folder).mkdir()
-        tmp_path.joinpath(folder, "preset.txt").write_text(preset + "\n")
-    asked = []
-    monkeypatch.setattr(Scale, "render_voice", lambda preset: asked.append(preset) or voice)
-    monkeypatch.setattr(AEMain, "NoteAutoencoder", functools.partial(
-        NoteAutoencoder, first=8, channels=8, blocks=1, narrow=2, width=8, layers=1))
-    torch.save(note_model(None).network.state_dict(), tmp_path / "start.torch")
-    AEMain.train(tmp_path, part="decoder", start=tmp_path / "start.torch", model="other")
-    model = AEModel.load_model(Autoencoder, tmp_path / "models" / "other" / "ae.torch")
-    assert asked == [("FluidR3_GM.sf2", 0, 5)] and model.pair == "FluidR3_GM.sf2:0:0 -> FluidR3_GM.sf2:0:5"
-    assert torch.equal(model.voice.streams, voice.streams)
-    torch.testing.assert_close(model.network.encoder.head.weight, note_model(None).network.encoder.head.weight,
-                               rtol=1e-3, atol=1e-6)  # stored in half precision
-    with pytest.raises(ValueError, match="is finished"):
-        AEMain.train(tmp_path, part="decoder", model="other")
-    kept = AEMain.build_note_network(model, "recordings", None)
-    assert torch.equal(kept.decoder.streams, voice.streams)
-    assert isinstance(AEMain.build_note_network(model, "recordings", "table").decoder, TableDecoder)
+        AEParts.choose_decoder("recordings", "sampled")
