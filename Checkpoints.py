@@ -78,6 +78,14 @@ def describe_value(value):
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
+def describe_position(state):
+    """Return where a training is: "in epoch 2 of 6, batch 3" or, between two epochs and at the end, "after epoch 6 of
+    6"."""
+    epoch, epochs = state["epoch"], state["settings"]["epochs"]
+    return f"in epoch {epoch + 1} of {epochs}, batch {state['batch']}" if state["batch"] else (
+        f"after epoch {epoch} of {epochs}")
+
+
 class Checkpoint:
     """The file that an interrupted training resumes from.
 
@@ -107,7 +115,7 @@ class Checkpoint:
                              "settings, or add --overwrite to start again")
         self.started -= found["seconds"]
         if Distributed.process_rank()[0] == 0:
-            print(f"resuming in epoch {found['epoch'] + 1}, batch {found['batch']}")
+            print(f"resuming {describe_position(found)}")
         return found
 
     @property
@@ -130,9 +138,8 @@ class Checkpoint:
             self.saved = time.monotonic()
             save_tensors(self.path, {**state, **self.model.state(), "seconds": self.seconds})
         if stop:
-            epochs = state["settings"]["epochs"]
-            raise KeyboardInterrupt(f"stopped in epoch {min(state['epoch'] + 1, epochs)} of {epochs}, saved in "
-                                    f"{self.path}; give the same command to resume")
+            raise KeyboardInterrupt(f"stopped {describe_position(state)}, saved in {self.path}; give the same command "
+                                    "to resume")
 
     def remove(self):
         self.path.unlink(missing_ok=True)

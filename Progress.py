@@ -77,16 +77,15 @@ def report_epoch(model, training_set, validation_set, weights, state, minutes):
         model.save_example(weights.with_name(f"{weights.stem}_epoch_{epoch}"), epoch, training_set, validation_set)
 
 
-def report_end(weights, state, minutes):
-    """Print how a training ended: what it kept, the time that it took, and a table of the figures before and after."""
+def report_end(weights, state, minutes, baseline):
+    """Print how a training ended: the time that it took, and what it kept, the best epoch or the text `baseline`."""
     losses, epochs = state["losses"], state["settings"]["epochs"]
     kept = losses["kept"]
     if kept:
         print(f"{weights}: validation loss {losses['validation'][kept - 1]:.5f}, reached in epoch {kept} of {epochs}, "
               f"after {minutes:.1f} min in all")
     else:
-        print(f"{weights}: none of {epochs} epochs is better than what the training began with, which is kept; "
-              f"{minutes:.1f} min in all")
+        print(f"{weights}: none of {epochs} epochs is better than {baseline}; {minutes:.1f} min in all")
 
 
 def print_result(*trainings):

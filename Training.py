@@ -84,7 +84,14 @@ class Trainer(AEModel):
         Decoupled weight decay of Adam.
     started : bool
         Whether the network begins with trained weights, which are then validated before the first step.
+
+    Attributes
+    ----------
+    baseline_text : str
+        What `baseline` returns, in words.
     """
+
+    baseline_text = "what the training began with, which is kept"
 
     def __init__(self, network, loss, learning_rate, device, gradient_norm=None, bfloat16=None, average=0,
                  parameters=None, weight_decay=0, started=False):
@@ -283,7 +290,7 @@ def fit(model, training_set, validation_set, weights, settings, loss_name, overw
     if first:
         save_weights(model, weights, state)
         checkpoint.remove()
-        Progress.report_end(weights, state, checkpoint.seconds / 60)
+        Progress.report_end(weights, state, checkpoint.seconds / 60, model.baseline_text)
     if Distributed.process_rank()[1] > 1:
         torch.distributed.barrier()
         model.network.load_state_dict(load_weights(weights))

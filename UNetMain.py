@@ -25,6 +25,8 @@ from UNetDataset import StoredOutputs, UNetDataset
 class UNetTrainer(Training.Trainer):
     """Trainer of a U-Net. Its training has to surpass the output of the autoencoder without a U-Net."""
 
+    baseline_text = "no U-Net: these weights pass the autoencoder's output on unchanged"
+
     def baseline(self, dataset):
         network = copy.deepcopy(self.network)
         if not network.pass_on():

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,12 +13,12 @@ import Distributed
 import Hyperparameters as hp
 import Main
 import Training
-import UNetDataset
 import UNetMain
 from AEDataset import AEDataset
 from AEModel import digest
 from Autoencoder import Autoencoder
-from training_common import assert_same, behind_an_autoencoder, brief, interruption, losses, state, train_ae
+from training_common import (assert_same, behind_an_autoencoder, brief, fit_settings, interruption, losses, state,
+                             train_ae)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,6 +31,7 @@ def uninterrupted(three_seconds, tmp_path_factory):
     data = shutil.copytree(three_seconds, tmp_path_factory.mktemp("uninterrupted") / "data")
     train_ae(data)
     return data / "models" / "own" / "ae.torch"
+
 
 doomed_training = """
 import os, sys
@@ -72,15 +72,15 @@ def test_a_training_resumes_after_a_signal_as_if_there_had_been_none(root, data,
     assert checkpoint["epoch"] == 1 and checkpoint["batch"] > 0
     if number == signal.SIGINT:
         assert process.stderr.splitlines()[-1].endswith(
-            "stopped in epoch 2 of 2, saved in models/own/ae.checkpoint; give the same command to resume")
+            f"stopped in epoch 2 of 2, batch {checkpoint['batch']}, saved in models/own/ae.checkpoint; give the same "
+            "command to resume")
     train_ae(data)
     assert_same(weights, uninterrupted)
     assert not weights.with_suffix(".checkpoint").exists()
 
 
 @pytest.mark.parametrize("number, reads", (
-    (signal.SIGINT, (1,)), (signal.SIGINT, (8,)), (signal.SIGINT, (19,)),  # 19: amid the last validation
-    (signal.SIGINT, (2, 11)), (signal.SIGINT, (3, 3, 3)), (signal.SIGTERM, (3,))))
+    (signal.SIGINT, (1,)), (signal.SIGINT, (2, 11)), (signal.SIGINT, (3, 3, 3)), (signal.SIGTERM, (8,))))
 def test_a_training_resumes_from_any_batch(data, uninterrupted, number, reads):
     for read in reads:
         with interruption(data, read, number):
@@ -89,16 +89,25 @@ def test_a_training_resumes_from_any_batch(data, uninterrupted, number, reads):
     assert_same(data / "models" / "own" / "ae.torch", uninterrupted)
 
 
-@pytest.mark.parametrize("form, dataset", (
-    ({}, "AEDataset.AEDataset"), (dict(in_channels=1, batch_norm=False), "UNetMain.UNetDataset")),
-                         ids=("two inputs", "stored outputs"))
-def test_the_unet_resumes_as_well(data, form, dataset):
+@pytest.mark.parametrize("read, position", ((14, "in epoch 2 of 2, batch 2"), (18, "in epoch 2 of 2, batch 4"),
+                                            (19, "after epoch 2 of 2")))  # the last one amid the last validation
+def test_a_training_says_where_it_stops_and_resumes(data, uninterrupted, capsys, read, position):
+    with interruption(data, read) as stopped:
+        train_ae(data)
+    checkpoint = data / "models" / "own" / "ae.checkpoint"
+    assert str(stopped.value) == f"stopped {position}, saved in {checkpoint}; give the same command to resume"
+    train_ae(data)
+    assert f"resuming {position}\n" in capsys.readouterr().out
+    assert_same(checkpoint.with_suffix(".torch"), uninterrupted)
+
+
+def test_the_unet_resumes_as_well(data):
     for model in "own", "uninterrupted":
         behind_an_autoencoder(data, model)
-    UNetMain.train(data, model="uninterrupted", wf=3, **form, **brief)
-    with interruption(data, 6, signal.SIGINT, dataset):
-        UNetMain.train(data, wf=3, **form, **brief)
-    UNetMain.train(data, wf=3, **form, **brief)
+    UNetMain.train(data, model="uninterrupted", wf=3, **brief)
+    with interruption(data, 6, signal.SIGINT, "UNetMain.UNetDataset"):
+        UNetMain.train(data, wf=3, **brief)
+    UNetMain.train(data, wf=3, **brief)
     assert_same(data / "models" / "own" / "unet.torch", data / "models" / "uninterrupted" / "unet.torch")
 
 
@@ -126,33 +135,26 @@ def test_a_checkpoint_of_other_settings_is_refused_naming_them(data):
     assert len(losses(checkpoint.with_suffix(".torch"))["training"]) == 1
 
 
-@pytest.mark.parametrize("script, name", ((AEMain, "ae"), (UNetMain, "unet")))
-def test_a_full_disk_leaves_the_last_checkpoint(data, small_files, script, name):
-    options = {**brief, "data": data, **({"wf": 3} if script is UNetMain else {})}
-    for model in "own", "uninterrupted":
-        behind_an_autoencoder(data, model)
-    if script is AEMain:
-        for model in "own", "uninterrupted":
-            (data / "models" / model / "ae.torch").unlink()
-    script.train(**options, model="uninterrupted")
+def test_a_full_disk_leaves_the_last_checkpoint(data, uninterrupted, small_files):
     with interruption(data, 3):
-        script.train(**options)
-    checkpoint = data / "models" / "own" / f"{name}.checkpoint"
+        train_ae(data)
+    checkpoint = data / "models" / "own" / "ae.checkpoint"
     files = {path: path.read_bytes() for path in checkpoint.parent.iterdir()}
     with small_files(20_000), pytest.raises(OSError,
                                             match=f"{checkpoint} cannot be written .*free some space.*command again"):
-        script.train(**options)
-    assert {path: path.read_bytes() for path in checkpoint.parent.iterdir()} == files
-    script.train(**options)
-    assert_same(checkpoint.with_suffix(".torch"), data / "models" / "uninterrupted" / f"{name}.torch")
-
-
-def test_a_folder_that_cannot_be_written_is_said_at_the_first_step(data, capsys):
-    shutil.rmtree(data / "models")
-    (data / "models").touch()
-    with pytest.raises(OSError, match="models/own/ae.checkpoint cannot be written"):
         train_ae(data)
-    assert "epoch 1" not in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in checkpoint.parent.iterdir()} == files
+    train_ae(data)
+    assert_same(checkpoint.with_suffix(".torch"), uninterrupted)
+
+
+@pytest.mark.parametrize("script", (AEMain, UNetMain))
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(data, script):
+    shutil.rmtree(data / "models"), shutil.rmtree(data / "generated")
+    (data / "models").touch()
+    with pytest.raises(OSError, match="models/own cannot be written .*; choose another folder, or change its"):
+        script.train(data)
+    assert {path.name for path in data.iterdir()} == {"models", "piano", "synth"}
 
 
 @pytest.mark.parametrize("where", ("a crop", "a clip to validate on"))
@@ -180,7 +182,7 @@ def test_overwrite_discards_once_and_the_same_command_goes_on(data, uninterrupte
     with interruption(data, 3):
         train_ae(data, overwrite=True)
     train_ae(data, overwrite=True)
-    assert "resuming in epoch 1, batch" in capsys.readouterr().out
+    assert "resuming in epoch 1 of 2, batch" in capsys.readouterr().out
     assert_same(weights, uninterrupted)
     train_ae(data, overwrite=True)  # and a finished one is trained anew
     assert "resuming" not in capsys.readouterr().out
@@ -215,12 +217,11 @@ def another_autoencoder(data, model):
     return weights
 
 
-@pytest.mark.parametrize("form", ({}, dict(in_channels=1)), ids=("two inputs", "stored outputs"))
-def test_a_unet_belongs_to_its_autoencoder(data, form):
+def test_a_unet_belongs_to_its_autoencoder(data):
     behind_an_autoencoder(data, "own")
     own = data / "models" / "own"
     ae, unet, half = own / "ae.torch", own / "unet.torch", own / "half.torch"
-    UNetMain.train(data, wf=2, **form, **{**brief, "epochs": 1})
+    UNetMain.train(data, wf=2, **{**brief, "epochs": 1})
     Main.load_models(ae, unet, "cpu")
     torch.save({key: value.half() if value.is_floating_point() else value for key, value in state(ae).items()}, half)
     Main.load_models(half, unet, "cpu")  # stored in half precision it is the same one
@@ -229,37 +230,15 @@ def test_a_unet_belongs_to_its_autoencoder(data, form):
     with pytest.raises(ValueError, match=f"^{unet} was trained behind an autoencoder with the weights {former}, and "
                        f"{ae} has {digest(state(ae))}; train the U-Net anew"):
         Main.load_models(ae, unet, "cpu")
-    torch.save(dict(state(unet)), unet)  # as if from before there were digests
-    Main.load_models(ae, unet, "cpu")
 
 
 def test_an_interrupted_unet_does_not_go_on_behind_another_autoencoder(data):
     behind_an_autoencoder(data, "own")
-    with interruption(data, 3):
+    with interruption(data, 3, dataset="UNetMain.UNetDataset"):
         UNetMain.train(data, wf=2, **brief)
     another_autoencoder(data, "own")
     with pytest.raises(ValueError, match=r"unet.checkpoint was started with other settings \(autoencoder \w+, now \w+\)"):
         UNetMain.train(data, wf=2, **brief)
-
-
-def test_what_another_autoencoder_left_is_written_anew_though_its_file_is_no_newer(data):
-    outputs = data / "ae_output" / "own"
-    before = {path.name: np.load(path) for path in outputs.glob("*.npy")}
-    weights = another_autoencoder(data, "untrained")
-    UNetDataset.write_outputs(weights, list(map(str, [path.name for path in (data / "generated").glob("*/")])), data)
-    assert all((np.load(outputs / name) != image).any() for name, image in before.items()) and len(before) == 3
-    assert (outputs / "weights.txt").read_text() == f"models/untrained/ae.torch {digest(state(weights))}\n"
-
-
-def test_a_checkpoint_that_lacks_a_setting_is_refused_naming_it(data):
-    with interruption(data, 3):
-        train_ae(data)
-    checkpoint = data / "models" / "own" / "ae.checkpoint"
-    content = torch.load(checkpoint, weights_only=True)
-    del content["settings"]["augmented"]
-    torch.save(content, checkpoint)
-    with pytest.raises(ValueError, match=r"other settings \(augmented not set, now off\)"):
-        train_ae(data)
 
 
 def test_more_processes_than_crops_are_refused(three_seconds, tmp_path, monkeypatch):
@@ -267,5 +246,4 @@ def test_more_processes_than_crops_are_refused(three_seconds, tmp_path, monkeypa
     monkeypatch.setattr(Distributed, "process_rank", lambda: (0, 2))
     with pytest.raises(ValueError, match="fewer crops than there are processes, 2"):
         Training.fit(Training.Trainer(Autoencoder(channels=(4, 4, 4)), None, None, torch.device("cpu")), piece, piece,
-                     tmp_path / "ae.torch",
-                     {**brief, "crop_frames": 0, "schedule": "constant", "seed": 0, "trained_for": {}}, "L1 loss")
+                     tmp_path / "ae.torch", {**fit_settings, "batch_size": 2, "crop_frames": 0}, "L1 loss")

@@ -1,5 +1,4 @@
 """Generated files whose source or settings have changed are made again or removed; files of the user stay."""
-import json
 import os
 import sys
 
@@ -13,11 +12,12 @@ import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
 import MIDI2Audio
+import Presets
+import Scale
 import UNetDataset
 import Util
+from AEModel import AEModel, digest, load_model
 from Autoencoder import Autoencoder
-from NoteAutoencoder import NoteAutoencoder
-from notes_common import small
 
 
 @pytest.fixture
@@ -199,35 +199,58 @@ def test_an_interrupted_change_of_settings_is_finished_by_the_next_call(folder, 
 
 # outputs of the autoencoder
 
-def test_each_model_has_its_own_outputs(data):
-    names, weights = DatasetCreator.build(data), []
-    for seed, model in enumerate(("first", "second")):
+@pytest.fixture
+def autoencoder():
+    """Function that makes a small autoencoder with weights that a seed draws."""
+
+    def make(seed):
         torch.manual_seed(seed)
-        path = data / "models" / model / "ae.torch"
-        path.parent.mkdir()
-        torch.save(Autoencoder(channels=(4, 4, 4)).state_dict(), path)
-        weights.append(path)
-    UNetDataset.write_outputs(weights[0], names, data, model="first")
-    before = times(data / "ae_output" / "first")
-    UNetDataset.write_outputs(weights[1], names, data, model="second")
-    UNetDataset.write_outputs(weights[0], names, data, model="first")
-    assert times(data / "ae_output" / "first") == before and len(before) == 3
-    items = [UNetDataset.UNetDataset(names, data, model=model)[0][0] for model in ("first", "second")]
-    assert not torch.equal(*items)
+        return AEModel(Autoencoder(channels=(4, 4, 4)))
+
+    return make
 
 
-def test_outputs_follow_the_thresholds_of_the_decoding(takes, monkeypatch):
-    names, weights = DatasetCreator.build(takes), takes / "models" / "own" / "ae.torch"
-    weights.parent.mkdir(parents=True)
-    torch.manual_seed(0)
-    torch.save(NoteAutoencoder(**small).state_dict(), weights)
-    UNetDataset.write_outputs(weights, names[:1], takes)
-    before = times(takes / "ae_output")
-    UNetDataset.write_outputs(weights, names[:1], takes)
-    assert times(takes / "ae_output") == before
-    monkeypatch.setattr(hp, "refiner_threshold", 0.5)
-    UNetDataset.write_outputs(weights, names[:1], takes)
-    assert all(time > before[path] for path, time in times(takes / "ae_output").items()) and len(before) == 1
+def test_each_model_has_its_own_outputs(data, autoencoder):
+    names = DatasetCreator.build(data)
+    first, second = (UNetDataset.StoredOutputs(autoencoder(seed), data, f"{seed}") for seed in (0, 1))
+    first.write(names)
+    before = times(data / "ae_output")
+    second.write(names), first.write(names)
+    assert times(first.folder) == before and len(before) == 3
+    assert not torch.equal(*(UNetDataset.UNetDataset(names, data, outputs)[0][0] for outputs in (first, second)))
+
+
+@pytest.mark.parametrize("change", ("weights", "refiner_threshold", "reverberation_share", "a recording"))
+def test_outputs_follow_weights_settings_and_recordings(data, autoencoder, monkeypatch, change):
+    names = DatasetCreator.build(data)
+    UNetDataset.StoredOutputs(autoencoder(0), data, "own").write(names)
+    before = times(data / "ae_output")
+    if change == "a recording":
+        os.utime(data / "generated" / names[0] / "piano_audio.npy", (3_000_000_000, 3_000_000_000))
+    elif change != "weights":
+        monkeypatch.setattr(hp, change, 0.5)
+    outputs = UNetDataset.StoredOutputs(autoencoder(int(change == "weights")), data, "own")
+    outputs.write(names)
+    after = times(data / "ae_output")
+    same = {names[1], names[2]} if change == "a recording" else set()
+    assert {path.parent.name for path in after if after[path] == before.get(path)} == same
+    assert set(after) == {path for name in names for path, _ in outputs.paths(name)}  # and no others are left
+
+
+# sounds of the target
+
+def test_a_voice_is_rendered_once_and_again_for_other_settings(tmp_path, instruments, monkeypatch):
+    rendered, voice = [], load_model(Autoencoder, hp.ae_weights).network.decoder
+    monkeypatch.setattr(Scale, "render_voice", lambda preset: (rendered.append(preset), voice)[1])
+    target, found = Presets.preset_text(instruments[1]), []
+    for gain in hp.gain, hp.gain, hp.gain / 2:
+        monkeypatch.setattr(hp, "gain", gain)
+        found.append(digest(Scale.stored_voice(target, tmp_path).state_dict()))
+    assert len(rendered) == 2 and len(set(found)) == 1
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"la la la")
+    Scale.stored_voice(target, tmp_path)
+    assert len(rendered) == 3
 
 
 # pairs
@@ -238,23 +261,6 @@ def test_a_single_pair_causes_a_warning(data, capsys, number):
     AEDataset.make_datasets(names, data, 0, False, None)
     assert (f"single piece, {names[0]}, which is used for training and for validation" in capsys.readouterr().err) == (
         number == 1)
-
-
-def test_a_pair_that_is_not_aligned_causes_a_warning_in_every_call(data, capsys):
-    path = data / "synth" / "bach_prelude_c.wav"
-    audio = Util.read_audio(path)
-    Util.write_audio(path, np.concatenate([np.zeros(6615), audio[:-6615]]))
-    for _ in range(2):
-        DatasetCreator.build(data)
-        assert capsys.readouterr().err.count(f"warning: {path} comes +0.") == 1
-    [lag] = (data / "generated" / "bach_prelude_c").glob("*_lag.json")
-    for damage in b"", b"[]", b"\xff", json.dumps({"lag": 0, "settings": [1, 2]}).encode():
-        lag.write_bytes(damage)
-        DatasetCreator.build(data)
-        assert "bach_prelude_c.wav comes +0." in capsys.readouterr().err
-    Util.write_audio(path, audio)
-    DatasetCreator.build(data)
-    assert "comes" not in capsys.readouterr().err
 
 
 # evaluation

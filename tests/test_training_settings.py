@@ -19,9 +19,10 @@ import TrainingOptions
 import UNetDataset
 import UNetMain
 import Util
-from AEDataset import split_for_training
-from AEModel import digest, load_model
-from training_common import behind_an_autoencoder, brief, losses, state, train
+from AEDataset import crop_batches, split_for_training
+from AEModel import load_model
+from Autoencoder import Autoencoder
+from training_common import behind_an_autoencoder, brief, losses, state, train, train_ae
 from UNet import UNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,7 +34,7 @@ def test_crops_cover_every_clip_within_its_bounds(seed):
     rng = random.Random(seed)
     lengths = [rng.randint(1, 2583) for _ in range(30)]
     frames, batch_size = rng.randint(1, 400), rng.randint(1, 16)
-    batches = Training.crop_batches(lengths, frames, batch_size, seed)
+    batches = crop_batches(lengths, frames, batch_size, seed)
     assert [len(batch)
             for batch in batches[:-1]] == [batch_size] * (len(batches) - 1) and 1 <= len(batches[-1]) <= batch_size
     for piece, length in enumerate(lengths):
@@ -49,19 +50,19 @@ def test_crops_cover_every_clip_within_its_bounds(seed):
 
 def test_crops_are_fixed_by_the_seed():
     lengths = [2583] * 10
-    assert Training.crop_batches(lengths, 255, 16, "0 1") == Training.crop_batches(lengths, 255, 16, "0 1")
-    assert Training.crop_batches(lengths, 255, 16, "0 1") != Training.crop_batches(lengths, 255, 16, "0 2")
+    assert crop_batches(lengths, 255, 16, "0 1") == crop_batches(lengths, 255, 16, "0 1")
+    assert crop_batches(lengths, 255, 16, "0 1") != crop_batches(lengths, 255, 16, "0 2")
 
 
 @pytest.mark.parametrize("frames", (0, None))
 def test_whole_clips_are_crops_too(frames):
-    batches = Training.crop_batches([2583, 2583, 2000], frames, 2, 0)
+    batches = crop_batches([2583, 2583, 2000], frames, 2, 0)
     assert sorted(key[:3] for key in sum(batches, [])) == [(0, 0, 2583), (1, 0, 2583), (2, 0, 2583)]
 
 
 @pytest.mark.parametrize("step, steps, factor", (
-    (0, 1000, 0.01), (49, 1000, 0.5 * 0.951), (99, 1000, 0.901), (500, 1000, 0.5), (999, 1000, 0.001), (0, 1, 1.0),
-    (4, 10, 0.3)))
+    (0, 1000, 1 / 101), (49, 1000, 50 / 101), (100, 1000, 1.0), (550, 1000, 0.5), (999, 1000, 1 / 900), (0, 1, 1.0),
+    (1, 10, 1.0), (4, 10, 6 / 9)))
 def test_the_linear_schedule_warms_up_and_falls_to_zero(step, steps, factor):
     assert Training.schedule_factor(step, steps, "linear") == pytest.approx(factor)
 
@@ -90,9 +91,9 @@ def test_report_gives_the_reports_settings_and_a_flag_beside_it_counts(data):
     unet = load_model(UNet, own / "unet.torch").network
     assert unet.in_channels == 1 and {key.split(".")[0] for key in unet.state_dict()} == {"down_path", "up_path",
                                                                                           "last"}
-    expected = digest(state(own / "ae.torch"))
-    note = (data / "ae_output" / "own" / "weights.txt").read_text()
-    assert note == f"models/own/ae.torch {expected} in single precision\n"
+    autoencoder = load_model(Autoencoder, own / "ae.torch")
+    autoencoder.bfloat16 = False
+    assert UNetDataset.StoredOutputs(autoencoder, data, "own").folder.exists()
 
 
 @pytest.mark.parametrize("script", (AEMain, UNetMain))
@@ -110,11 +111,11 @@ def test_report_neither_clips_gradients_nor_uses_mixed_precision_and_trains_on_a
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: clipped.append(1))
 
-    def recorded(path, load=Util.load_array):
-        read.add(path.relative_to(data).as_posix())
-        return load(path, np.float16, "c")
+    def recorded(path, *how, load=Util.load_array, **named):
+        read.add("/".join(path.parts[-2:]))
+        return load(path, *how, **named)
 
-    monkeypatch.setattr(Util, "load_array", lambda path, *_, **__: recorded(path))
+    monkeypatch.setattr(Util, "load_array", recorded)
     flags = ["--data", str(data), "--epochs", "2", "--crop-frames", "64", "--device", "cpu", "--overwrite",
              *(("--wf", "2") if script is UNetMain else ())]
     script.main([*flags, "--report"])
@@ -122,22 +123,21 @@ def test_report_neither_clips_gradients_nor_uses_mixed_precision_and_trains_on_a
     settings = losses(data / "models" / "own" / ("ae.torch" if script is AEMain else "unet.torch"))["settings"]
     assert settings["gradient_norm"] == 0 and settings["bfloat16"] is False
     piece = split_for_training(DatasetCreator.build(data), hp.seed)[0][0]
-    assert read >= ({f"generated/{piece}/piano.npy", f"generated/{piece}/piano_2.npy"} if script is AEMain else
-                    {f"ae_output/own/{piece}.npy", f"ae_output/own/piano_2/{piece}.npy"})
+    assert read >= {f"{piece}/{source}{'_0' if script is UNetMain else ''}.npy" for source in ("piano", "piano_2")}
     precisions.clear()
     if script is AEMain:
-        script.main([*flags, "--channels", "4", "4", "4"])
+        script.main([*flags, "--network", "report", "--channels", "4", "4", "4"])
         assert precisions == {True} and clipped
 
 
 def test_a_stored_crop_is_of_the_piano_that_its_seed_chooses(data):
     shutil.copytree(data / "synth", data / "piano_2")
     names = DatasetCreator.build(data)
-    UNetDataset.write_outputs(data / "models" / "untrained" / "ae.torch", names, data, sources=("piano", "piano_2"))
-    dataset = UNetDataset.UNetDataset(names, data, ("piano", "piano_2"), in_channels=2)
-    pairs = [[np.load(data / "ae_output" / "own" / folder / f"{names[0]}.npy"),
-              np.load(data / "generated" / names[0] / f"{source}.npy")]
-             for folder, source in ((".", "piano"), ("piano_2", "piano_2"))]
+    autoencoder = load_model(Autoencoder, data / "models" / "untrained" / "ae.torch")
+    outputs = UNetDataset.StoredOutputs(autoencoder, data, "own", ("piano", "piano_2"))
+    outputs.write(names)
+    dataset = UNetDataset.UNetDataset(names, data, outputs, in_channels=2)
+    pairs = [[np.load(path) for path in pair] for pair in outputs.paths(names[0])]
     seen = [[np.array_equal(dataset[0, 0, 258, seed][0].numpy(), pair) for pair in pairs] for seed in range(12)]
     assert {tuple(found) for found in seen} == {(True, False), (False, True)}
     assert np.array_equal(dataset[0][0].numpy(), pairs[0])
@@ -175,7 +175,7 @@ def test_the_unet_gets_the_form_of_the_weights_that_it_starts_from(data):
     assert load_model(UNet, own).network.form == form
     assert losses(own)["settings"].items() >= form.items()
     for key, value in state(first).items():
-        torch.testing.assert_close(state(own)[key], value, msg=key)
+        torch.testing.assert_close(state(own.with_name("unet_last.torch"))[key], value, msg=key)
 
 
 @pytest.mark.parametrize("flag, name, has, wanted", (
@@ -194,8 +194,8 @@ def test_a_form_that_is_not_that_of_the_initial_weights_is_refused(data, flag, n
 def test_the_autoencoder_gets_the_width_of_the_weights_that_it_starts_from(data):
     start = data / "models" / "untrained" / "ae.torch"
     with pytest.raises(ValueError, match=f"weights in {start} have channels 16 32 32, not 4 4 4; leave --channels"):
-        AEMain.train(data, start=start, channels=(4, 4, 4), **brief)
-    AEMain.train(data, start=start, **{**brief, "epochs": 1})
+        train_ae(data, start=start, channels=(4, 4, 4))
+    train_ae(data, start=start, channels=None, epochs=1)
     assert losses(data / "models" / "own" / "ae.torch")["settings"]["channels"] == [16, 32, 32]
 
 
@@ -206,9 +206,9 @@ def test_weights_of_another_kind_are_nothing_to_start_from(data):
         UNetMain.train(data, start=ae, **brief)
     with pytest.raises(ValueError, match=f"{hp.unet_weights} does not hold the weights of an autoencoder"):
         AEMain.train(data, model="new", start=hp.unet_weights, **brief)
-    with pytest.raises(ValueError, match="notes holds no notes, which the note autoencoder needs.* leave --start out"):
-        AEMain.train(data, model="new", start=hp.ae_weights, **brief)
-    with pytest.raises(ValueError, match=f"{hp.ae_weights} holds weights of the note autoencoder; give --network note"):
+    with pytest.raises(ValueError, match=f"{ae} holds weights of the report's autoencoder; add --report, or give"):
+        AEMain.train(data, model="new", start=ae, **brief)
+    with pytest.raises(ValueError, match=f"{hp.ae_weights} holds weights of the note autoencoder; leave --report and"):
         AEMain.train(data, model="new", start=hp.ae_weights, network="report", **brief)
 
 
@@ -243,7 +243,7 @@ def test_constants_that_are_changed_later_are_the_defaults(data, monkeypatch):
     for name, value in dict(crop_frames=40, ae_epochs=1, ae_batch_size=3, ae_channels=(4, 5, 6), seed=7,
                             unet_epochs=2, unet_wf=1, unet_loss="mse").items():
         monkeypatch.setattr(hp, name, value)
-    settings = AEMain.train(data, device="cpu")
+    settings = AEMain.train(data, network="report", device="cpu")
     assert settings.items() >= dict(crop_frames=40, epochs=1, batch_size=3, channels=[4, 5, 6], seed=7).items()
     settings = UNetMain.train(data, device="cpu")
     assert settings.items() >= dict(crop_frames=40, epochs=2, wf=1, seed=7, loss="mse").items()
@@ -285,24 +285,17 @@ def test_the_estimated_duration_is_said_after_the_first_steps(data, monkeypatch,
     assert said == ["", "", "estimated duration of the 42 steps: 46 min\n", "", ""]
 
 
-def test_a_training_says_its_estimated_duration_before_its_first_epoch_ends(train, capsys, monkeypatch):
+def test_a_training_says_its_estimated_duration_before_its_first_epoch_ends(data, capsys, monkeypatch):
     monkeypatch.setattr(hp, "pace_steps", 2)
-    train(epochs=2)
+    train_ae(data)
     lines = capsys.readouterr().out.splitlines()
     said = [number for number, line in enumerate(lines) if line.startswith("estimated duration of the 8 steps: ")]
     assert len(said) == 1 and said[0] < next(n for n, line in enumerate(lines) if line.startswith("epoch 1/2"))
 
 
-@pytest.mark.parametrize("settings, advice", (
-    (dict(epochs=20, pieces=50, start=None), None),
-    (dict(epochs=3, pieces=50, start=None), "20 epochs"),
-    (dict(epochs=3, pieces=50, start="ae.torch"), None),
-    (dict(epochs=3, pieces=50, start=None, part="decoder"), None),
-    (dict(epochs=2, pieces=3, start="ae.torch"), "more pieces (the report has 94, the shipped weights 302)"),
-    (dict(epochs=2, pieces=3, start=None), "more pieces (the report has 94, the shipped weights 302) and 20 epochs")))
-def test_a_brief_training_says_what_gives_a_better_sound(settings, advice, capsys):
-    names = [f"{i}~{variant}" for i in range(settings["pieces"]) for variant in range(10)]
-    Progress.print_quality_remark({**settings, "pieces": names}, 20)
-    said = capsys.readouterr().out
-    assert said == (f"pieces: {settings['pieces']}, epochs: {settings['epochs']}; such a training is only to see it "
-                    f"run; for a good sound take {advice}\n" if advice else "")
+@pytest.mark.parametrize("pieces", (hp.few_pieces - 1, hp.few_pieces))
+def test_a_training_on_few_pieces_says_that_it_is_not_the_default(pieces, capsys):
+    Progress.print_quality_remark({"trained_for": {"pieces": pieces}})
+    assert capsys.readouterr().out == (
+        "trained on 19 pieces; Main.py takes such a model only if --model names it; for a good sound take at least 20\n"
+        if pieces < 20 else "")

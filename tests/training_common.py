@@ -13,6 +13,7 @@ import AEMain
 import UNetMain
 
 brief = dict(epochs=2, batch_size=2, crop_frames=64, device="cpu")  # 4 batches an epoch: two clips of 258 frames
+fit_settings = dict(epochs=2, batch_size=1, crop_frames=64, schedule="constant", seed=0, trained_for={"pair": "A -> B"})
 
 
 def behind_an_autoencoder(data, model):
@@ -61,7 +62,10 @@ def assert_same(weights, others):
 
 @contextlib.contextmanager
 def interruption(data, read, number=signal.SIGINT, dataset="AEDataset.AEDataset"):
-    """Have a training get Ctrl-C when it reads its `read`-th crop or clip; expect that it ends with a checkpoint."""
+    """Have a training get Ctrl-C when it reads its `read`-th crop or clip; expect that it ends with a checkpoint.
+
+    Yield what `pytest.raises` gives.
+    """
     reads, dataset = [], pkgutil.resolve_name(dataset)
     take = dataset.__getitem__
 
@@ -73,9 +77,9 @@ def interruption(data, read, number=signal.SIGINT, dataset="AEDataset.AEDataset"
 
     previous = signal.signal(number, lambda *_: pytest.fail("the training does not defer the signal"))
     try:
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt) as stopped:
             patch.setattr(dataset, "__getitem__", interrupting)
-            yield
+            yield stopped
     finally:
         signal.signal(number, previous)
     assert list((data / "models" / "own").glob("*.checkpoint"))
