@@ -4,6 +4,7 @@ import random
 import re
 import shutil
 import tracemalloc
+import types
 
 import librosa
 import numpy as np
@@ -15,7 +16,8 @@ import DatasetCreator
 import Hyperparameters as hp
 import MIDI2Audio
 import Util
-from AEDataset import AEDataset, NoteDataset, make_datasets
+from AEDataset import AEDataset, make_datasets
+from NoteDataset import NoteDataset
 from notes_common import rate
 from UNetDataset import UNetDataset
 
@@ -130,14 +132,21 @@ def test_recordings_are_paired_by_name(wavs):
 
 
 @pytest.mark.parametrize("alone", ("piano", "synth"))
-def test_a_recording_without_a_partner_is_refused_by_name(wavs, alone):
-    wavs("piano", "a.wav")
-    wavs("synth", "a.wav")
-    data = wavs(alone, "lonely.wav")
+def test_a_recording_without_a_partner_is_left_out_and_what_is_missing_is_named(wavs, capsys, alone):
+    data = wavs(alone, "lonely.wav", "suite/lonely.flac")
+    other = data / {"piano": "synth", "synth": "piano"}[alone]
+    missing = ", ".join(f"{other / name} (partner of {data / alone / name})"
+                        for name in ("lonely.wav", "suite/lonely.flac"))
+    wavs(other.name, "another.wav")
     with pytest.raises(ValueError) as error:
         DatasetCreator.build(data)
-    assert str(data / alone / "lonely.wav") in str(error.value) and "a.wav" not in str(error.value)
+    assert missing in str(error.value) and str(data / alone / "another.wav") in str(error.value)
+    assert str(error.value).endswith("; no recording has a partner of the same name; add them")
     assert not (data / "generated").exists()
+    wavs("piano", "a.wav"), wavs("synth", "a.wav")
+    (other / "another.wav").unlink()
+    assert DatasetCreator.build(data) == ["a"]
+    assert f"warning: missing: {missing}; these recordings are left out" in capsys.readouterr().err
 
 
 def test_recordings_of_different_length_are_refused_with_both_names(wavs):
@@ -163,11 +172,22 @@ def test_a_silent_recording_is_refused_by_name(wavs):
         DatasetCreator.build(data)
 
 
-def test_long_recordings_are_cut_to_30_s(wavs):
-    wavs("piano", "a.wav", samples=31 * 22050)
-    data = wavs("synth", "a.wav", samples=31 * 22050)
-    DatasetCreator.build(data)
-    assert np.load(data / "generated" / "a" / "piano.npy").shape == (128, 2583)
+def test_long_recordings_are_cut_into_pieces_of_30_s(wavs, midi):
+    """A last piece of less than five seconds is left out."""
+    for folder in "piano", "synth":
+        data = wavs(folder, "a.wav", samples=66 * 22050)
+        wavs(folder, "b.wav", samples=34 * 22050)
+    midi(data / "notes" / "a.mid", [(0, 60, 1.0, 2.0), (0, 62, 29.0, 31.0), (0, 64, 61.5, 62.0)])
+    assert DatasetCreator.build(data) == ["a", "a~2", "a~3", "b"]
+    assert DatasetCreator.build(data, whole=False) == ["a", "b"]
+    folders = [data / "generated" / name for name in ("a", "a~2", "a~3", "b")]
+    assert [np.load(folder / "piano.npy").shape[1] for folder in folders] == [2583, 2583, 516, 2583]
+    audio = Util.read_audio(data / "piano" / "a.wav")[30 * 22050:60 * 22050]
+    stored = np.load(folders[1] / "piano_audio.npy")[0] / 32767
+    np.testing.assert_allclose(stored, audio / np.abs(audio).max(), atol=1e-4)
+    notes = [np.load(folder / "notes.npy")[:, :3].tolist() for folder in folders[:3]]
+    assert notes == [[[1, 2, 60], [29, 30, 62]], [[-1, 1, 62]], [[1.5, 2, 64]]]
+    assert DatasetCreator.trained_for(data, ["a", "a~2", "b"])["pieces"] == 2
 
 
 def test_spectrograms_are_built_once_and_again_for_a_newer_recording(wavs):
@@ -200,18 +220,6 @@ def test_spectrograms_of_another_front_end_are_built_again(wavs, monkeypatch, na
     assert [np.load(path).shape for path in stored] == [(128, 258)] * 2
 
 
-def test_spectrograms_without_a_record_of_their_front_end_are_kept(wavs):
-    wavs("piano", "a.wav")
-    data = wavs("synth", "a.wav")
-    DatasetCreator.build(data)
-    times = {path: path.stat().st_mtime_ns for path in data.rglob("*.npy")}
-    note = data / "generated" / "front_end.json"
-    text = note.read_text()
-    note.unlink()
-    DatasetCreator.build(data)
-    assert {path: path.stat().st_mtime_ns for path in data.rglob("*.npy")} == times and note.read_text() == text
-
-
 # tensors
 
 def test_an_item_is_the_stored_pair(three_seconds):
@@ -236,20 +244,10 @@ def test_a_crop_is_part_of_both_and_padded_with_silence(three_seconds, start, fr
         assert torch.equal(crop[..., :here], whole[..., start:start + here]) and not crop[..., here:].any()
 
 
-def test_the_input_of_the_unet_is_the_output_of_the_autoencoder(data):
-    name = DatasetCreator.build(data)[0]
-    output = np.random.default_rng(0).random((128, 258)).astype(np.float16)
-    Util.save_array(data / "ae_output" / "own" / f"{name}.npy", output)
-    source, target = UNetDataset([name], data)[0]
-    np.testing.assert_array_equal(source[0].numpy(), output.astype(np.float32))
-    assert torch.equal(target, AEDataset([name], data)[0][1])
-
-
 def test_a_pair_of_different_shape_is_refused_by_name(data):
-    name = DatasetCreator.build(data)[0]
-    Util.save_array(data / "ae_output" / "own" / f"{name}.npy", np.zeros((128, 257), np.float16))
-    with pytest.raises(ValueError, match=f"'{name}' differ in shape"):
-        UNetDataset([name], data)
+    Util.save_array(data / "generated" / "bach_prelude_c" / "piano.npy", np.zeros((128, 257), np.float16))
+    with pytest.raises(ValueError, match="'bach_prelude_c' differ in shape"):
+        AEDataset(["bach_prelude_c"], data)
 
 
 # split
@@ -319,13 +317,21 @@ def test_the_lag_of_a_pair_is_found(three_seconds, frames):
     assert DatasetCreator.estimate_lag(synth, late) == frames
 
 
-def test_a_pair_that_is_not_aligned_causes_a_warning(data, capsys):
-    path = data / "synth" / "bach_prelude_c.wav"
+def test_a_pair_that_is_not_aligned_is_shifted_with_a_warning(data, capsys):
+    shutil.copytree(data / "piano", data / "piano_2")
+    path, folder = data / "synth" / "bach_prelude_c.wav", data / "generated" / "bach_prelude_c"
     audio = Util.read_audio(path)
     Util.write_audio(path, np.concatenate([np.zeros(6615), audio[:-6615]]))
     DatasetCreator.build(data)
-    warning = capsys.readouterr().err
-    assert re.search(rf"{path} comes \+0\.(29|30|31)\d s after {data / 'piano' / path.name}", warning), warning
+    [warning] = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert re.search(rf"{path} comes \+0\.(29|30|31)\d s after {data / 'piano' / path.name}; the later one is shifted",
+                     warning), warning
+    for source in "piano", "piano_2":
+        pair = [np.load(folder / f"{side}.npy").astype(np.float32) for side in (source, "synth")]
+        assert pair[0].shape == pair[1].shape and abs(DatasetCreator.estimate_lag(*pair)) <= 1
+    Util.write_audio(path, audio)
+    DatasetCreator.build(data)
+    assert "comes" not in capsys.readouterr().err
 
 
 def test_a_data_set_is_not_loaded_into_memory(tmp_path):
@@ -344,33 +350,32 @@ def test_a_data_set_is_not_loaded_into_memory(tmp_path):
 def test_a_data_set_may_have_more_clips_than_open_files(tmp_path, few_files):
     """`ulimit -n` is 256 on macOS."""
     names = [f"{i:03}" for i in range(300)]
-    image, pitch, notes = tmp_path / "image.npy", tmp_path / "pitch.npy", tmp_path / "notes.npy"
+    image, audio, notes = tmp_path / "image.npy", tmp_path / "audio.npy", tmp_path / "notes.npy"
     Util.save_array(image, np.ones((hp.n_mels, 9), np.float16))
-    Util.save_array(pitch, np.ones((hp.n_pitches, 5), np.float16))
+    Util.save_array(audio, np.ones((1, 9 * hp.hop_length), np.int16))
     Util.save_array(notes, np.array([[0, 1, 60, 90]], np.float32))
-    (tmp_path / "ae_output" / "own").mkdir(parents=True)
     for name in names:
         folder = tmp_path / "generated" / name
         folder.mkdir(parents=True)
-        for path in folder / "piano.npy", folder / "synth.npy", tmp_path / "ae_output" / "own" / f"{name}.npy":
-            os.link(image, path)
-        os.link(pitch, folder / "piano_pitch.npy"), os.link(notes, folder / "notes.npy")
+        for path, link in (image, "piano"), (image, "synth"), (audio, "piano_audio"), (notes, "notes"):
+            os.link(path, folder / f"{link}.npy")
+    outputs = types.SimpleNamespace(sources=["piano"], own_level=False, paths=lambda name: [(image, image)])
     with few_files(256):
-        for dataset in (AEDataset(names, tmp_path), NoteDataset(names, tmp_path),
-                        UNetDataset(names, tmp_path, in_channels=2)):
+        for dataset in AEDataset(names, tmp_path, augmented=True), UNetDataset(names, tmp_path, outputs, in_channels=2):
             items = [dataset[key] for i in range(300) for key in (i, (i, 2, 4, 0))]
             assert len(dataset) == 300 and len(items) == 600
             assert [target.shape for target in dataset.targets] == 300 * [(hp.n_mels, 9)]
+        dataset = NoteDataset(names, tmp_path)
+        assert len([(dataset[i, 2, 4, 0, 0], dataset.clip(i)) for i in range(300)]) == 300
 
 
-@pytest.mark.parametrize("name", ("generated/bach_prelude_c/synth.npy", "ae_output/own/bach_prelude_c.npy"))
 @pytest.mark.parametrize("damage", (lambda good: b"", lambda good: b"la la la", lambda good: good[:len(good) // 2],
                                     lambda good: good[:30] + b"?" * 40 + good[70:]))
-def test_a_damaged_spectrogram_is_named(data, name, damage):
-    path = data / name
+def test_a_damaged_spectrogram_is_named(data, damage):
+    path = data / "generated" / "bach_prelude_c" / "synth.npy"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=f"{path} is damaged; remove it, and the same command makes it anew"):
-        UNetDataset(["bach_prelude_c"], data)
+        AEDataset(["bach_prelude_c"], data)
 
 
 def test_a_shard_keeps_the_spectrograms_of_another_shard(wavs, monkeypatch):
@@ -415,7 +420,7 @@ def test_shards_share_the_work(three_seconds, tmp_path):
     for i in range(2):
         DatasetCreator.main(["--data", str(tmp_path), "--shard", f"{i}/2"])
         built.append(len(list(tmp_path.joinpath("generated").glob("*/*.npy"))))
-    assert built == [4, 6]
+    assert built == [8, 12]
 
 
 # notes
@@ -433,34 +438,3 @@ def test_labels_are_at_the_onsets_of_the_audio(takes, side):
             late.append(near[rise[near].argmax()] + 0.5 - onset)
         # an onset enters a window half a window before its centre
         assert np.abs(np.array(late) + 0.5).max() < 1 and abs(np.mean(late) + 0.5) < 0.5
-
-
-def test_items_of_a_data_set_with_notes(takes):
-    names = DatasetCreator.build(takes)
-    assert DatasetCreator.has_notes(names, takes)
-    dataset = NoteDataset(names, takes)
-    for piece, name in enumerate(names):
-        whole = dataset[piece]
-        frames = whole["mel"].shape[1]
-        shapes = {"pitch": (hp.n_pitches, -(-frames // 2)), "mel": (hp.n_mels, frames), "target": (hp.n_mels, frames),
-                  "labels": (4, frames, hp.n_keys), "notes": (NoteDataset.most_notes, 4)}
-        assert {part: tuple(whole[part].shape) for part in shapes} == shapes and whole["first"] == 0
-        for start in 0, 41, frames - 20:
-            crop, first = dataset[piece, start, 60, 3], start - start % 2
-            assert crop["first"] == first
-            for part, axis, step in ("pitch", 1, 2), ("mel", 1, 1), ("target", 1, 1), ("labels", 1, 1):
-                length = min(60, frames - first) // step
-                torch.testing.assert_close(crop[part].narrow(axis, 0, length),
-                                           whole[part].narrow(axis, first // step, length), atol=1e-4, rtol=0)
-
-
-def test_a_recording_a_little_longer_than_its_partner(takes):
-    """The pitch spectrogram is as long as the mel spectrogram."""
-    for folder in "piano", "synth":
-        path = takes / folder / "one.wav"
-        audio = Util.read_audio(path)
-        size = audio.size // (2 * hp.hop_length) * 2 * hp.hop_length  # an even number of frames
-        Util.write_audio(path, audio[:size + 10 * (folder == "piano") - 20 * (folder == "synth")])
-    DatasetCreator.build(takes)
-    shapes = [np.load(takes / "generated" / "one" / f"{name}.npy").shape[1] for name in ("piano", "piano_pitch")]
-    assert shapes[1] == -(-shapes[0] // 2)
