@@ -137,10 +137,9 @@ def write_error(path, reason):
 
 
 def check_writable(folder):
-    """Make a folder. Raises `write_error` if that, or a file in it, is impossible."""
+    """Raise OSError if a folder cannot be made, or a file in it. Nothing is left behind."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
             pass
     except OSError as error:
         raise OSError(f"{folder} cannot be written ({error.strerror}); choose another folder, or change its "
