@@ -462,7 +462,7 @@ class Output:
     """A standard stream, None if it is closed. If it takes no more, this is said once, and the program goes on."""
 
     def __init__(self, stream, name):
-        self.stream, self.name, self.failed = stream or open(os.devnull, "w"), name, False
+        self.stream, self.name, self.failed = stream or open(os.devnull, "w", encoding="utf-8"), name, False
         if hasattr(self.stream, "reconfigure"):  # not in a notebook
             self.stream.reconfigure(errors="backslashreplace")
 
