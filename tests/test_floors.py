@@ -77,7 +77,8 @@ def test_the_networks_are_leaves(imports):
     """But for the note autoencoder, whose heads, decoder and mel scale are in other files."""
     for script in "Autoencoder", "UNet", "NoteHeads":
         assert imports[script] == {"Hyperparameters", "torch"}
-    assert imports["NoteAutoencoder"] - {"NoteHeads", "SampledVoice", "TableDecoder", "Util"} == {"Hyperparameters", "torch"}
+    assert imports["NoteAutoencoder"] - {"NoteHeads", "SampledVoice", "TableDecoder", "Util", "torch"} == {
+        "Hyperparameters"}
 
 
 def test_only_the_training_speaks_of_optimisers_and_processes(imports):
