@@ -189,8 +189,9 @@ def find_pairs(data=None, source="piano"):
         piano, synth = (Util.find_pieces(data / name, audio_endings) for name in (source, "synth"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}, or render MIDI files with MIDI2Audio.py") from None
-    missing = [f"{data / folder / name} (partner of {other[name]})" for folder, own, other in (
-        ("synth", synth, piano), (source, piano, synth)) for name in sorted(other.keys() - own.keys())]
+    missing = [f"{data / folder / other[name].relative_to(data / side)} (partner of {other[name]})"
+               for folder, own, side, other in (("synth", synth, source, piano), (source, piano, "synth", synth))
+               for name in sorted(other.keys() - own.keys())]
     if missing:
         text = f"missing: {', '.join(missing[:5])}{f' and {len(missing) - 5} more' if len(missing) > 5 else ''}"
         if not piano.keys() & synth.keys():

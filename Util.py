@@ -137,10 +137,9 @@ def write_error(path, reason):
 
 
 def check_writable(folder):
-    """Make a folder. Raises `write_error` if that, or a file in it, is impossible."""
+    """Raise OSError if a folder cannot be made, or a file in it. Nothing is left behind."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
             pass
     except OSError as error:
         raise OSError(f"{folder} cannot be written ({error.strerror}); choose another folder, or change its "
@@ -463,7 +462,7 @@ class Output:
     """A standard stream, None if it is closed. If it takes no more, this is said once, and the program goes on."""
 
     def __init__(self, stream, name):
-        self.stream, self.name, self.failed = stream or open(os.devnull, "w"), name, False
+        self.stream, self.name, self.failed = stream or open(os.devnull, "w", encoding="utf-8"), name, False
         if hasattr(self.stream, "reconfigure"):  # not in a notebook
             self.stream.reconfigure(errors="backslashreplace")
 

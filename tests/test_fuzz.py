@@ -396,8 +396,8 @@ def test_odd_preset_files(midi, instruments, tmp_path, outcome, text):
     midi(tmp_path / "MIDI" / "one.mid")
     Util.write_audio(tmp_path / "piano" / "one.wav", tone())
     (tmp_path / "piano" / "preset.txt").write_bytes(text)
-    found = outcome(tmp_path / "piano" / "preset.txt", lambda: DatasetCreator.trained_for(tmp_path))
-    assert found is None or "\n" not in found["pair"]
+    found = outcome(tmp_path / "piano" / "preset.txt", lambda: DatasetCreator.pair(tmp_path))
+    assert found is None or "\n" not in found
     assert outcome(tmp_path / "piano", lambda: MIDI2Audio.synthesise_folder(
         tmp_path / "MIDI", tmp_path / "piano", instruments[0])) is None
 
