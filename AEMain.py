@@ -27,8 +27,8 @@ def train_report(data, names, weights, settings, device, channels=None, **how):
     """
     initial = load_model(Autoencoder, settings["start"]) if settings["start"] else None
     if isinstance(initial, NoteModel):
-        raise ValueError(f"{settings['start']} holds weights of the note autoencoder; leave --report and --network out, "
-                         "or give other weights to --start")
+        raise ValueError(f"{settings['start']} holds weights of the note autoencoder; leave --report and --network "
+                         "out, or give other weights to --start")
     if initial:
         TrainingOptions.check_form(initial.path, dict(channels=initial.network.channels),
                                    dict(channels=channels and tuple(channels)))

@@ -35,7 +35,8 @@ def complete_settings(given, scratch):
 
     "epochs", "batch_size" and "learning_rate" stay None where they are not given, since each part has its own.
     """
-    settings = TrainingOptions.complete_settings(given, epochs=None, batch_size=None, learning_rate=None, augmented=True)
+    settings = TrainingOptions.complete_settings(given, epochs=None, batch_size=None, learning_rate=None,
+                                                 augmented=True)
     return {**settings, "start": None if scratch else settings["start"] or str(hp.ae_weights)}
 
 

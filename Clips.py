@@ -104,8 +104,8 @@ class ClipMaker:
     Parameters
     ----------
     folder : Path
-        What `ClipSources.prepare` has written. A folder without pianos/ only hears; one without rooms.npz has artificial
-        rooms alone.
+        What `ClipSources.prepare` has written. A folder without pianos/ only hears; one without rooms.npz has
+        artificial rooms alone.
     device : str or torch.device
     pool : int, optional
         Pianos that are kept ready, by default `hp.clip_pool`.

@@ -131,8 +131,8 @@ def store_notes(names, data, model):
     side, notes = choose_notes([tuple(stored_transcription(folder, name, model) for name in ("piano", "synth"))
                                 for folder in tqdm(folders, desc="heard notes", unit="piece", leave=False)])
     if not side:
-        raise ValueError(f"{Path(data) / 'notes'} has no MIDI files, and the notes of the pairs are not heard reliably; "
-                         "put the MIDI files of the pairs there, or give --report")
+        raise ValueError(f"{Path(data) / 'notes'} has no MIDI files, and the notes of the pairs are not heard "
+                         "reliably; put the MIDI files of the pairs there, or give --report")
     for folder, (found, certainty) in zip(folders, notes):
         Util.save_array(folder / "heard.npy", np.column_stack([found, certainty]).astype(np.float32))
     return side

@@ -34,8 +34,8 @@ class NoteDataset(torch.utils.data.Dataset):
     sources : list of str
         Pianos. The seed of a crop chooses one.
     pieces : list
-        Notes and pedals of pieces for made clips, as `ClipSources.read_pieces` returns them; if there are none, no clips
-        are made.
+        Notes and pedals of pieces for made clips, as `ClipSources.read_pieces` returns them; if there are none, no
+        clips are made.
     """
 
     def __init__(self, names, data, sources=("piano",), pieces=()):

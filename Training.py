@@ -372,7 +372,8 @@ def train_epoch(model, training_set, state):
     factors = [schedule_factor(done + i, steps, settings["schedule"]) for i in range(state["batch"], len(batches))]
     keys = [batch[rank::number] for batch in batches[state["batch"]:]]
     loader = torch.utils.data.DataLoader(  # with its own generator, so that torch's, for dropout, stays as it was
-        training_set, batch_sampler=keys, generator=torch.Generator(), collate_fn=getattr(training_set, "collate", None))
+        training_set, batch_sampler=keys, generator=torch.Generator(),
+        collate_fn=getattr(training_set, "collate", None))
     with tqdm(model.train_epoch(loader, factors), total=len(batches), initial=state["batch"], leave=False,
               disable=rank > 0, desc=f"epoch {state['epoch'] + 1}/{settings['epochs']}", unit="batch") as bar:
         for loss in bar:

@@ -37,8 +37,8 @@ def training_parser(description, name, epochs, batch_size, learning_rate):
             ("--epochs", Util.positive_int, epochs, "number of epochs"),
             ("--batch-size", Util.positive_int, batch_size, "crops per step"),
             ("--learning-rate", Util.positive_float, learning_rate, "learning rate of Adam")):
-        parser.add_argument(flag, type=kind, help=f"{text} (default: {report} for the report's autoencoder, {notes} for "
-                            "the note autoencoder)" if report != notes else f"{text} (default: {report})")
+        parser.add_argument(flag, type=kind, help=f"{text} (default: {report} for the report's autoencoder, {notes} "
+                            "for the note autoencoder)" if report != notes else f"{text} (default: {report})")
     parser.add_argument("--crop-frames", type=Util.non_negative_int, default=hp.crop_frames,
                         help="frames per crop; 0 for whole clips")
     parser.add_argument("--schedule", choices=("linear", "constant"), default=hp.schedule,

@@ -70,7 +70,7 @@ class Converter:
         self.remove(request)
 
     def finish(self, upload, request: gr.Request):
-        """Return the form after a conversion: "Convert" without "Cancel", a recording of the microphone as the upload."""
+        """Return the form after a conversion: "Convert", no "Cancel", a recording of the microphone as the upload."""
         files = [gr.update()] * 2 if upload else [self.uploads.get(request.session_hash), None]
         return [*files, gr.update(interactive=True), gr.update(visible=False)]
 
