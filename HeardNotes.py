@@ -106,10 +106,6 @@ def match_notes(first, second):
 
 
 def store_notes(names, data, model):
-    return "piano"
-
-
-def store_notes(names, data, model):
     """Write the heard notes of pieces, with their certainty, to data/generated/<piece>/heard.npy [shape=(n, 5)].
 
     What was transcribed is kept beside it, so that an interrupted call goes on.

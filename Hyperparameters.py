@@ -115,7 +115,7 @@ decoder_min_release = 0.5   # smallest decay after key and pedal are up, dB per 
 decoder_frames = 256        # frames per call of the decoder
 onset_batch_size = 1024     # onset candidates whose features are computed at once
 
-# training clips of the HarmonicEncoder: sounds, rooms and notes (ClipSources.py), and its training (EncoderMain.py)
+# training clips: sounds, rooms and notes (ClipSources.py)
 clip_pianos = (("FluidR3_GM.sf2", 0, 0), ("FluidR3_GM.sf2", 0, 1), ("FluidR3_GM.sf2", 0, 3), ("Salamander.sf2", 0, 0),
                ("MuseScore_General_Full.sf3", 0, 0), ("MuseScore_General_Full.sf3", 0, 1),
                ("MuseScore_General_Full.sf3", 8, 0), ("sf_GMbank.sf2", 0, 0))

@@ -106,13 +106,13 @@ def command(root):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, root, instruments, command):
-    """A data folder after the whole sequence of commands on five seconds of the three excerpts: 2 epochs, then 1."""
+    """A data folder after all commands on five seconds of the three excerpts: 2 epochs of the report's, then 1."""
     data = tmp_path_factory.mktemp("trained")
     for folder, pieces in ("MIDI", "*.mid"), ("MIDI_test", "satie*.mid"):
         data.joinpath(folder).mkdir()
         for excerpt in (root / "data" / "MIDI_test").glob(pieces):
             MIDI2Audio.trim(excerpt, 5 - hp.release_s)[0].save(data / folder / excerpt.name)
-    for line in (("MIDI2Audio.py",), ("AEMain.py", "--epochs", 2), ("UNetMain.py", "--epochs", 1)):
+    for line in (("MIDI2Audio.py",), ("AEMain.py", "--report", "--epochs", 2), ("UNetMain.py", "--epochs", 1)):
         process = command(data, *line, "--data", data)
         assert process.returncode == 0, process.stderr
     return data

@@ -1,5 +1,4 @@
 """The whole sequence of commands, and imports without side effects."""
-import functools
 import importlib
 import re
 import shlex
@@ -10,16 +9,20 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import AEMain
 import Hyperparameters as hp
 import MIDI2Audio
 import Main
 import Util
-from AEModel import load_model
-from notes_common import small
+from AEModel import load_model, snapshot
+from Checkpoints import save_tensors
 from NoteAutoencoder import NoteAutoencoder
+from Presets import preset_text
 from UNet import UNet
+from notes_common import small
+from test_sampler import make_voice
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,43 +54,46 @@ def test_what_was_trained_plays_a_recording(trained, tmp_path):
     assert np.isfinite(audio).all() and np.abs(audio).max() <= 1  # after two epochs it may hear no notes
 
 
-# the first try
+# advised commands
 
-def test_the_first_try_of_the_readme_runs_and_leaves_the_shipped_weights_the_default(
-        root, instruments, tmp_path, monkeypatch, capsys):
-    lines = re.findall(r"^    (?:\.venv/bin/python )?(\S.*)$",
-                       (root / "README.md").read_text().split("\n## Train\n")[1].split("\n## ")[0], flags=re.M)
-    copy, render, *trainings, play = map(shlex.split, lines)
-    assert [copy[0], render, trainings[0][0], trainings[1][0], play[0]] == [
-        "cp", ["MIDI2Audio.py"], "AEMain.py", "UNetMain.py", "Main.py"]
-    data, recording = tmp_path / "data", tmp_path / "recording.wav"
-    Util.write_audio(recording, Util.read_audio(hp.demo)[:30_000])
-    (data / "MIDI").mkdir(parents=True)
-    for path in root.glob(copy[1]):
-        shutil.copy(path, data / "MIDI")
-    for name, value in dict(data=data, models=data / "models", limit_s=3).items():
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """Flags of a training of a few steps, with a small network in place of the shipped one."""
+    torch.manual_seed(0)
+    network = NoteAutoencoder(make_voice(), **small)
+    save_tensors(tmp_path / "shipped.torch", snapshot(network, {"pair": f"piano -> {preset_text(hp.synth_preset)}"}))
+    for name, value in dict(ae_weights=tmp_path / "shipped.torch", limit_s=3, note_min_steps=2, note_max_steps=2,
+                            note_epochs=1, head_epochs=1, head_clips=2, unet_wf=1).items():
         monkeypatch.setattr(hp, name, value)
     monkeypatch.chdir(tmp_path)
-    for weights in "ae.torch", "unet.torch":
-        shutil.copy(root / weights, tmp_path)
-    MIDI2Audio.main([])
-    assert capsys.readouterr().out.splitlines()[-1] == "next: python AEMain.py"  # which trains longer, as "own"
-    for script, following in ("AEMain", trainings[1]), ("UNetMain", ["Main.py", "RECORDING", "--model", "try"]):
-        line = next(words for words in trainings if words[0] == f"{script}.py")
-        importlib.import_module(script).main(line[1:])
-        said = capsys.readouterr().out.splitlines()
-        assert shlex.split(said[-1])[2:] == following
-        assert "only to see it run; for a good sound take more pieces" in said[-2]
-    assert Main.find_weights() == (hp.ae_weights, hp.unet_weights)
-    Main.main(play[1:])
-    assert (tmp_path / "recording_epiano.wav").exists()
+    return ["--epochs", "1", "--device", "cpu"]
 
 
-def test_the_command_after_rendering_runs_and_replaces_no_model(instruments, midi, tmp_path, capsys, monkeypatch):
+def test_the_commands_of_the_readme_run(root, instruments, quick, tmp_path, monkeypatch, capsys):
+    lines = re.findall(r"^    \.venv/bin/python (\S.*)$",
+                       (root / "README.md").read_text().split("\n## Train\n")[1].split("\n## ")[0], flags=re.M)
+    monkeypatch.setattr(hp, "data", tmp_path / "data")
+    for folder in "data", "organ":
+        (tmp_path / folder / "MIDI").mkdir(parents=True)
+        for path in root.glob("data/MIDI_test/[bs]*.mid"):
+            shutil.copy(path, tmp_path / folder / "MIDI")
+    Util.write_audio(tmp_path / "recording.wav", Util.read_audio(hp.demo)[:30_000])
+    for line in lines:
+        script, *arguments = shlex.split(line)
+        more = quick if script in ("AEMain.py", "UNetMain.py") else []
+        importlib.import_module(script.removesuffix(".py")).main([*arguments, *more])
+        if more:
+            said = capsys.readouterr().out.splitlines()
+            following = {"AEMain.py": ["UNetMain.py"], "UNetMain.py": ["Main.py", "RECORDING"]}[script]
+            assert shlex.split(said[-1].removeprefix("next: python "))[:len(following)] == following
+            assert any("for a good sound take at least" in line for line in said)
+    assert Main.find_weights() == (hp.ae_weights, hp.unet_weights)  # of two pieces nothing becomes the default
+    assert list(tmp_path.glob("recording_*.wav"))
+
+
+def test_the_command_after_rendering_runs_and_replaces_no_model(instruments, midi, quick, tmp_path, capsys):
     for name in "one", "two":
         midi(tmp_path / "MIDI" / f"{name}.mid")
-    monkeypatch.setattr(AEMain, "NoteAutoencoder", functools.partial(NoteAutoencoder, **small))
-    monkeypatch.setattr(AEMain, "choose_decoder", lambda *_: "table")  # a sampled one takes a minute to render
     MIDI2Audio.main(["--data", str(tmp_path), "--shard", "0/2"])
     assert "next:" not in capsys.readouterr().out
     for model in "own", "own_2":
@@ -95,7 +101,7 @@ def test_the_command_after_rendering_runs_and_replaces_no_model(instruments, mid
         _, _, script, *arguments = shlex.split(capsys.readouterr().out.splitlines()[-1])
         assert script == "AEMain.py" and arguments == [
             "--data", str(tmp_path), *(["--model", model] if model != "own" else [])]
-        AEMain.main([*arguments, "--epochs", "1", "--crop-frames", "32", "--device", "cpu"])
+        AEMain.main([*arguments, *quick])
         assert (tmp_path / "models" / model / "ae.torch").exists()
 
 
