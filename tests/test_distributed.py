@@ -11,8 +11,8 @@ main_of = {"ae": "AEMain", "unet": "UNetMain"}
 
 
 @pytest.mark.parametrize("name, options, mixed_precision", [
-    ("ae", [], False),  # in mixed precision the wide autoencoder rounds otherwise
-    ("ae", ["--channels", "64", "128", "256"], True), ("unet", ["--wf", "3"], True)])
+    ("ae", ["--network", "report"], False),  # in mixed precision the wide autoencoder rounds otherwise
+    ("ae", ["--network", "report", "--channels", "64", "128", "256"], True), ("unet", ["--wf", "3"], True)])
 def test_two_processes_have_the_losses_of_one(data, root, name, options, mixed_precision):
     losses, script = {}, data / "train.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(root)!r}); import Hyperparameters as hp; hp.bfloat16 = "
@@ -33,4 +33,4 @@ def test_two_processes_have_the_losses_of_one(data, root, name, options, mixed_p
         assert all(tensor.isfinite().all()
                    for tensor in torch.load(model / f"{name}.torch", weights_only=True).values())
     for part in ("training", "validation"):
-        assert losses[2][part] == pytest.approx(losses[1][part], abs=1e-4)
+        assert losses[2][part] == pytest.approx(losses[1][part], abs=5e-4 if mixed_precision else 1e-4)
