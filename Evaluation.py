@@ -287,7 +287,7 @@ def find_pairs(folder, midi_folder=None):
 
 def check_instruments(folder, models):
     """Raise ValueError if `folder` holds renders of another target than the one the models were trained for."""
-    pairs = [DatasetCreator.trained_for(folder)["pair"], models[-1].pair or "recordings"]
+    pairs = [DatasetCreator.pair(folder), models[-1].pair or "recordings"]
     targets = [target_instrument(pair) for pair in pairs]
     if targets[0] != targets[1] and "recordings" not in targets:
         raise ValueError(f"{folder} holds {pairs[0]}, and the weights were trained for {pairs[1]}; render it again or "
