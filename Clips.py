@@ -3,7 +3,6 @@
 Piano, tuning, room and microphones are drawn anew for each clip, always the same ones for the same seed. Spectrograms
 are those of `DatasetCreator`.
 """
-import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 import DatasetCreator
 import Hyperparameters as hp
-from RandomPianos import Instruments, read_piano
+from RandomPianos import Instruments, read_piano, seeded
 from RandomRooms import Rooms, record, string_resonance
 
 frame_rate = hp.sample_rate / hp.hop_length
@@ -85,17 +84,6 @@ def label_clips(notes, clips, frames):
             best = labels.view(-1)[flat] <= likely[note, which] + 1e-6
             labels.view(-1)[flat[best] + 2 * frames * hp.n_keys] = velocity[note[best]]
     return labels
-
-
-@contextlib.contextmanager
-def seeded(seed):
-    """Draw torch's random numbers from a seed within a `with` block, and afterwards as before it."""
-    before = torch.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)
 
 
 class ClipMaker:

@@ -11,10 +11,11 @@ import Training
 import Util
 from AEDataset import AEDataset
 from AEModel import NoteModel, autocast
-from Clips import ClipMaker, frame_rate, label_clips, seeded
+from Clips import ClipMaker, frame_rate, label_clips
 from NoteDataset import read_notes
 from NoteLoss import frame_loss
 from Notes import interpolate_peaks, onset_candidates
+from RandomPianos import seeded
 
 shown = {"onset_f1": "onset F1", "offset_f1": "with offsets", "velocity_f1": "with velocities"}  # of the metrics
 

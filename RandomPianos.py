@@ -1,4 +1,5 @@
 """Pianos of training clips: recorded sounds with other hammers, strings, tuning and wear, summed at notes."""
+import contextlib
 import io
 import math
 
@@ -154,6 +155,17 @@ def draw_piano(pianos, plain=None):
     return random_timbre(result, device), velocities
 
 
+@contextlib.contextmanager
+def seeded(seed):
+    """Draw torch's random numbers from a seed within a `with` block, and afterwards as before it."""
+    before = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
 class Instruments:
     """A pool of drawn pianos, numbered in the order in which they are used.
 
@@ -182,10 +194,8 @@ class Instruments:
         """Have the pianos from number `first` on in the pool. The same number is always the same piano."""
         for number in range(first, first + self.size):
             if self.numbers[number % self.size] != number:
-                before = torch.get_rng_state()
-                torch.manual_seed(hp.seed * 1_000_003 + number)
-                self.replace(number % self.size)
-                torch.set_rng_state(before)
+                with seeded(hp.seed * 1_000_003 + number):
+                    self.replace(number % self.size)
                 self.numbers[number % self.size] = number
 
     def replace(self, place):

@@ -16,9 +16,9 @@ import Transcription
 import Util
 from AEModel import NoteModel, autocast
 from NoteAutoencoder import frame_values
-from Clips import seeded
 from Notes import interpolate_peaks
 from RandomPerformances import Performances
+from RandomPianos import seeded
 
 
 heads = "onset", "offset", "velocity"

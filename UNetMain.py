@@ -136,8 +136,7 @@ def train(data=None, model="own", wf=None, in_channels=None, residual=None, batc
     settings = TrainingOptions.complete_settings(
         settings, epochs=hp.note_unet_epochs if notes else hp.unet_epochs, batch_size=hp.unet_batch_size,
         learning_rate=hp.unet_learning_rate, loss=hp.unet_loss, held_out=False, augmented=notes)
-    if autoencoder.bfloat16 and not settings["bfloat16"]:
-        autoencoder.bfloat16 = False
+    autoencoder.bfloat16 = settings["bfloat16"]
     torch.manual_seed(settings["seed"])
     unet = build_unet(settings["start"], autoencoder, wf=wf, in_channels=in_channels, residual=residual,
                       batch_norm=batch_norm, gain_frames=gain_frames)
