@@ -1,7 +1,6 @@
 """Pairs of spectrograms for training the autoencoder, and their split into training and validation sets."""
 import mmap
 import random
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,50 +8,34 @@ import torch
 import DatasetCreator
 import Hyperparameters as hp
 import Util
-from Clips import ClipMaker
-from NoteDataset import StoredAudio
+from rendering.training_clips import ClipMaker
+from training.note_dataset import StoredAudio
 
 
 class AEDataset(torch.utils.data.Dataset):
-    """Pairs of spectrograms data/generated/<piece>/{piano,synth}.npy, stored in half precision.
-
-    Each file is mapped into memory only while an item is read, so few files are open at once, and the system's cache
-    holds as many as fit.
+    """Pairs of spectrograms data/generated/<piece>/{piano,synth}.npy of the pieces `names`.
 
     An item is (source, target), two tensors [shape=(1, n_mels, t), in [0, 1]]. The key is the number of the piece,
-    or (number, first frame, frames, seed) for a crop. A crop that exceeds its piece is padded with silence.
+    or (number, first frame, frames, seed) for a crop. A crop that exceeds its piece is padded with silence. Its seed
+    chooses one of the pianos `sources`; a whole piece is that of the first. If `augmented`, the share `hp.heard_share`
+    of the crops is heard in rooms (`training_clips.ClipMaker`).
 
-    Parameters
-    ----------
-    names : list of str
-        Pieces.
-    data : Path, optional
-        By default `hp.data`.
-    sources : list of str
-        Pianos. The seed of a crop chooses one; a whole piece is that of the first.
-    augmented : bool
-        Whether the share `hp.heard_share` of the crops is heard in rooms: see `Clips.ClipMaker`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a spectrogram is missing.
-    ValueError
-        If the spectrograms of a piece differ in shape, or one is damaged.
+    Raises FileNotFoundError if a spectrogram is missing, and ValueError if one is damaged, or if those of a piece
+    differ in shape.
     """
 
-    def __init__(self, names, data=None, sources=("piano",), augmented=False):
-        data = Path(hp.data if data is None else data)
+    def __init__(self, names, data, sources=("piano",), augmented=False):
+        folders = [data / "generated" / name for name in names]
         self.names = list(names)
-        self.sources = [self.load(name, data, sources) for name in self.names]
+        self.sources = [self.load(name, data, sources) for name in names]
+        self.targets = [StoredSpectrogram(folder / "synth.npy") for folder in folders]
         self.maker = ClipMaker(data / "clips") if augmented else None
-        self.audio = [[StoredAudio(data / "generated" / name / f"{source}_audio.npy") for source in sources]
-                      for name in self.names] if augmented else []
-        self.targets = [StoredSpectrogram(Path(data) / "generated" / name / "synth.npy") for name in self.names]
-        for name, clips, target in zip(self.names, self.sources, self.targets):
+        self.audio = [[StoredAudio(folder / f"{source}_audio.npy") for source in sources]
+                      for folder in folders] if augmented else []
+        for folder, clips, target in zip(folders, self.sources, self.targets):
             if any(clip.shape != target.shape for clip in clips):
-                raise ValueError(f"the spectrograms of '{name}' differ in shape; remove "
-                                 f"{Path(data) / 'generated' / name} and build them again")
+                raise ValueError(f"the spectrograms of '{folder.name}' differ in shape; remove {folder} and build them "
+                                 "again")
 
     def load(self, name, data, sources):
         """Return the sources of a piece, a list of `StoredSpectrogram`."""
@@ -88,26 +71,9 @@ class AEDataset(torch.utils.data.Dataset):
 
 
 def crop_batches(lengths, frames, batch_size, seed):
-    """Cut clips into crops that start at a random frame, and shuffle them into the batches of one epoch.
-
-    An epoch covers every frame of every clip about once.
-
-    Parameters
-    ----------
-    lengths : list of int
-        Frames of each clip.
-    frames : int
-        Frames of a crop; 0 gives whole clips.
-    batch_size : int
-        Crops per batch.
-    seed : str or int
-        The same seed gives the same batches.
-
-    Returns
-    -------
-    list of list of (int, int, int, int)
-        Clip, first frame, frames and random seed of each crop: keys of an `AEDataset`.
-    """
+    """Cut clips into crops that start at a random frame, and shuffle them into the batches of one epoch. `lengths` are
+    the frames of each clip, `frames` those of a crop, 0 for whole clips. An epoch covers every frame of every clip
+    about once. Return lists of (clip, first frame, frames, random seed), the keys of an `AEDataset`."""
     rng = random.Random(seed)
     frames = frames or max(lengths)
     keys = []
@@ -120,13 +86,14 @@ def crop_batches(lengths, frames, batch_size, seed):
 
 
 class StoredSpectrogram:
-    """A stored spectrogram [shape=(n_mels, t)]. An index returns that part as a tensor, [in [0, 1]].
-
-    The file is open only while a part is read. Raises as `stored_array`.
-    """
+    """A stored spectrogram [shape=(n_mels, t), float16]. An index returns that part as a tensor [float32, in [0, 1]].
+    The file is open only while a part is read. Raises FileNotFoundError if it is missing, ValueError if it is
+    damaged."""
 
     def __init__(self, path):
-        array = stored_array(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such spectrogram; run MIDI2Audio.py and AEMain.py first")
+        array = Util.load_array(path, np.float16, mmap_mode="c")  # torch warns of mode "r"
         self.path, self.shape, self.place = path, array.shape, (array.offset, array.strides)
 
     def __getitem__(self, part):
@@ -138,16 +105,6 @@ class StoredSpectrogram:
         return image
 
 
-def stored_array(path):
-    """Map a stored spectrogram into memory as an array [shape=(n_mels, t), float16].
-
-    Raises FileNotFoundError if it is missing, and ValueError if it is damaged.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such spectrogram; run MIDI2Audio.py and AEMain.py first")
-    return Util.load_array(path, np.float16, mmap_mode="c")  # torch warns of mode "r"
-
-
 class ValidationSet(torch.utils.data.ConcatDataset):
     """The same pieces from several data sets, one data set after the other."""
 
@@ -156,25 +113,25 @@ class ValidationSet(torch.utils.data.ConcatDataset):
         self.names = names
 
 
-def split_for_training(names, seed, known=()):
-    """Split pieces as `Util.split`, with at most `hp.max_validation_pieces` validation pieces, evenly spaced.
-
-    `known` are pieces that initial weights have learnt from. Validation takes others where there are any.
-    """
+def split_for_training(names, seed, known=(), data=None):
+    """Split pieces as `Util.split`, with at most `hp.max_validation_pieces` validation pieces, evenly spaced. `known`
+    are pieces that initial weights have learnt from. Validation takes others where there are any. With the folder
+    `data`, a warning says if training and validation share their only piece."""
     unknown = [name for name in names if name not in known]
     if known and len({name.partition("~")[0] for name in unknown}) > 1:
         _, validation = Util.split(unknown, seed, min(hp.validation_share * len(names) / len(unknown), 0.5))
         training = [name for name in names if name not in set(validation)]
     else:
         training, validation = Util.split(names, seed)
+    if data and set(training) & set(validation):
+        Util.warn(f"{data} holds a single piece, {training[0]}, which is used for training and for validation; the "
+                  "validation loss does not show how well other pieces will do")
     return training, validation[::-(-len(validation) // hp.max_validation_pieces)]
 
 
 def choose_sources(data, validation_source=None):
-    """Return the pianos to train on, and those to validate on: the first of them, and `validation_source`.
-
-    Raises ValueError if `validation_source` is not one of at least two pianos.
-    """
+    """Return the pianos to train on, and those to validate on: the first of them, and `validation_source`. Raises
+    ValueError if `validation_source` is not one of at least two pianos."""
     found = DatasetCreator.find_sources(data)
     if validation_source and (validation_source not in found or len(found) < 2):
         raise ValueError(f"the validation source is one of at least two pianos, not '{validation_source}'; "
@@ -184,35 +141,8 @@ def choose_sources(data, validation_source=None):
 
 
 def make_datasets(names, data, seed, augmented, validation_source):
-    """Make the training set and the validation set, with a warning if they share their only piece.
-
-    Parameters
-    ----------
-    names : list of str
-        Pieces.
-    data : Path
-    seed : int
-        Random seed of the split.
-    augmented : bool
-        Whether crops of the training set are heard in rooms.
-    validation_source : str or None
-        Piano for validation only, see `choose_sources`.
-
-    Returns
-    -------
-    training : AEDataset
-    validation : ValidationSet
-        Whole clips.
-    """
-    training, validation = split_for_training(names, seed)
-    warn_of_single_piece(training, validation, data)
+    """Return the training set, whose crops are heard in rooms if `augmented`, and the validation set of whole clips."""
+    training, validation = split_for_training(names, seed, data=data)
     sources, held_out = choose_sources(data, validation_source)
     return (AEDataset(training, data, sources, augmented),
             ValidationSet(validation, [AEDataset(validation, data, [source]) for source in held_out]))
-
-
-def warn_of_single_piece(training, validation, data):
-    """Warn if training and validation share their only piece."""
-    if set(training) & set(validation):
-        Util.warn(f"{data} holds a single piece, {training[0]}, which is used for training and for validation; the "
-                  "validation loss does not show how well other pieces will do")

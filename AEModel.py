@@ -10,19 +10,19 @@ import torch
 
 import DatasetCreator
 import Hyperparameters as hp
-import NoteRefinement
 import Util
 from Autoencoder import Autoencoder
-from NoteAutoencoder import HarmonicEncoder, NoteAutoencoder
-from SampledVoice import SampledVoice
+from UNet import UNet
+from notes import dereverberation, post_processing
+from notes.note_autoencoder import HarmonicEncoder, NoteAutoencoder
+from notes.sampled_voice import SampledVoice
+
+decoder_frames = 256        # frames per call of the decoder
 
 
 def autocast(device, wanted=True):
-    """Return a context manager for mixed precision with bfloat16.
-
-    It is active if `wanted` and `hp.bfloat16` are true and the device has bfloat16 arithmetic. Processors that only
-    emulate it are slower with it.
-    """
+    """Return a context manager for mixed precision with bfloat16, where it is `wanted` and `hp.bfloat16` is true. It is
+    active only on devices with bfloat16 arithmetic: processors that emulate it are slower with it."""
     fast = {
         "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
         "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
@@ -36,21 +36,9 @@ def target_instrument(pair):
 
 
 class AEModel:
-    """Run a network that maps spectrograms to a spectrogram.
-
-    Parameters
-    ----------
-    network : nn.Module
-        Network that maps [shape=(batch, in_channels, n_mels, t)] to [shape=(batch, 1, n_mels, t)].
-    device : torch.device
-        Device of the network.
-    pair : str, optional
-        Source and target instrument of the training data.
-    autoencoder : str, optional
-        For a U-Net: `digest` of the autoencoder whose outputs trained it.
-    path : Path, optional
-        File of the weights, named in error messages.
-    """
+    """Run a network that maps [shape=(batch, in_channels, n_mels, t)] to a spectrogram [shape=(batch, 1, n_mels, t)].
+    `pair` names the source and target instrument of the training data, if known, `autoencoder` the `digest` of the
+    autoencoder behind which a U-Net was trained, and `path` the file of the weights."""
 
     bfloat16 = True  # allow mixed precision: see `autocast`
 
@@ -64,17 +52,8 @@ class AEModel:
 
     @torch.inference_mode()
     def generate(self, *spectrograms):
-        """Return the network's output for spectrograms [shape=(n_mels, t), in [0, 1]].
-
-        Parameters
-        ----------
-        *spectrograms : np.ndarray [shape=(n_mels, t), in [0, 1]]
-            One spectrogram per input channel of the network. The first is the one to improve. Surplus ones are ignored.
-
-        Returns
-        -------
-        np.ndarray [shape=(n_mels, t), in [0, 1]]
-        """
+        """Return the network's output for spectrograms [shape=(n_mels, t), in [0, 1]], one per input channel. The first
+        is the one to improve. Surplus ones are ignored."""
         source = torch.from_numpy(np.stack(spectrograms[:self.network.in_channels]))[None].float()
         return self.check_output(self.run(self.to_device(source))[0, 0].cpu().numpy())
 
@@ -97,29 +76,11 @@ class AEModel:
 
 
 def load_model(kind, path, device=torch.device("cpu")):
-    """Load a trained network.
+    """Load a trained network of a kind, `Autoencoder` or `UNet`, with the sizes that follow from the weights.
 
-    Parameters
-    ----------
-    kind : type
-        Class of the network, `Autoencoder` or `UNet`.
-    path : str or Path
-        File of the weights. The sizes of the network follow from them.
-    device : torch.device
-        Device of the network.
-
-    Returns
-    -------
-    AEModel
-        A `NoteModel` if the file holds the weights of a `NoteAutoencoder`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the file does not exist.
-    ValueError
-        If the file is damaged, or holds the weights of another kind of network, of an earlier form of the note
-        autoencoder or of another front end.
+    Return an `AEModel`, or a `NoteModel` if the file holds the weights of a `NoteAutoencoder`. Raises FileNotFoundError
+    if there is no such file, and ValueError if it is damaged, or holds the weights of another kind of network, of an
+    earlier form of the note autoencoder or of another front end.
     """
     Util.compute_after_fork()
     state = load_weights(path)
@@ -127,7 +88,11 @@ def load_model(kind, path, device=torch.device("cpu")):
         raise ValueError(f"{path} holds the weights of an earlier form of the note autoencoder; train it again or "
                          "restore the file")
     try:
-        network = build_network(kind, state)
+        if kind is Autoencoder and "encoder.stem.weight" in state:
+            decoder = SampledVoice.from_state(state) if "decoder.streams" in state else None
+            network = NoteAutoencoder.from_state(state, decoder)
+        else:
+            network = kind.from_state(state)
         network.load_state_dict(state)
     except (KeyError, ValueError, IndexError, RuntimeError, TypeError, AttributeError):
         raise ValueError(f"{path} does not hold the weights of {kind.name}; "
@@ -137,28 +102,10 @@ def load_model(kind, path, device=torch.device("cpu")):
     return model(network, device, note.get("pair"), note.get("autoencoder"), path)
 
 
-def build_network(kind, state):
-    """Return an untrained network with the sizes of a state_dict.
-
-    With the kind `Autoencoder`, the state_dict can also be that of a `NoteAutoencoder`. Raises KeyError if the
-    state_dict is that of another kind of network.
-    """
-    if kind is Autoencoder and "encoder.stem.weight" in state:
-        decoder = SampledVoice.from_state(state) if "decoder.streams" in state else None
-        return NoteAutoencoder.from_state(state, decoder)
-    return kind.from_state(state)
-
-
 def load_weights(path):
-    """Read a state_dict from a file and convert it to single precision.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the file does not exist.
-    ValueError
-        If the file is not a state_dict, if weights are NaN or infinite, or if they were trained with another front end.
-    """
+    """Read a state_dict from a file and convert it to single precision. Raises FileNotFoundError if there is no such
+    file, and ValueError if it is not a state_dict, if weights are NaN or infinite, or if they were trained with another
+    front end."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights; train them with AEMain.py and UNetMain.py, or restore the "
@@ -180,11 +127,9 @@ def load_weights(path):
 
 
 def load_tensors(path):
-    """Read a file of `torch.save` that holds only tensors, numbers and text. The file cannot run code.
-
-    Raises ValueError if a checksum is wrong, since torch does not verify checksums. Raises the errors of `torch.load`
-    for other damage.
-    """
+    """Read a file of `torch.save` that holds only tensors, numbers and text. The file cannot run code. Raises
+    ValueError if a checksum is wrong, since torch does not verify checksums. Raises the errors of `torch.load` for
+    other damage."""
     if zipfile.is_zipfile(path):  # files of old torch versions are not zip archives
         with zipfile.ZipFile(path) as file:
             if file.testzip():
@@ -193,19 +138,15 @@ def load_tensors(path):
 
 
 def provenance(state):
-    """Return the training information that `snapshot` stored in a state_dict.
-
-    The keys are "front_end", "pair", "pieces", the number of training pieces, and, for a U-Net, "autoencoder". Weights
-    of earlier trainings have no "pieces". The dictionary is empty if another program wrote the state_dict.
-    """
+    """Return the training information that `snapshot` stored in a state_dict, empty if another program wrote it. The
+    keys are "front_end", "pair", "pieces", the number of training pieces, and, for a U-Net, "autoencoder". Weights of
+    earlier trainings have no "pieces"."""
     return getattr(state, "_metadata", {}).get("trained_for", {})
 
 
 def training_pieces(*paths):
-    """Return the smallest number of training pieces that files of weights name, or None if no file names one.
-
-    Files that cannot be read count as without a number: `load_weights` says what is wrong with them.
-    """
+    """Return the smallest number of training pieces that files of weights name, or None if no file names one. Files
+    that cannot be read count as without a number: `load_weights` says what is wrong with them."""
     numbers = []
     for path in paths:
         with contextlib.suppress(Exception):  # torch raises many kinds of errors for damaged files
@@ -234,10 +175,8 @@ def snapshot(network, trained_for):
 
 
 def half_precision(state):
-    """Convert a state_dict to half precision, in place, and return it.
-
-    Statistics of batch normalisation keep their precision, since some exceed the range of half precision.
-    """
+    """Convert a state_dict to half precision, in place, and return it. Statistics of batch normalisation keep their
+    precision, since some exceed the range of half precision."""
     for key, value in state.items():
         if value.is_floating_point() and "running" not in key:
             state[key] = value.half()
@@ -253,44 +192,20 @@ class NoteModel(AEModel):
 
     @torch.inference_mode()
     def predict_frames(self, pitch, mel):
-        """Predict onset, sounding, velocity and offset of each key in each frame.
-
-        Parameters
-        ----------
-        pitch : np.ndarray [shape=(n_pitches, ceil(t / 2)), in [0, 1]]
-            Pitch spectrogram.
-        mel : np.ndarray [shape=(n_mels, t), in [0, 1]]
-            Mel spectrogram.
-
-        Returns
-        -------
-        np.ndarray [shape=(outputs, t, n_keys), in [0, 1]]
-            Onset, sounding, velocity and offset, then the `details` of the refiner.
-        """
+        """Predict onset, sounding, velocity and offset of each key in each frame, then the `details` of the refiner.
+        `pitch` [shape=(n_pitches, ceil(t / 2))] and `mel` [shape=(n_mels, t)] are spectrograms in [0, 1]. The result
+        [shape=(outputs, t, n_keys)] is in [0, 1]."""
         self.network.eval()
         with autocast(self.device, self.bfloat16):
             logits = self.network(*(torch.from_numpy(image)[None].to(self.device) for image in (pitch, mel)))
         return self.check_output(logits[0].float().sigmoid().cpu().numpy())
 
     def predict_views(self, pitch, mel):
-        """Predict what the notes are decoded from, from two runs of the encoder.
-
-        The second run is on the spectrograms without late reverberation.
-
-        Parameters
-        ----------
-        pitch : list of np.ndarray [shape=(n_pitches, steps), in [0, 1]]
-            Pitch spectrogram with steps from the first frame, and, if at hand, one with steps from the second frame.
-        mel : np.ndarray [shape=(n_mels, t), in [0, 1]]
-            Mel spectrogram.
-
-        Returns
-        -------
-        np.ndarray [shape=(outputs, t, n_keys), in [0, 1]]
-            As `predict_frames` returns them, then the four outputs without late reverberation.
-        """
+        """Return what `predict_frames` does, and behind it the first four outputs for audio without late reverberation.
+        `pitch` is a list of pitch spectrograms [shape=(n_pitches, steps)], one with steps from the first frame and, if
+        at hand, one with steps from the second frame, which the second run of the encoder then takes."""
         late, once = len(pitch) - 1, self.predict_frames(pitch[0], mel)
-        dry = (DatasetCreator.reduce_reverberation(image, hop / hp.sample_rate) for image, hop in (
+        dry = (dereverberation.reduce_reverberation(image, hop / hp.sample_rate) for image, hop in (
             (pitch[late], hp.pitch_hop_length), (mel[:, late:], hp.hop_length)))
         again = self.predict_frames(*dry)[:HarmonicEncoder.outputs]
         return np.concatenate([once, np.pad(again, ((0, 0), (late, 0), (0, 0)), "edge")])
@@ -298,32 +213,23 @@ class NoteModel(AEModel):
     @torch.inference_mode()
     def mel_decibels(self, notes, first, frames):
         """Return the mel power in dB [shape=(n_mels, frames)] of notes [shape=(n, 4)], from frame `first` on."""
-        notes = torch.from_numpy(notes).to(self.device)
-        return self.check_output(self.mel_decibels_tensor(notes, first, frames).cpu().numpy())
-
-    def mel_decibels_tensor(self, notes, first, frames):
-        """Return the output of `mel_decibels` as a tensor on the model's device. Few frames are computed at a time."""
-        return torch.cat([self.network.decoder(notes, start, min(hp.decoder_frames, first + frames - start))
-                          for start in range(first, first + frames, hp.decoder_frames)], 1)
+        notes, end = torch.from_numpy(notes).to(self.device), first + frames
+        parts = [self.network.decoder(notes, start, min(decoder_frames, end - start))
+                 for start in range(first, end, decoder_frames)]
+        return self.check_output(torch.cat(parts, 1).cpu().numpy())
 
     def generate(self, pitch, mel):
-        """Return the log-mel spectrogram of the target instrument [shape=(n_mels, t), in [0, 1]].
-
-        The parameters are those of `predict_frames`.
-        """
+        """Return the target instrument's log-mel spectrogram [shape=(n_mels, t)]: see `predict_frames`."""
         notes = self.decode_notes(self.predict_views([pitch], mel))
         return self.note_spectrogram(self.refine_velocities(notes, pitch), mel.shape[1])
 
     def decode_notes(self, predictions):
-        """Decode the output of `predict_views` to notes [shape=(n, 4)]: see `NoteRefinement.decode_notes`."""
-        return NoteRefinement.decode_notes(predictions, self.network.refiner)
+        """Decode the output of `predict_views` to notes [shape=(n, 4)]: see `post_processing.decode_notes`."""
+        return post_processing.decode_notes(predictions, self.network.refiner)
 
     def refine_velocities(self, notes, pitch):
-        """Return notes [shape=(n, 4)] with velocities corrected by the level of their partials.
-
-        `pitch` is the pitch spectrogram of the whole recording [shape=(n_pitches, steps)].
-        """
-        return NoteRefinement.refine_velocities(notes, pitch, self.network.refiner)
+        """Return notes with corrected velocities: see `post_processing.refine_velocities`."""
+        return post_processing.refine_velocities(notes, pitch, self.network.refiner)
 
     @property
     def voice(self):
@@ -335,22 +241,11 @@ class NoteModel(AEModel):
         return self.note_renderer(notes, [(0, frames)])(0, frames)[0]
 
     def note_renderer(self, notes, parts):
-        """Return a function that renders a range of frames of a recording's notes on the target instrument.
+        """Return a function that renders frames from `first` to before `last` of notes on the target instrument.
 
-        Only one range is held in memory, for recordings of any length.
-
-        Parameters
-        ----------
-        notes : np.ndarray [shape=(n, 4)]
-            Notes of the whole recording.
-        parts : list of (int, int)
-            Chunks that cover the recording: first frame, and the frame after the last.
-
-        Returns
-        -------
-        callable
-            Function of the first frame and the frame after the last. It returns the log-mel spectrogram
-            [shape=(n_mels, last - first), in [0, 1]] and the STFT of a `SampledVoice`, or None for a table.
+        It returns their log-mel spectrogram [shape=(n_mels, last - first), in [0, 1]], and the STFT of a `SampledVoice`
+        or None for a table. `notes` [shape=(n, 4)] are those of a whole recording, and `parts` the chunks (first, last)
+        that cover it. Only one range is held in memory, for recordings of any length.
         """
         if not self.voice:
             decibels = functools.lru_cache(1)(lambda first, last: self.mel_decibels(notes, first, last - first))
@@ -380,3 +275,54 @@ def normalise_level(decibels, loudest, level=None):
 def peak_frame_level(decibels):
     """Return the mean power in dB of the loudest frame of a mel spectrogram in dB [shape=(n_mels, t)]."""
     return 10 * np.log10((10 ** (decibels / 10)).mean(axis=0).max())
+
+
+def find_weights(model=None):
+    """Return the paths of the weights of an autoencoder and its U-Net. `model` is the name of a folder in data/models,
+    or "shipped". None selects "own", the default of the training, if both files exist and name no fewer than
+    `hp.few_pieces` training pieces, else "shipped"."""
+    folder = hp.models / Util.check_model_name(model or "own")
+    own = folder / "ae.torch", folder / "unet.torch"
+    if model is None:
+        pieces = training_pieces(*own)
+        enough = all(path.exists() for path in own) and (pieces is None or pieces >= hp.few_pieces)
+        model = "own" if enough else "shipped"
+    return (hp.ae_weights, hp.unet_weights) if model == "shipped" else own
+
+
+def choose_weights(model, ae, unet):
+    """Return the paths of the weights of both networks: `ae` and `unet` if given, else those of `model`."""
+    found = find_weights(model)
+    return Path(ae or found[0]), Path(unet or found[1])
+
+
+def describe_model(ae, unet):
+    """Return the name of a model and its number of training pieces, as in "own, trained on 8 pieces"."""
+    names = {find_weights("shipped"): "shipped"} | {(folder / "ae.torch", folder / "unet.torch"): folder.name
+                                                    for folder in hp.models.glob("*")}
+    pieces = training_pieces(ae, unet)
+    name = names.get((Path(ae), Path(unet)), f"{ae} and {unet}")
+    return name + (f", trained on {pieces} piece{'s' * (pieces != 1)}" if pieces is not None else "")
+
+
+def load_models(ae, unet, device="auto"):
+    """Load the autoencoder and the U-Net. Models stay in memory until their files change. Raises the errors of
+    `load_model`. Raises ValueError if the two were trained for different instruments, or if the U-Net was trained with
+    another autoencoder."""
+    statuses = [Path(path).stat() for path in (ae, unet) if Path(path).exists()]
+    return read_models(ae, unet, device, *((now.st_mtime_ns, now.st_ctime_ns, now.st_size) for now in statuses))
+
+
+@functools.lru_cache(maxsize=4)
+def read_models(ae, unet, device, *stamps):
+    """Load the models for `load_models`. The cache identifies a file by its times and size in `stamps`."""
+    device = Util.choose_device(device)
+    models = load_model(Autoencoder, ae, device), load_model(UNet, unet, device)
+    if not models[0].fits(models[1].pair):
+        raise ValueError(f"{ae} was trained for {models[0].pair} and {unet} for {models[1].pair}; take two of the same "
+                         "pair")
+    wanted, found = models[1].autoencoder, models[1].autoencoder and digest(models[0].network.state_dict())
+    if wanted != found:
+        raise ValueError(f"{unet} was trained behind an autoencoder with the weights {wanted}, and {ae} has {found}; "
+                         "train the U-Net anew with UNetMain.py --overwrite, or restore the autoencoder")
+    return models

@@ -1,4 +1,7 @@
-"""The report's fully convolutional autoencoder."""
+"""The report's fully convolutional autoencoder. Its latent has 256 channels per four frames.
+
+The default autoencoder, whose latent is a list of notes, is in notes/note_autoencoder.py.
+"""
 import torch
 from torch import nn
 
@@ -9,10 +12,7 @@ import Hyperparameters as hp
 # first two use the mel bands as channels, since their kernels span all bands.
 
 class BandConv2d(nn.Conv2d):
-    """A convolution with a kernel of all mel bands and one frame.
-
-    Input [shape=(batch, 1, bands, t)], output [shape=(batch, channels, 1, t)].
-    """
+    """A convolution with a kernel of all mel bands: (batch, 1, bands, t) to (batch, channels, 1, t)."""
 
     def forward(self, x):
         bands = x.transpose(1, 2).contiguous(memory_format=torch.channels_last)
@@ -20,10 +20,7 @@ class BandConv2d(nn.Conv2d):
 
 
 class BandConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution with a kernel of all mel bands.
-
-    Input [shape=(batch, channels, 1, t)], output [shape=(batch, 1, bands, t')].
-    """
+    """A transposed convolution with a kernel of all mel bands: (batch, channels, 1, t) to (batch, 1, bands, t')."""
 
     def forward(self, x):
         weight = self.weight.transpose(1, 2)
@@ -32,11 +29,8 @@ class BandConvTranspose2d(nn.ConvTranspose2d):
 
 
 class TimeUpsample(nn.ConvTranspose2d):
-    """A transposed convolution with kernel and stride (1, 2), which doubles the number of frames.
-
-    Input [shape=(batch, channels, 1, t)], output [shape=(batch, channels', 1, 2 t)]. It is computed as a 1 x 1
-    convolution to twice the channels, which are rearranged to frames.
-    """
+    """A transposed convolution of kernel and stride (1, 2): (batch, channels, 1, t) to (batch, channels', 1, 2 t), by a
+    1 x 1 convolution to twice the channels, which are rearranged to frames."""
 
     def __init__(self, inputs, outputs):
         super().__init__(inputs, outputs, (1, 2), stride=(1, 2))
@@ -51,51 +45,38 @@ class Autoencoder(nn.Module):
     """Autoencoder of six convolutional layers, without fully connected layers and without sampling (report).
 
     The first layer of the encoder spans all mel bands and one frame. Two more layers halve the number of frames. The
-    decoder mirrors them, and its last layer spans all bands and four frames. With the report's channels, 64, 128 and
-    256, a clip [shape=(1, 1, 128, 2583)] has a latent representation [shape=(1, 256, 1, 645)]. Names and shapes of the
-    parameters are those of the report's published checkpoints.
-
-    Parameters
-    ----------
-    n_mels : int, optional
-        Mel bands. The default is `hp.n_mels`.
-    channels : (int, int, int), optional
-        Channels of the three layers of the encoder. The default is `hp.ae_channels`.
+    decoder mirrors them, and its last layer spans all bands and four frames. `channels` are those of the encoder's
+    layers, by default `hp.ae_channels`. With the report's, 64, 128 and 256, a clip [shape=(1, 1, 128, 2583)] has a
+    latent representation [shape=(1, 256, 1, 645)]. Parameters are named and shaped as in the report's published
+    checkpoints.
     """
 
     name = "an autoencoder"
     in_channels = 1
 
-    def __init__(self, n_mels=None, channels=None):
-        n_mels = hp.n_mels if n_mels is None else n_mels
-        channels = hp.ae_channels if channels is None else channels
+    def __init__(self, channels=None):
         super().__init__()
-        self.channels = first, second, third = tuple(channels)
+        self.channels = first, second, third = tuple(channels or hp.ae_channels)
         self.encoder = nn.Sequential(
-            BandConv2d(1, first, (n_mels, 1)), nn.BatchNorm2d(first), nn.Tanh(),
+            BandConv2d(1, first, (hp.n_mels, 1)), nn.BatchNorm2d(first), nn.Tanh(),
             nn.Conv2d(first, second, (1, 2), stride=(1, 2)), nn.BatchNorm2d(second), nn.Tanh(),
             nn.Conv2d(second, third, (1, 2), stride=(1, 2)), nn.BatchNorm2d(third), nn.Tanh(),
         )
         self.decoder = nn.Sequential(
             TimeUpsample(third, second), nn.BatchNorm2d(second), nn.Tanh(),
             TimeUpsample(second, first), nn.BatchNorm2d(first), nn.Tanh(),
-            BandConvTranspose2d(first, 1, (n_mels, 4)), nn.Sigmoid(),
+            BandConvTranspose2d(first, 1, (hp.n_mels, 4)), nn.Sigmoid(),
         )
 
     @classmethod
     def from_state(cls, state):
-        """Return an untrained network with the channels of a state_dict.
-
-        Raises KeyError if the state_dict is not that of such an autoencoder.
-        """
-        return cls(channels=[len(state[f"encoder.{layer}.weight"]) for layer in (0, 3, 6)])
+        """Return an untrained network with the channels of a state_dict. Raises KeyError if it is of another kind."""
+        return cls([len(state[f"encoder.{layer}.weight"]) for layer in (0, 3, 6)])
 
     def forward(self, x):
-        """Map spectrograms [shape=(batch, 1, n_mels, t), in [0, 1]] to spectrograms of the same shape and range.
-
-        Any t >= 1 is possible: the decoder returns 4 k + 3 frames, so the input is padded with silence to the next such
-        number, and the output is cut to t frames.
-        """
+        """Map spectrograms [shape=(batch, 1, n_mels, t), in [0, 1]] to spectrograms of the same shape and range. Any t
+        >= 1 is possible: the decoder returns 4 k + 3 frames, so the input is padded with silence to the next such
+        number, and the output is cut to t frames."""
         frames = x.shape[-1]
         x = nn.functional.pad(x, (0, max(-(frames - 3) % 4, 7 - frames)))
         return self.decoder(self.encoder(x))[..., :frames]

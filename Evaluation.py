@@ -2,116 +2,94 @@
 
 `python Evaluation.py` scores data/test. `python Evaluation.py FOLDER` scores FOLDER/piano against FOLDER/synth, or real
 recordings beside their MIDI files, or MIDI files alone. It renders what is missing. Scores are written to the working
-folder as evaluation.md, evaluation.json and evaluation.png. `Metrics` defines them.
+folder as evaluation.md, evaluation.json and evaluation.png. `audio_metrics` defines them.
 """
 import argparse
 import hashlib
 import json
 from pathlib import Path
 
-import librosa
 import numpy as np
 from tqdm import tqdm
 
 import DatasetCreator
 import Hyperparameters as hp
-import Inversion
-import Main
 import MIDI2Audio
-import Notes
-import Plots
+import Main
 import Util
 from AEModel import NoteModel, target_instrument
-from Metrics import log_mel_l1, note_metrics, note_scores, onset_f1, read_onsets, spectral_distance, texture
+from audio import alignment, audio_files, mel_inversion
+from audio.audio_metrics import log_mel_l1, note_metrics, note_scores, onset_f1, spectral_distance, texture
+from notes import note_events
+from outputs import conversion, plots
 
-versions = ("unchanged", "autoencoder", "final", "ceiling")
+max_lag_s = 5               # by which a recording may begin earlier or later than its MIDI file
+chord_s = 0.03              # onsets within it count once
+
+versions = ("unchanged", "autoencoder", "final", "reference")
 metrics = {"log_mel_l1": "log-mel L1, dB", "texture": "texture, dB",
            "spectral_distance": "normalised spectral distance", "onset_f1": "onset F1"}
 
 
-def ceiling(recording, truth, inversion=None):
-    """Return the inversion of the true mel spectrogram: the best result that the networks can lead to.
-
-    Parameters
-    ----------
-    recording, truth : np.ndarray [shape=(n,)]
-        Audio at 22,050 Hz.
-    inversion : str, optional
-        See `Inversion.invert`. By default `hp.inversion`.
-
-    Returns
-    -------
-    np.ndarray [shape=(n,)]
-    """
-    inversion = hp.inversion if inversion is None else inversion
+def invert_truth(recording, truth, inversion=None):
+    """Return the reference [shape=(n,)]: the mel spectrogram of the truth, inverted from the phase of the recording. It
+    shows what the inversion costs. It is no limit: a sampled voice has a phase of its own, so it can score better."""
     power = DatasetCreator.mel_power(DatasetCreator.stft(truth))
     mel = DatasetCreator.mel_from_log(DatasetCreator.log_mel(power, power.max()))
-    audio = Inversion.invert(mel, DatasetCreator.stft(recording), inversion)
-    return librosa.util.fix_length(audio, size=truth.size)
+    audio = mel_inversion.invert(mel, DatasetCreator.stft(recording), inversion)
+    return audio_files.fix_length(audio, truth.size)
 
 
 def make_outputs(recording, truth, models, inversion=None):
     """Return a dict from each of `versions` to its audio, for a recording and its true render [shape=(n,) each]."""
-    inversion = hp.inversion if inversion is None else inversion
     return {
         "unchanged": recording,
         "autoencoder": Main.resynthesise(recording, models[:1], inversion)[0],
         "final": Main.resynthesise(recording, models, inversion)[0],
-        "ceiling": ceiling(recording, truth, inversion),
+        "reference": invert_truth(recording, truth, inversion),
     }
 
 
 def score_outputs(outputs, truth, midi_file=None):
-    """Score the outputs of `make_outputs`: a dict from version to metric to score.
-
-    The metric "onset_f1" needs the MIDI file of the piece.
-    """
-    scores = {version: {"log_mel_l1": log_mel_l1(audio, truth), "texture": texture(audio, truth),
-                        "spectral_distance": spectral_distance(audio, truth)}
-              for version, audio in outputs.items()}
-    if midi_file:
-        onsets = read_onsets(midi_file)
-        for version, audio in outputs.items():
+    """Score the outputs of `make_outputs`: version to metric to score. "onset_f1" needs the MIDI file of the piece."""
+    scores, onsets = {}, midi_file and read_onsets(midi_file)
+    for version, audio in outputs.items():
+        scores[version] = {"log_mel_l1": log_mel_l1(audio, truth), "texture": texture(audio, truth),
+                           "spectral_distance": spectral_distance(audio, truth)}
+        if midi_file:
             scores[version]["onset_f1"] = onset_f1(audio, onsets)
     return scores
 
 
+def read_onsets(midi_file, limit_s=None):
+    """Return the note onsets of a MIDI file, in seconds and ascending. Onsets within 30 ms count as one chord."""
+    times, now = [], 0.0
+    for message in MIDI2Audio.trim(midi_file, limit_s)[0]:
+        now += message.time
+        if message.type == "note_on" and message.velocity and (not times or now - times[-1] > chord_s):
+            times.append(now)
+    return times
+
+
 def read_pair(paths):
     """Read a recording and its true e-piano [shape=(n,) each], each cut or padded with silence to `hp.limit_s`."""
-    return [librosa.util.fix_length(Main.read_recording(path), size=hp.limit_s * hp.sample_rate) for path in paths]
+    return [audio_files.fix_length(Main.read_recording(path), hp.limit_s * hp.sample_rate) for path in paths]
 
 
 def evaluate(folder, midi_folder, models, inversion=None):
-    """Score every piece of `folder`/piano against `folder`/synth, each cut or padded with silence to `hp.limit_s`.
+    """Score every piece of `folder`/piano against `folder`/synth: a dict from piece to version to metric to score.
 
-    Parameters
-    ----------
-    folder, midi_folder : Path or None
-        Pieces that `midi_folder` lacks get no "onset_f1" and no "transcription".
-    models : sequence of AEModel.AEModel
-        Autoencoder and U-Net.
-    inversion : str, optional
-        See `Inversion.invert`. By default `hp.inversion`.
-
-    Returns
-    -------
-    dict
-        From piece to version to metric to score. The last piece is "mean". With a note autoencoder, "transcription"
-        stands beside the versions and holds `note_scores`.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `DatasetCreator.find_pairs` and `Main.read_recording`.
+    The last piece is "mean". With a note autoencoder, "transcription" stands beside the versions and holds
+    `note_scores`. Pieces that `midi_folder`, a Path or None, lacks get no "onset_f1" and no "transcription". Raises the
+    errors of `DatasetCreator.find_pairs` and `Main.read_recording`.
     """
-    inversion = hp.inversion if inversion is None else inversion
-    midi_files = Util.find_pieces(midi_folder, Notes.midi_endings) if midi_folder and midi_folder.is_dir() else {}
+    midi_files = Util.find_pieces(midi_folder, note_events.midi_endings) if midi_folder and midi_folder.is_dir() else {}
     scores = {}
     for name, recordings in tqdm(DatasetCreator.find_pairs(folder).items(), desc="evaluation", unit="piece"):
         recording, truth = read_pair(recordings)
         scores[name] = score_outputs(make_outputs(recording, truth, models, inversion), truth, midi_files.get(name))
         if name in midi_files and isinstance(models[0], NoteModel):
-            scores[name]["transcription"] = note_scores(Notes.read_notes(midi_files[name]),
+            scores[name]["transcription"] = note_scores(note_events.read_notes(midi_files[name]),
                                                         Main.transcribe_audio(recording, models[0]))
     return {**scores, "mean": mean_scores(list(scores.values()))}
 
@@ -124,12 +102,10 @@ def mean_scores(pieces):
 
 
 def gap_closed(piece):
-    """Return the timbre gap closed, (unchanged - final) / (unchanged - ceiling) in log-mel L1, for a piece's scores.
-
-    It is 0 if the output is as far away as the recording, and 1 if it reaches the ceiling.
-    """
-    unchanged, final, best = (piece[version]["log_mel_l1"] for version in ("unchanged", "final", "ceiling"))
-    return (unchanged - final) / (unchanged - best)
+    """Return the timbre gap closed, (unchanged - final) / (unchanged - reference) in log-mel L1, for a piece's scores.
+    It is 0 if the output is as far away as the recording, 1 if it is as near as the reference, and can be more."""
+    unchanged, final, reference = (piece[version]["log_mel_l1"] for version in ("unchanged", "final", "reference"))
+    return (unchanged - final) / (unchanged - reference)
 
 
 def markdown_table(scores):
@@ -143,16 +119,13 @@ def markdown_table(scores):
     text = table_lines(["piece", *heads, "timbre gap closed"], rows)
     rows = {name: [f"{piece['transcription'][metric]:.3f}" for metric in note_metrics]
             for name, piece in scores.items() if "transcription" in piece}
-    if rows:
-        text += "\n" + table_lines(["transcription", *note_metrics.values()], rows)
-    return text
+    return text + ("\n" + table_lines(["transcription", *note_metrics.values()], rows) if rows else "")
 
 
 def table_lines(heads, rows):
     """Return a Markdown table of `rows`, a dict from the first cell of a row to the others."""
-    cells = [heads, *([name, *row] for name, row in rows.items())]
-    lines = [f"| {' | '.join(row)} |\n" for row in cells]
-    return "".join([lines[0], "|---" * len(heads) + "|\n", *lines[1:]])
+    head, *lines = (f"| {' | '.join(cells)} |\n" for cells in (heads, *([name, *row] for name, row in rows.items())))
+    return "".join([head, "|---" * len(heads) + "|\n", *lines])
 
 
 def plot_scores(scores):
@@ -162,9 +135,8 @@ def plot_scores(scores):
     figure = Figure(figsize=(9, 1 + 0.45 * len(scores)), layout="constrained")
     axis = figure.subplots()
     for offset, version in enumerate(versions):
-        axis.barh(np.arange(len(scores)) + (offset - 1.5) / 5,
-                  [piece[version]["log_mel_l1"] for piece in scores.values()],
-                  height=0.2, label=version)
+        distances = [piece[version]["log_mel_l1"] for piece in scores.values()]
+        axis.barh(np.arange(len(scores)) + (offset - 1.5) / 5, distances, height=0.2, label=version)
     axis.set_yticks(range(len(scores)), scores)
     axis.invert_yaxis()
     axis.set_xlabel("log-mel L1 to the true e-piano, dB")
@@ -172,93 +144,69 @@ def plot_scores(scores):
     return figure
 
 
-def cache_folder(folder, data, *parts):
-    """Return the folder below `data`/evaluation for what is rendered from `folder`, a different one for each path."""
+def cache_folder(folder, *parts):
+    """Return the folder below data/evaluation for what is rendered from `folder`, a different one for each path."""
     digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
-    return Path(data) / "evaluation" / "_".join([folder.resolve().name, digest, *map(str, parts)])
+    return hp.data / "evaluation" / "_".join([folder.resolve().name, digest, *map(str, parts)])
 
 
-def render_pair(midi_folder, data=None, piano=None):
-    """Render a folder of MIDI files on the preset `piano` and on the e-piano.
+def remove_orphans(folder, names):
+    """Remove the renders and MIDI files in the folders of `folder` that do not belong to one of the pieces `names`."""
+    for path in folder.glob("*/*.*"):
+        if path.suffix in (".wav", ".mid") and path.stem not in names:
+            path.unlink()
 
-    Returns the folder below `data`/evaluation with piano/ and synth/. Renders whose MIDI file no longer exists are
-    removed. Raises FileNotFoundError and ValueError as `MIDI2Audio.synthesise_folder`.
-    """
-    data = hp.data if data is None else data
-    piano = hp.piano_preset if piano is None else piano
-    folder, pieces = cache_folder(midi_folder, data, *piano), Util.find_pieces(midi_folder, Notes.midi_endings)
-    for mode, preset in (("piano", piano), ("synth", hp.synth_preset)):
-        for path in (folder / mode).glob("*.wav"):
-            if path.stem not in pieces:
-                path.unlink()
-        MIDI2Audio.synthesise_folder(midi_folder, folder / mode, preset)
+
+def render_pair(midi_folder, piano=None):
+    """Render MIDI files on the preset `piano`, by default `hp.piano_preset`, and on the e-piano. Returns the folder
+    with piano/ and synth/. Renders whose MIDI file no longer exists are removed. Raises FileNotFoundError and
+    ValueError as `MIDI2Audio.synthesise_folder`."""
+    piano = piano or hp.piano_preset
+    folder = cache_folder(midi_folder, *piano)
+    remove_orphans(folder, Util.find_pieces(midi_folder, note_events.midi_endings))
+    MIDI2Audio.synthesise_folder(midi_folder, folder / "piano", piano)
+    MIDI2Audio.synthesise_folder(midi_folder, folder / "synth", hp.synth_preset)
     return folder
 
 
-def prepare_recordings(folder, data=None):
-    """Prepare real recordings with their MIDI files, as in MAESTRO: x.wav or x.mp3 beside x.midi or x.mid.
+def prepare_recordings(folder):
+    """Prepare real recordings in or below a folder, each beside its MIDI file as in MAESTRO: x.wav beside x.midi.
 
-    Both lie in `folder` or below it. MIDI files without a recording are ignored. A recording may begin up to
-    `hp.max_lag_s` earlier or later than its MIDI file. It is then shifted, with a warning if the lag exceeds a frame.
-
-    Returns
-    -------
-    Path
-        A folder with piano/ (the recordings), synth/ (e-piano renders of the MIDI files) and MIDI/ (the rendered part
-        of the MIDI files).
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder holds no recordings or no MIDI files.
-    ValueError
-        If a recording has no MIDI file, or a file is damaged.
+    Returns a folder with piano/ (the recordings, see `align_recording`), synth/ (e-piano renders) and MIDI/ (the
+    rendered part of the MIDI files). MIDI files without a recording are ignored. Raises FileNotFoundError if there are
+    no recordings or no MIDI files, and ValueError if a recording has no MIDI file, or a file is damaged.
     """
-    data = hp.data if data is None else data
-    found = Util.find_pieces(folder, DatasetCreator.audio_endings)
-    midi_files = Util.find_pieces(folder, Notes.midi_endings)
+    found = Util.find_pieces(folder, audio_files.recording_endings)
+    midi_files = Util.find_pieces(folder, note_events.midi_endings)
     alone = [str(path) for name, path in found.items() if name not in midi_files]
     if alone:
         raise ValueError(f"no MIDI file of the same name lies beside {', '.join(alone)}; put it there, or remove the "
                          "recording")
-    place = cache_folder(folder, data, "recorded", hp.limit_s)
-    for path in place.glob("*/*.*"):
-        if path.suffix in (".wav", ".mid") and path.stem not in found:
-            path.unlink()
+    place = cache_folder(folder, "recorded", hp.limit_s)
+    remove_orphans(place, found)
     for name in found:
         midi = place / "MIDI" / f"{name}.mid"
         if not Util.is_up_to_date(midi, midi_files[name]):
-            trimmed, _ = MIDI2Audio.trim(midi_files[name])
             with Util.atomic_write(midi) as temporary:
-                trimmed.save(temporary)
+                MIDI2Audio.trim(midi_files[name])[0].save(temporary)
     MIDI2Audio.synthesise_folder(place / "MIDI", place / "synth", hp.synth_preset)
     for name, path in found.items():
         recording, truth = place / "piano" / f"{name}.wav", place / "synth" / f"{name}.wav"
         if not Util.is_up_to_date(recording, path, truth):
-            Util.write_audio(recording, align_recording(path, Util.read_audio(truth)))
+            audio_files.write_audio(recording, align_recording(path, audio_files.read_audio(truth)))
     return place
 
 
 def align_recording(path, truth):
-    """Read the first `hp.limit_s` seconds of a recording, shifted so that its onsets match those of `truth`.
-
-    Parameters
-    ----------
-    path : Path
-    truth : np.ndarray [shape=(m,)]
-        E-piano render at 22,050 Hz.
-
-    Returns
-    -------
-    np.ndarray [shape=(n,)]
-    """
+    """Read the first `hp.limit_s` seconds of a recording [shape=(n,)], in time with its e-piano render [shape=(m,)]. It
+    is shifted by up to `max_lag_s`, with a warning if the lag exceeds a frame."""
     size, recording = hp.limit_s * hp.sample_rate, Main.read_recording(path)
-    images = (DatasetCreator.spectrogram(librosa.util.fix_length(audio, size=size)) for audio in (recording, truth))
-    early = DatasetCreator.estimate_lag(*images, round(hp.max_lag_s * hp.sample_rate / hp.hop_length))
+    images = (DatasetCreator.spectrogram(audio_files.fix_length(audio, size)) for audio in (recording, truth))
+    early = alignment.estimate_lag(*images, round(max_lag_s * hp.sample_rate / hp.hop_length))
     if abs(early) > 1:
         seconds = -early * hp.hop_length / hp.sample_rate
         Util.warn(f"{path} comes {seconds:+.3f} s after its MIDI file; shifted")
-        recording = np.pad(recording[max(-early, 0) * hp.hop_length:], (max(early, 0) * hp.hop_length, 0))
+        recording = alignment.shift(recording, -early)
     return recording[:size]
 
 
@@ -271,18 +219,18 @@ def save_scores(path, scores):
 
 
 def find_pairs(folder, midi_folder=None):
-    """Return the folder with piano/ and synth/, and that of the MIDI files, for the folder of the command line.
-
-    Renders what is missing. Raises FileNotFoundError and ValueError as `render_pair` and `prepare_recordings`.
-    """
-    if folder == hp.data / "test" and not folder.joinpath("piano").exists():
+    """Return the folder with piano/ and synth/, and that of the MIDI files, for the folder of the command line. Renders
+    what is missing. Raises FileNotFoundError and ValueError as `render_pair` and `prepare_recordings`."""
+    is_prepared, default = folder.joinpath("piano").exists(), hp.data / "MIDI_test"
+    if folder == hp.data / "test" and not is_prepared:
         MIDI2Audio.create_test_set()
-    elif folder.is_dir() and not folder.joinpath("piano").exists():
-        if any(path.suffix.lower() in DatasetCreator.audio_endings for path in folder.rglob("*")):
-            prepared = prepare_recordings(folder, hp.data)
-            return prepared, midi_folder or prepared / "MIDI"
-        return render_pair(folder, hp.data), midi_folder or folder
-    return folder, midi_folder or hp.data / "MIDI_test"
+    elif folder.is_dir() and not is_prepared:
+        if any(path.suffix.lower() in audio_files.recording_endings for path in folder.rglob("*")):
+            folder = prepare_recordings(folder)
+            default = folder / "MIDI"
+        else:
+            folder, default = render_pair(folder), folder
+    return folder, midi_folder or default
 
 
 def check_instruments(folder, models):
@@ -294,8 +242,19 @@ def check_instruments(folder, models):
                          "choose other weights")
 
 
-def score_folder(options):
+def main(arguments=None):
     """Score the folder of the command line. Writes a table, the scores behind it and a plot."""
+    parser = argparse.ArgumentParser(description="Score the system against the true e-piano.")
+    parser.add_argument("folder", nargs="?", type=Path, default=hp.data / "test",
+                        help="folder with piano/ and synth/, with recordings beside their MIDI files, or with MIDI "
+                        "files to render (default: data/test)")
+    parser.add_argument("--midi", type=Path,
+                        help="folder with the MIDI files of the pieces, for onsets and notes (default: data/MIDI_test)")
+    conversion.add_model_options(parser)
+    parser.add_argument("-o", "--output", type=Path,
+                        help="name of the .md, .json and .png files without its ending (default: evaluation in the "
+                        "working folder, or evaluation_INVERSION with another inversion)")
+    options = parser.parse_args(arguments)
     weights = Main.choose_weights(options.model, options.ae, options.unet)
     if weights != Main.find_weights("shipped"):
         print(f"scoring {weights[0]} and {weights[1]}")
@@ -306,26 +265,8 @@ def score_folder(options):
     name = "evaluation" if options.inversion == hp.inversion else f"evaluation_{options.inversion}"
     output = options.output or Path(name)
     save_scores(output, scores)
-    Plots.save_figure(output.with_suffix(".png"), plot_scores(scores))
+    plots.save_figure(output.with_suffix(".png"), plot_scores(scores))
     print(f"{markdown_table({'mean': scores['mean']})}all pieces: {output.with_suffix('.md').absolute()}")
-
-
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Score the system against the true e-piano.")
-    parser.add_argument("folder", nargs="?", type=Path, default=hp.data / "test",
-                        help="folder with piano/ and synth/, with recordings beside their MIDI files, or with MIDI "
-                        "files to render (default: data/test)")
-    parser.add_argument("--midi", type=Path,
-                        help="folder with the MIDI files of the pieces, for onsets and notes (default: data/MIDI_test)")
-    parser.add_argument("--model", help="as for Main.py")
-    parser.add_argument("--ae", type=Path, help="as for Main.py")
-    parser.add_argument("--unet", type=Path, help="as for Main.py")
-    parser.add_argument("--device", default="auto", help="as for Main.py")
-    parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion, help="as for Main.py")
-    parser.add_argument("-o", "--output", type=Path,
-                        help="name of the .md, .json and .png files without its ending (default: evaluation in the "
-                        "working folder, or evaluation_INVERSION with another inversion)")
-    score_folder(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -5,305 +5,149 @@
 import argparse
 import contextlib
 import os
-import random
 import shlex
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import mido
 import numpy as np
 from tqdm import tqdm
 
-import Decoding
 import Hyperparameters as hp
-import MIDIReader
-import Notes
 import Util
-from FluidSynth import command_options, find_fluidsynth, preset_messages, render, retune, wheel_cents
-from GeneratedFiles import GeneratedFiles, join_names, values_digest
-from Presets import find_soundfont, list_presets, parse_preset, preset_text
+from audio import audio_files
+from notes import midi_reader, note_events
+from rendering.fluidsynth import find_fluidsynth, play_on_preset, render, wheel_cents
+from rendering.generated_files import GeneratedFiles
+from rendering.rendered_folder import RenderedFolder, excerpt_settings
+from rendering.soundfonts import find_soundfont, list_presets, parse_preset, preset_text
 
 last_piano_program = 7  # of General MIDI
 
 
 def trim(midi_path, limit_s=None, bank=0, program=0, detune=0):
-    """Reduce a MIDI file to what one instrument plays in its first seconds.
+    """Reduce a MIDI file to what one instrument plays in its first `limit_s` seconds, by default `hp.limit_s`.
 
-    Every channel gets the given preset. Program changes, percussion and system messages of the file are left out.
-
-    Parameters
-    ----------
-    midi_path : str or Path
-    limit_s : float, optional
-        Seconds to keep, by default `hp.limit_s`.
-    bank, program : int
-    detune : float
-        Cents to add to the pitch, from -200 to 200. Pitch bends of the file are added to it.
-
-    Returns
-    -------
-    mido.MidiFile
-        One track with one tick per sample of `hp.sample_rate`.
-    float
-        Length in seconds: up to `hp.release_s` after the last event, at most `limit_s`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not a MIDI file, is damaged, or has no notes.
+    Every channel gets the given preset, and `detune` cents, from -200 to 200, in addition to its pitch bends. Program
+    changes, percussion and system messages are left out. Returns a `mido.MidiFile` with one tick per sample, and its
+    length in seconds: up to `hp.release_s` after the last event, at most `limit_s`. Raises FileNotFoundError if the
+    file is missing, and ValueError if it is damaged or has no notes.
     """
     limit_s = hp.limit_s if limit_s is None else limit_s
-    events = Notes.read_played_messages(midi_path)
+    events = note_events.read_played_messages(midi_path)
     # the last note may be longer than the limit
     length = min(max((time for time, _ in events), default=0) + hp.release_s, limit_s)
     events = [(time, message) for time, message in events if time < limit_s]
     if not any(message.type == "note_on" and message.velocity for _, message in events):
         raise ValueError(f"{midi_path} has no notes in its first {limit_s:g} s (percussion excluded); remove it")
-    channels = sorted({message.channel for _, message in events})
-    if detune:
-        events = retune(events, detune)
-    # FluidSynth renders until every voice has ended, which a held note of an organ never does
-    ends = [mido.Message("control_change", channel=channel, control=Notes.all_sound_off) for channel in channels]
-    starts = [message for channel in channels for message in preset_messages(channel, bank, program, detune)]
-    ranked = [*((0, 0, message) for message in starts), *((time, 1, message) for time, message in events),
-              *((length, 2, message) for message in ends)]
-    return Notes.single_track(ranked), length
+    return play_on_preset(events, length, bank, program, detune), length
 
 
 def synthesise_midi_to_audio(midi_path, output_path, soundfont, bank=0, program=0, room=False, limit_s=None,
                              detune=0):
     """Render the first seconds of a MIDI file on one preset of a SoundFont to a wav.
 
-    Parameters
-    ----------
-    midi_path, output_path : str or Path
-        The MIDI file, and the wav to write: mono, 16 bits, `hp.sample_rate`, with the maximum `hp.peak`.
-    soundfont : str or Path
-        A file, or the name of one in SoundFonts/ or in the system's folders.
-    bank, program : int
-        The preset, counted from 0. All channels play it.
-    room : bool
-        Whether FluidSynth adds reverberation.
-    limit_s : float, optional
-        Seconds to render, by default `hp.limit_s`. A shorter piece ends `hp.release_s` after its last event.
-    detune : float
-        Cents to add to the pitch.
+    The wav is mono, with 16 bits, `hp.sample_rate` and the maximum `hp.peak`. `soundfont` is a file, or the name of one
+    in SoundFonts/ or in the system's folders. Bank and program are counted from 0. With `room`, FluidSynth adds
+    reverberation. `limit_s` and `detune` are as for `trim`.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the MIDI file, the SoundFont or FluidSynth is missing.
-    ValueError
-        If the MIDI file is damaged or has no notes, or if the SoundFont lacks the preset.
-    OSError
-        If the wav, or a temporary file of FluidSynth, cannot be written.
+    Raises FileNotFoundError if the MIDI file, the SoundFont or FluidSynth is missing, ValueError if the MIDI file is
+    damaged or has no notes, or if the SoundFont lacks the preset, and OSError if a file cannot be written.
     """
     preset = find_soundfont(soundfont), bank, program, room
     midi, length = trim(midi_path, limit_s, bank, program, detune)
-    try:
-        audio = render(midi, round(length * hp.sample_rate), preset)
-    except RuntimeError as error:
-        raise ValueError(f"FluidSynth could not render {midi_path}: {error}") from None
+    audio = render(midi, round(length * hp.sample_rate), preset, midi_path)
     loudest = np.abs(audio).max()
     if loudest == 0:
         raise ValueError(f"{midi_path} renders to silence on {Path(soundfont).name}:{bank}:{program}; remove it or "
                          "choose another preset")
-    Util.write_audio(output_path, audio * (hp.peak / loudest))
+    audio_files.write_audio(output_path, audio * (hp.peak / loudest))
 
 
 def check_preset(preset):
     """Render one note on a preset. Raises as `synthesise_midi_to_audio` if that is impossible."""
     with tempfile.TemporaryDirectory() as folder:
-        track = mido.MidiTrack([mido.Message("note_on", note=60), mido.Message("note_off", note=60, time=480)])
         midi_path = Path(folder) / "note.mid"
-        mido.MidiFile(tracks=[track]).save(midi_path)
+        note_events.save_notes(midi_path, [(0, 0.5, 60, 64)])
         synthesise_midi_to_audio(midi_path, Path(folder) / "note.wav", *preset)
 
 
-def excerpt_settings():
-    """Return a digest of the settings that `trim` reads."""
-    return values_digest(hp.limit_s, hp.release_s, hp.sample_rate)
-
-
 def is_solo_piano(midi_path):
-    """Return whether a MIDI file has no percussion and no instruments except the pianos of General MIDI.
-
-    Raises as `trim` for a damaged file.
-    """
+    """Return whether a MIDI file has no percussion and no instruments except pianos. Raises as `trim` if damaged."""
     trim(midi_path)
-    messages = [message for _, message in MIDIReader.read_messages(midi_path)]
-    return not any(message.type == "note_on" and message.channel == Notes.percussion_channel
+    messages = [message for _, message in midi_reader.read_messages(midi_path)]
+    return not any(message.type == "note_on" and message.channel == note_events.percussion_channel
                    or message.type == "program_change" and message.program > last_piano_program
-                   and message.channel != Notes.percussion_channel
+                   and message.channel != note_events.percussion_channel
                    for message in messages)
-
-
-def save_rendered_midi(midi_folder, audio_folder, output_folder, shard=(0, 1), overwrite=False):
-    """Write the rendered part of each MIDI file, from which training reads the notes.
-
-    A piece gets `output_folder`/<piece>.mid if `audio_folder`/<piece>.wav exists. MIDI files of the user in
-    `output_folder` are kept; generated ones whose piece is gone are removed.
-    """
-    pieces, folder = Util.find_pieces(midi_folder, Notes.midi_endings), Path(output_folder)
-    generated, settings = GeneratedFiles(folder), excerpt_settings()
-    generated.remove_orphans(lambda name: Path(name).stem in pieces)
-    for name, path in sorted(pieces.items())[shard[0]::shard[1]]:
-        output = folder / f"{name}.mid"
-        if not Path(audio_folder, f"{name}.wav").exists() or output.exists() and not generated.is_ours(output):
-            continue
-        if overwrite or not generated.is_current(output, settings, path):
-            with contextlib.suppress(ValueError):  # damaged since it was rendered
-                trimmed, _ = trim(path)
-                with Util.atomic_write(output) as temporary:
-                    trimmed.save(temporary)
-                generated.add(output, settings)
-
-
-class FolderRenderer:
-    """Renders the MIDI files of a folder on one preset; `synthesise_folder` explains the parameters."""
-
-    def __init__(self, output_folder, preset, detune=0):
-        self.folder, self.preset, self.detune = Path(output_folder), preset, detune
-        self.generated = GeneratedFiles(output_folder)
-
-    def description(self):
-        """Return the text of preset.txt: the preset, and the largest detuning."""
-        return preset_text(self.preset) + (f", off by up to {self.detune:g} cents" if self.detune else "")
-
-    def settings(self):
-        """Return a digest of what a wav depends on, besides its MIDI file and what preset.txt says."""
-        return values_digest(excerpt_settings(), command_options(any(self.preset[3:])), hp.peak)
-
-    def claim(self, names, overwrite):
-        """Prepare the folder for renders of these pieces. Raises ValueError if it holds others: see
-        `synthesise_folder`."""
-        note, text = self.folder / "preset.txt", self.description()
-        # before the note is read, which another shard may write meanwhile
-        stored = Util.modification_times(path for path in self.folder.glob("*")
-                                         if path.suffix.lower() in Decoding.recording_endings and path.name[0] != ".")
-        if stored and not note.exists():
-            raise ValueError(f"{self.folder} holds recordings that were not rendered here; move them, or choose "
-                             "another --data")
-        former = " ".join(Util.read_text(note).split()) if stored else text
-        if former != text and not overwrite:
-            raise ValueError(f"{self.folder} holds renders of {former}, not of {text}; add --overwrite to replace them")
-        if former != text:
-            check_preset(self.preset)  # before anything is removed
-            # at once, so that an interruption leaves no mixture; what another shard has rendered since stays
-            Util.remove_unchanged({path: time for path, time in stored.items() if self.generated.is_ours(path)})
-        Util.save_text(note, text + "\n")
-        self.generated.remove_orphans(lambda name: Path(name).stem in names)
-        self.report(names)
-
-    def report(self, names):
-        """Print which recordings have no MIDI file, and how many renders have other settings than now."""
-        found = {path.stem: path for path in self.folder.glob("*.wav") if path.name[0] != "."}
-        if found.keys() - set(names):
-            Util.warn(f"{self.folder} holds recordings without a MIDI file, which are trained on too: "
-                      f"{join_names(found.keys() - set(names))}; remove them if they are old renders")
-        outdated = [name for name in found if not self.generated.has_settings(found[name], self.settings())]
-        if outdated:
-            tqdm.write(f"{self.folder}: {len(outdated)} wavs were rendered with other settings in Hyperparameters.py "
-                       f"and are rendered again: {join_names(outdated)}", file=sys.stderr)
-
-    def render(self, name, midi_path, overwrite):
-        """Render a piece, unless its wav is current. Raises ValueError if it cannot be rendered."""
-        output, settings = self.folder / f"{name}.wav", self.settings()
-        if not overwrite and self.generated.is_current(output, settings, midi_path):
-            return
-        self.generated.check_ours(output)
-        cents = random.Random(f"{self.folder.name} {name}").uniform(-self.detune, self.detune)
-        with Util.atomic_write(output) as temporary:
-            synthesise_midi_to_audio(midi_path, temporary, *self.preset, detune=cents)
-        self.generated.add(output, settings)
 
 
 def synthesise_folder(midi_folder, output_folder, preset, overwrite=False, detune=0, shard=(0, 1), solo_piano=False):
     """Render every MIDI file below a folder on one preset, in parallel, to `output_folder`/<piece>.wav.
 
-    A wav that exists is kept if it is newer than its MIDI file and was rendered with the present settings. A MIDI
-    file that cannot be rendered does not stop the others. Renders whose MIDI file is gone are removed; recordings
-    that were not rendered here stay.
+    `preset` is as `soundfonts.parse_preset` returns it. A wav that exists is kept if it is newer than its MIDI file and
+    was rendered with the present settings. With `overwrite` all are rendered again, also those of another preset.
+    Renders whose MIDI file is gone are removed; recordings that were not rendered here stay. Each piece is detuned by
+    up to `detune` cents, always the same. The shard (i, n) renders every n-th piece from the i-th on. `solo_piano`
+    leaves out, with a warning, pieces that ask for other instruments.
 
-    Parameters
-    ----------
-    midi_folder, output_folder : str or Path
-    preset : tuple
-        As `Presets.parse_preset` returns it.
-    overwrite : bool
-        Render again what is there, also if it was rendered on another preset.
-    detune : float
-        Largest detuning in cents. Each piece has its own, which does not change from call to call.
-    shard : (int, int)
-        (i, n) renders every n-th piece from the i-th on.
-    solo_piano : bool
-        Skip, with a warning, pieces that ask for other instruments.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are no MIDI files, or the SoundFont or FluidSynth is missing.
-    ValueError
-        If `output_folder` holds renders of another preset, or recordings that were not rendered here, or, at the
-        end, naming the MIDI files that could not be rendered.
+    Raises FileNotFoundError if there are no MIDI files, or the SoundFont or FluidSynth is missing, and ValueError as
+    `RenderedFolder.claim`, or, after all others are rendered, with the MIDI files that could not be rendered.
     """
-    find_fluidsynth(), find_soundfont(preset[0])
-    midi_files = Util.find_pieces(midi_folder, Notes.midi_endings)
+    find_fluidsynth()
+    find_soundfont(preset[0])
+    midi_files = Util.find_pieces(midi_folder, note_events.midi_endings)
     names = sorted(midi_files)[shard[0]::shard[1]]
-    renderer = FolderRenderer(output_folder, preset, detune)
-    renderer.claim(midi_files, overwrite)
-
-    def render_one(name):
-        try:
-            if solo_piano and not is_solo_piano(midi_files[name]):
-                Util.warn(f"{midi_files[name]} is not for piano alone; left out")
-            else:
-                renderer.render(name, midi_files[name], overwrite)
-        except ValueError as error:
-            return str(error)
-
+    folder = RenderedFolder(output_folder, preset, detune)
+    folder.claim(midi_files, overwrite, check_preset)
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        errors = [error for error in tqdm(pool.map(render_one, names), total=len(names), desc=renderer.folder.name,
-                                          unit="piece") if error]
+        rendered = pool.map(lambda name: render_piece(midi_files[name], name, folder, overwrite, solo_piano), names)
+        errors = [error for error in tqdm(rendered, total=len(names), desc=folder.folder.name, unit="piece") if error]
     finally:
         pool.shutdown(cancel_futures=True)
     if errors:
         raise ValueError("; ".join(errors))
 
 
-def synthesise_all(mode, data=None, presets=None, detune=0, **how):
-    """Render data/MIDI on one side of the pair, "piano" or "synth".
+def render_piece(midi_path, name, folder, overwrite, solo_piano):
+    """Render a piece to a `RenderedFolder`, unless its wav is current. Returns an error as text."""
+    try:
+        output, settings = folder.folder / f"{name}.wav", folder.settings()
+        if solo_piano and not is_solo_piano(midi_path):
+            Util.warn(f"{midi_path} is not for piano alone; left out")
+        elif overwrite or not folder.is_current(output, settings, midi_path):
+            with folder.write(output, settings) as temporary:
+                synthesise_midi_to_audio(midi_path, temporary, *folder.preset, detune=folder.cents(name))
+    except ValueError as error:
+        return str(error)
 
-    Several pianos go to data/piano, data/piano_2 and so on, and the notes of the renders to data/notes.
 
-    Parameters
-    ----------
-    mode : str
-        "piano" renders to data/piano, "synth" to data/synth.
-    data : Path, optional
-        By default `hp.data`.
-    presets : list of tuple, optional
-        By default `hp.piano_preset` or `hp.synth_preset`.
-    detune : float
-        Largest detuning in cents, of all pianos except the first.
-    **how
-        Other parameters of `synthesise_folder`.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `synthesise_folder`, and ValueError for another `mode`.
+def save_rendered_midi(midi_folder, audio_folder, output_folder, shard=(0, 1), overwrite=False):
+    """Write the rendered part of each MIDI file to `output_folder`, from which training reads the notes, of pieces that
+    have a wav in `audio_folder`. MIDI files of the user there are kept; generated ones whose piece is gone are removed.
     """
-    data = Path(hp.data if data is None else data)
+    pieces, folder = Util.find_pieces(midi_folder, note_events.midi_endings), GeneratedFiles(output_folder)
+    folder.remove_orphans(pieces)
+    for name in sorted(pieces)[shard[0]::shard[1]]:
+        output, settings = folder.folder / f"{name}.mid", excerpt_settings()
+        if not Path(audio_folder, f"{name}.wav").exists() or output.exists() and not folder.is_ours(output):
+            continue
+        if overwrite or not folder.is_current(output, settings, pieces[name]):
+            with contextlib.suppress(ValueError):  # damaged since it was rendered
+                trimmed, _ = trim(pieces[name])
+                with folder.write(output, settings) as temporary:
+                    trimmed.save(temporary)
+
+
+def synthesise_all(mode, data, presets=None, detune=0, **how):
+    """Render data/MIDI on one side of the pair, "piano" or "synth", by default on the preset in Hyperparameters.py.
+    Several pianos go to data/piano, data/piano_2 and so on, and the notes of the renders to data/notes. `detune` is for
+    all pianos except the first; `how` are other parameters of `synthesise_folder`, whose errors this raises."""
     defaults = {"piano": hp.piano_preset, "synth": hp.synth_preset}
     if mode not in defaults:
         raise ValueError(f"mode is 'piano' or 'synth', not '{mode}'")
-    presets = presets or [defaults[mode]]
+    data, presets = Path(data), presets or [defaults[mode]]
     folders = [mode, *(f"{mode}_{number}" for number in range(2, len(presets) + 1))]
     if mode == "piano":
         check_other_pianos(data, folders)
@@ -322,9 +166,34 @@ def check_other_pianos(data, folders):
     if left:
         Util.warn(f"there are pianos of an earlier render in {', '.join(map(str, left))}; remove them or they are "
                   "trained on too")
-        pieces = Util.find_pieces(data / "MIDI", Notes.midi_endings)
+        pieces = Util.find_pieces(data / "MIDI", note_events.midi_endings)
         for folder in left:
-            GeneratedFiles(folder).remove_orphans(lambda name: Path(name).stem in pieces)
+            GeneratedFiles(folder).remove_orphans(pieces)
+
+
+def create_test_set(data=None, piano=None, synth=None, overwrite=False):
+    """Render data/MIDI_test on both instruments to data/test/piano and data/test/synth."""
+    data = Path(data or hp.data)
+    for mode, preset in (("piano", piano or hp.piano_preset), ("synth", synth or hp.synth_preset)):
+        synthesise_folder(data / "MIDI_test", data / "test" / mode, preset, overwrite)
+
+
+def render_data(options):
+    """Render what the command line asks for. Raises ValueError with all errors at the end."""
+    sources, target = [parse_preset(text) for text in options.source], parse_preset(options.target)
+    how = dict(overwrite=options.overwrite, shard=options.shard, solo_piano=options.solo_piano)
+    work = [lambda: synthesise_all("piano", options.data, sources, options.detune, **how),
+            lambda: synthesise_all("synth", options.data, [target], **how)]
+    if (options.data / "MIDI_test").exists():
+        work.append(lambda: create_test_set(options.data, sources[0], target, options.overwrite))
+    errors = []
+    for step in work:
+        try:
+            step()
+        except ValueError as error:
+            errors.append(str(error))
+    if errors:
+        raise ValueError("; ".join(dict.fromkeys(errors)))
 
 
 def parse_cents(text):
@@ -333,13 +202,6 @@ def parse_cents(text):
     if not 0 <= number <= wheel_cents:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to {wheel_cents} cents")
     return number
-
-
-def create_test_set(data=None, piano=None, synth=None, overwrite=False):
-    """Render data/MIDI_test on both instruments to data/test/piano and data/test/synth."""
-    data = hp.data if data is None else data
-    for mode, preset in (("piano", piano or hp.piano_preset), ("synth", synth or hp.synth_preset)):
-        synthesise_folder(Path(data) / "MIDI_test", Path(data) / "test" / mode, preset, overwrite)
 
 
 def main(arguments=None):
@@ -367,26 +229,15 @@ def main(arguments=None):
         return
     render_data(options)
     if options.shard == (0, 1):  # else other shards may not be ready
-        print("next:", shlex.join(Util.training_command(options.data)))
+        print("next:", shlex.join(training_command(options.data)))
 
 
-def render_data(options):
-    """Render what the command line asks for. Raises ValueError with all errors at the end."""
-    sources, target = [parse_preset(text) for text in options.source], parse_preset(options.target)
-    how = dict(overwrite=options.overwrite, shard=options.shard, solo_piano=options.solo_piano)
-    work = [lambda: synthesise_all("piano", options.data, sources, options.detune, **how),
-            lambda: synthesise_all("synth", options.data, [target], **how)]
-    if (options.data / "MIDI_test").exists():
-        work.append(lambda: create_test_set(options.data, sources[0], target, options.overwrite))
-    errors = []
-    for step in work:
-        try:
-            step()
-        except ValueError as error:
-            if str(error) not in errors:
-                errors.append(str(error))
-    if errors:
-        raise ValueError("; ".join(errors))
+def training_command(data):
+    """Return the words of the command that trains an autoencoder on a data folder, as a model that is not there yet."""
+    names = ("own", *(f"own_{number}" for number in range(2, 10_000)))
+    model = next(name for name in names if not list((data / "models" / name).glob("ae.*")))
+    return ["python", "AEMain.py", *(["--data", str(data)] if data != hp.data else []),
+            *(["--model", model] if model != "own" else [])]
 
 
 if __name__ == "__main__":

@@ -1,38 +1,25 @@
 """Pairs of spectrograms for training a U-Net: stored outputs of the autoencoder, and the true electric piano."""
 import itertools
-from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-import Chunks
 import DatasetCreator
-import Hyperparameters as hp
-import Transcription
 import Util
 from AEDataset import AEDataset, StoredSpectrogram
 from AEModel import NoteModel, digest
-from Clips import ClipMaker
-from GeneratedFiles import values_digest
-from NoteDataset import StoredAudio
+from audio import chunking
+from notes import transcription
+from rendering.generated_files import settings, values_digest
+from rendering.training_clips import ClipMaker
+from training.note_dataset import StoredAudio
 
 
 class UNetDataset(AEDataset):
-    """`AEDataset` with stored outputs of an autoencoder in place of the recordings.
-
-    An item's source has the shape (in_channels, n_mels, t).
-
-    Parameters
-    ----------
-    names, data
-        As for `AEDataset`.
-    outputs : StoredOutputs
-        Outputs, each dry or of a recording that is heard in a room. The seed of a crop chooses one; a whole piece is
-        that of the first piano, dry.
-    in_channels : int
-        1 for the output alone, 2 for the output and the recording.
-    """
+    """`AEDataset` with `StoredOutputs` of an autoencoder in place of the recordings. An item's source has the shape
+    (in_channels, n_mels, t): with 1 the output alone, with 2 output and recording. The seed of a crop chooses one of
+    the outputs, dry or heard in a room; a whole piece is that of the first piano, dry."""
 
     def __init__(self, names, data, outputs, in_channels=1):
         self.outputs, self.in_channels, self.gains = outputs, in_channels, {}
@@ -61,50 +48,33 @@ class UNetDataset(AEDataset):
 
 
 class StoredOutputs:
-    """Outputs of an autoencoder in data/ae_output/<model>/<key>, and the spectrograms that it has seen.
+    """Outputs of the autoencoder `model` in data/ae_output/<name>/<key>, and the spectrograms that it has seen.
 
-    The key is a digest of the weights and of all settings, so that what lies there belongs to both.
-
-    Parameters
-    ----------
-    model : AEModel
-        The autoencoder.
-    data : Path
-    name : str
-        Name of the model.
-    sources : list of str
-        Pianos.
-    versions : sequence of int
-        Versions of each recording: 0 is the recording itself, others are heard in a room that the number draws.
-
-    Attributes
-    ----------
-    own_level : bool
-        Whether the outputs have a level of their own, as those of a note autoencoder, to which targets are brought.
+    The key is a digest of the weights and of all settings, so that what lies there belongs to both. Each recording of
+    the pianos `sources` has `versions`: 0 is the recording itself, others are heard in a room that the number draws.
+    Outputs of a note autoencoder have a level of their own (`own_level`), to which targets are brought.
     """
 
     def __init__(self, model, data, name, sources=("piano",), versions=(0,)):
-        self.model, self.data, self.sources, self.versions = model, Path(data), list(sources), tuple(versions)
+        self.model, self.data, self.sources, self.versions = model, data, sources, versions
         self.own_level = isinstance(model, NoteModel)
-        key = values_digest(digest(model.network.state_dict()), model.bfloat16, Util.settings())
-        self.parent = self.data / "ae_output" / name
-        self.folder = self.parent / key
+        self.parent = data / "ae_output" / name
+        self.folder = self.parent / values_digest(digest(model.network.state_dict()), model.bfloat16, settings())
 
     def paths(self, name):
-        """Return (output, spectrogram seen) of each piano and version of a piece."""
+        """Return (output, spectrogram seen) of each version and piano of a piece."""
         return [(self.folder / name / f"{source}_{version}.npy",
                  self.folder / name / f"{source}_{version}_seen.npy" if version else
                  self.data / "generated" / name / f"{source}.npy")
-                for version in self.versions for source in self.sources]
+                for version, source in itertools.product(self.versions, self.sources)]
 
     def write(self, names):
-        """Write the outputs of pieces that are missing or older than their recordings, and remove those of other
-        keys."""
+        """Write outputs of pieces that are missing or older than their recordings; remove those of other keys."""
         for path in self.parent.rglob("*.npy"):
             if self.folder not in path.parents:
                 path.unlink()
-        maker = ClipMaker(self.data / "clips")
-        work = [(name, version, source, *paths) for name in names for (version, source), paths in zip(
+        maker = ClipMaker(self.data / "clips") if any(self.versions) else None
+        work = [(name, *key, *paths) for name in names for key, paths in zip(
             itertools.product(self.versions, self.sources), self.paths(name))]
         for name, version, source, output, seen in tqdm(work, desc="outputs", unit="clip", leave=False):
             recording = self.data / "generated" / name / f"{source}_audio.npy"
@@ -123,7 +93,7 @@ def make_output(model, audio):
     """Return the output of an autoencoder for audio [shape=(n_mels, t)]."""
     if not isinstance(model, NoteModel):
         return model.generate(DatasetCreator.spectrogram(audio))
-    return model.note_spectrogram(Transcription.transcribe_in_tune(audio, model), Chunks.n_frames(audio))
+    return model.note_spectrogram(transcription.transcribe_in_tune(audio, model), chunking.n_frames(audio))
 
 
 def level_difference(output, target):

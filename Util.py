@@ -1,8 +1,7 @@
-"""Helpers that several scripts share: range mapping, finding and writing files, audio in and out, command lines."""
+"""Helpers that several scripts share: mapping of ranges, finding and writing files, command lines."""
 import argparse
 import contextlib
 import contextvars
-import ctypes
 import functools
 import hashlib
 import io
@@ -14,65 +13,42 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
-import Decoding
 import Hyperparameters as hp
-import Marks
+from outputs import marks
 
-# how each kind of file that we write is encoded; of mp3 and ogg the quality, from 0, the best, to 1
-audio_formats = {".wav": dict(subtype="PCM_16"), ".flac": dict(subtype="PCM_16"),
-                 ".ogg": dict(format="OGG", subtype="VORBIS", compression_level=0.2),
-                 ".mp3": dict(format="MP3", bitrate_mode="VARIABLE", compression_level=0.0)}
 on_warning = contextvars.ContextVar("on_warning")  # function that `warn` calls instead of printing
 
 
-def to_unit(db, top_db=None):
+def to_unit(db):
     """Map dB in [-top_db, 0] to [0, 1]; what lies outside is clipped. The inverse is `to_db`."""
-    top_db = hp.top_db if top_db is None else top_db
-    return np.clip(db / top_db + 1, 0, 1)
+    return np.clip(db / hp.top_db + 1, 0, 1)
 
 
-def to_db(unit, top_db=None):
+def to_db(unit):
     """Map [0, 1] back to dB in [-top_db, 0]."""
-    top_db = hp.top_db if top_db is None else top_db
-    return (unit - 1) * top_db
+    return (unit - 1) * hp.top_db
 
 
-def mel_frequencies(number, fmin=None, fmax=None):
-    """Return `number` frequencies in Hz from `fmin` to `fmax`, evenly spaced on Slaney's mel scale, as librosa has it.
-
-    Linear up to 1 kHz, 15 mel, then 27 mel to a factor of 6.4.
-    """
-    fmin = hp.fmin if fmin is None else fmin
-    fmax = hp.fmax if fmax is None else fmax
-    def mel(hertz):
+def mel_frequencies(number):
+    """Return `number` frequencies in Hz from `hp.fmin` to `hp.fmax`, evenly spaced on the mel scale of librosa."""
+    def mel(hertz):  # linear up to 1 kHz, 15 mel, then 27 mel to a factor of 6.4
         return 3 * hertz / 200 if hertz < 1000 else 15 + 27 * np.log(hertz / 1000) / np.log(6.4)
 
-    mels = np.linspace(mel(fmin), mel(fmax), number)
+    mels = np.linspace(mel(hp.fmin), mel(hp.fmax), number)
     return np.where(mels < 15, mels * (200 / 3), 1000 * np.exp(np.log(6.4) / 27 * (mels - 15)))
 
 
 def split(names, seed=None, share=None):
-    """Split piece names into (training, validation), the same for the same names and seed, in any order.
-
-    A single piece serves as both; otherwise each side gets at least one. The takes of a piece, "piece~1" and so on,
-    stay with it.
-    """
-    seed = hp.seed if seed is None else seed
-    share = hp.validation_share if share is None else share
+    """Split piece names into (training, validation), the same for the same names and seed, in any order. A single piece
+    serves as both; otherwise each side gets at least one. The takes of a piece, "piece~1" and so on, stay with it."""
     shuffled = sorted({name.partition("~")[0] for name in names})
-    random.Random(seed).shuffle(shuffled)
-    held_out = min(max(round(share * len(shuffled)), 1), len(shuffled) - 1)
+    random.Random(hp.seed if seed is None else seed).shuffle(shuffled)
+    held_out = round((hp.validation_share if share is None else share) * len(shuffled))
+    held_out = min(max(held_out, 1), len(shuffled) - 1)
     sides = (shuffled, shuffled) if len(shuffled) < 2 else (shuffled[held_out:], shuffled[:held_out])
     return tuple(sorted(name for name in names if name.partition("~")[0] in set(side)) for side in sides)
-
-
-def settings():
-    """Return all numbers, texts and tables of `Hyperparameters` by name, on which stored results may depend."""
-    return {name: value for name, value in sorted(vars(hp).items())
-            if isinstance(value, (int, float, str, tuple, dict)) and not name.startswith("_")}
 
 
 def seed_of(text):
@@ -81,17 +57,12 @@ def seed_of(text):
 
 
 def find_pieces(folder, suffix):
-    """Map piece name -> file for every file below `folder` whose ending is in `suffix`, whatever its case.
-
-    The name is the path below `folder` without its ending, folders joined by "__", so that two files of one
-    name in different folders stay apart. Raises FileNotFoundError if there are none, ValueError if two files
-    would share a name.
-    """
-    folder = Path(folder)
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffix or path.name.startswith("."):
-            continue
+    """Map piece name -> file for every file below `folder` whose ending is in `suffix`, whatever its case. The name is
+    the path below `folder` without its ending, folders joined by "__". Raises FileNotFoundError if there are no files,
+    ValueError if two files would share a name."""
+    folder, found = Path(folder), {}
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in suffix and path.name[0] != "."]
+    for path in sorted(paths):
         name = "__".join(path.relative_to(folder).with_suffix("").parts)
         if name in found:
             raise ValueError(f"{found[name]} and {path} would both be the piece '{name}'; rename one of them")
@@ -103,10 +74,9 @@ def find_pieces(folder, suffix):
 
 
 def numbered_folders(folder, name):
-    """Names of the folders `name`_2, `name`_3 and so on in `folder`, in the order of their numbers."""
-    found = [path.name for path in Path(folder).glob(f"{name}_*") if path.is_dir()
-             and path.name[len(name) + 1:].isdecimal()]
-    return sorted(found, key=lambda found: int(found[len(name) + 1:]))
+    """Return the names of the folders `name`_2, `name`_3 and so on in `folder`, in the order of their numbers."""
+    numbers = [path.name.removeprefix(f"{name}_") for path in Path(folder).glob(f"{name}_*") if path.is_dir()]
+    return [f"{name}_{number}" for number in sorted(filter(str.isdecimal, numbers), key=int)]
 
 
 def modification_times(paths):
@@ -125,6 +95,12 @@ def remove_unchanged(times):
             path.unlink(missing_ok=True)
 
 
+def file_digest(path):
+    """Return 16 hexadecimal digits that identify the bytes of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def is_up_to_date(path, *sources):
     """True if `path` exists and is not older than any of `sources`."""
     return path.exists() and all(path.stat().st_mtime >= source.stat().st_mtime for source in sources)
@@ -136,37 +112,34 @@ def write_error(path, reason):
                    "command again")
 
 
-def check_writable(folder):
-    """Raise OSError if a folder cannot be made, or a file in it. Nothing is left behind."""
+def check_writable(path):
+    """Raise OSError if a file or its folder cannot be made. Nothing is left behind."""
+    folder = path.parent.resolve()
     try:
-        with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
+        with tempfile.TemporaryFile(dir=next(place for place in (folder, *folder.parents) if place.exists())):
             pass
     except OSError as error:
-        raise OSError(f"{folder} cannot be written ({error.strerror}); choose another folder, or change its "
+        raise OSError(f"{path} cannot be written ({error.strerror}); choose another folder, or change its "
                       "permissions") from None
 
 
 @contextlib.contextmanager
 def atomic_write(path, mark=None):
-    """Yield a temporary path beside `path` and rename it to `path` at the end, so no file is ever half-written.
-
-    A file that holds a `mark` is sealed before: see `Marks`. Raises `write_error` in place of what fails in between.
-    """
+    """Yield a temporary path beside `path` and rename it to `path` at the end, so no file is ever half-written. A file
+    with a `mark` is sealed before: see `outputs.marks`. Raises `write_error` in place of what fails in between."""
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            if mark:
-                Marks.seal(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        yield temporary
+        if mark:
+            marks.seal(temporary)
+        os.replace(temporary, path)
     except OSError as error:
         raise write_error(path, error.strerror or error) from None
-    except soundfile.LibsndfileError:  # which does not pass on what the system says
-        raise write_error(path, "no space left, or not allowed") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def save_text(path, text, mark=None):
@@ -184,11 +157,8 @@ def read_text(path):
 
 
 def save_bytes(path, write, mark=None):
-    """Write to `path` what `write` puts into the binary file that it is called with, which may be a mark, too.
-
-    In one go: numpy, Pillow and torch each have errors of their own for a full disk.
-    """
-    buffer = io.BytesIO()
+    """Write to `path` what `write` puts into the binary file that it is called with, which may be a mark, too."""
+    buffer = io.BytesIO()  # numpy, Pillow and torch each have errors of their own for a full disk
     write(buffer)
     with atomic_write(path, mark) as temporary:
         temporary.write_bytes(buffer.getbuffer())
@@ -212,130 +182,6 @@ def load_array(path, dtype, mmap_mode=None):
     return array
 
 
-def read_audio(path, stereo=False):
-    """Read a recording at `hp.sample_rate`, as mono unless `stereo` is set.
-
-    Parameters
-    ----------
-    path : str or Path
-        Any audio or video file that libsndfile or FFmpeg reads, any rate, width and number of channels. Of a file that
-        is cut off, what is there.
-
-    Returns
-    -------
-    np.ndarray [shape=(n,)], float32
-        The mean of the channels; n = duration * hp.sample_rate, rounded, at least 1. With `stereo` and two channels
-        these, [shape=(n, 2)]. If the channels cancel each other, the loudest alone, with a warning. Without direct
-        current where there is much of it.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is empty, not audio, holds no samples or infinite ones, claims a rate that no recording has, or with
-        `stereo` has more than two channels.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the path of a recording")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is an empty file; record or export it again")
-    audio = None
-    for open_audio in (Decoding.open_with_libsndfile, Decoding.open_with_ffmpeg):
-        try:
-            audio = read_with(open_audio, path, stereo)
-        except Decoding.DecodingError:
-            continue
-        except ImportError:
-            raise ValueError(f"{path} needs FFmpeg; install the package av (pip install av), or convert the file, for "
-                             f"instance with {Decoding.conversion_hint(path)}") from None
-        if audio.size:
-            break
-    if audio is None:
-        raise ValueError(f"{path} is not audio that libsndfile or FFmpeg reads; export it again, as wav or flac")
-    if not audio.size:
-        raise ValueError(f"{path} has no samples; record or export it again")
-    if not np.isfinite(audio).all():
-        raise ValueError(f"{path} holds samples that are not finite; export it again")
-    return audio
-
-
-def read_with(open_audio, path, stereo=False):
-    """Read a recording as `read_audio` by one of the decoders in `Decoding`; without samples the result is empty."""
-    def blocks():
-        with open_audio(path) as (_, _, blocks):
-            yield from blocks
-
-    with open_audio(path) as (rate, channels, _):
-        if not 1000 <= rate <= 1_000_000:  # a few seconds would become hours, or nothing
-            raise ValueError(f"{path} claims a rate of {rate} Hz; export it again")
-        if stereo and channels > 2:
-            raise ValueError(f"{path} has {channels} channels; mix it to two, or leave --stereo out")
-    return mix_channels(blocks, stereo and channels > 1, path, rate)
-
-
-def mix_channels(blocks, stereo, name, rate=None):
-    """As `Decoding.mix_channels`, the sound alone, with a warning that names the recording if its channels cancel."""
-    audio, only = Decoding.mix_channels(blocks, stereo, rate)
-    if only is not None:
-        warn(f"the channels of {name} cancel each other; only channel {only + 1} is used")
-    return audio
-
-
-def resample(audio, rate, to_rate=None):
-    """Bring audio [shape=(n,) or (n, channels), float32] from `rate` Hz to `to_rate`, by default `hp.sample_rate`, as
-    librosa does.
-
-    It becomes n * to_rate / rate samples long, rounded, at least 1.
-    """
-    to_rate = hp.sample_rate if to_rate is None else to_rate
-    if rate == to_rate:
-        return audio
-    import soxr  # what librosa calls, which is slow to import
-
-    resampled = soxr.resample(audio, rate, to_rate, quality="HQ")
-    return Decoding.fix_length(resampled, max(round(len(audio) * to_rate / rate), 1))
-
-
-def normalise(audio):
-    """Return audio with its largest sample from 1/2 to 1, and the exponent of 2 by which it has been divided.
-
-    Powers of samples at 1e30 or 1e-30 are beyond single precision. All others keep their bits but for the exponent.
-    """
-    exponent = level_exponent(audio)
-    return np.ldexp(audio, -exponent), exponent
-
-
-def level_exponent(audio):
-    """Return the exponent of 2 by which to divide audio to bring its largest sample from 1/2 to 1."""
-    return int(np.frexp(max(audio.max(initial=0), -audio.min(initial=0)))[1])
-
-
-def write_audio(path, audio, mark=None):
-    """Write `audio` [shape=(n,) or (n, 2), in [-1, 1]] at `hp.sample_rate`: wav and flac with 16 bits, ogg or mp3, by
-    the ending of `path`, with a `mark` in the metadata."""
-    with atomic_write(path, mark) as temporary:
-        encode_audio(temporary, audio, mark, **audio_formats.get(Path(path).suffix.lower(), audio_formats[".wav"]))
-
-
-def encode_audio(file, audio, comment=None, **how):
-    """Write `audio` as `write_audio` to a path or a binary file, in a format of libsndfile's."""
-    with soundfile.SoundFile(file, "w", hp.sample_rate, 1 if audio.ndim == 1 else audio.shape[1], **how) as opened:
-        if comment:
-            opened.comment = comment
-        for start in range(0, len(audio), 1 << 16):  # of more at once the encoder of ogg runs out of stack
-            opened.write(audio[start:start + (1 << 16)])
-
-
-def encode_mp3(audio, **how):
-    """Return `audio` [shape=(n,) or (n, 2)] as the bytes of an mp3, of about 55 kbit/s if it is mono; `how` are other
-    settings of libsndfile's."""
-    buffer = io.BytesIO()
-    encode_audio(buffer, audio, format="MP3", **how)
-    return buffer.getvalue()
-
-
 def parse_shard(text):
     """Read "I/N" from the command line as (I, N): one of N machines that share a work, counted from 0."""
     part, _, number = text.partition("/")
@@ -345,20 +191,18 @@ def parse_shard(text):
 
 
 def choose_device(name="auto"):
-    """Return the `torch.device` called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU.
-
-    Raises ValueError if `name` is none of torch's devices, or this machine lacks it or cannot use it.
-    """
+    """Return the `torch.device` called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU. Raises ValueError if
+    `name` is none of torch's devices, or this machine lacks it or cannot use it."""
     import torch
 
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if isinstance(name, torch.device):
         return name
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present = [kind for kind in here if here[kind]]
     if name == "auto":
-        return torch.device(next(kind for kind, here in present.items() if here))
-    if not present.get(name.split(":")[0]):
-        raise ValueError(f"device '{name}' is not available here; choose from "
-                         f"{', '.join(k for k in present if present[k])}")
+        return torch.device(present[0])
+    if name.split(":")[0] not in present:
+        raise ValueError(f"device '{name}' is not available here; choose from {', '.join(present)}")
     try:
         device = torch.device(name)
         if device.index is not None:  # cuda:99 is a name too, and found out only when it is used
@@ -367,6 +211,19 @@ def choose_device(name="auto"):
     except RuntimeError as error:
         raise ValueError(f"device '{name}' cannot be used ({first_line(error)}); choose another, cuda, mps or "
                          "cpu") from None
+
+
+@contextlib.contextmanager
+def seeded(seed):
+    """Draw torch's random numbers from a seed within a `with` block, and afterwards as before it."""
+    import torch
+
+    before = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 @functools.cache
@@ -378,12 +235,17 @@ def compute_after_fork():
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
-def positive_float(text):
+def positive_float(text, kind=float):
     """Read a positive, finite number from the command line."""
-    number = float(text)
+    number = kind(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
+
+
+def positive_int(text):
+    """Read a positive integer from the command line."""
+    return positive_float(text, int)
 
 
 def non_negative_int(text):
@@ -394,42 +256,8 @@ def non_negative_int(text):
     return number
 
 
-def positive_int(text):
-    """Read a positive integer from the command line."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not a positive number")
-    return number
-
-
-def reuse_memory():
-    """Have Linux's malloc keep blocks of any size for the next step, a tenth of which it takes to get them anew."""
-    with contextlib.suppress(OSError, TypeError, AttributeError):  # macOS has no such function, Windows no such call
-        for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            ctypes.CDLL(None).mallopt(parameter, 2 ** 31 - 1)
-
-
-def release_memory():
-    """Have Linux's malloc give freed blocks back to the system, which it keeps between larger ones in use."""
-    with contextlib.suppress(OSError, TypeError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-@contextlib.contextmanager
-def deferred_interrupt():
-    """Yield a list that Ctrl-C and SIGTERM fill instead of breaking off, so that a step is never left half-done."""
-    seen = []
-    previous = {number: signal.signal(number, lambda number, frame: seen.append(number))
-                for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def first_line(error):
-    """What an error says first: those of CUDA say a page."""
+    """Return the first line of an error: those of CUDA fill a page."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -441,20 +269,9 @@ def check_model_name(name):
     return name
 
 
-def training_command(data):
-    """Return the words of the command that trains an autoencoder on a data folder, as a model that is not there yet."""
-    names = ("own", *(f"own_{number}" for number in range(2, 10_000)))
-    model = next(name for name in names if not list((data / "models" / name).glob("ae.*")))
-    return ["python", "AEMain.py", *(["--data", str(data)] if data != hp.data else []),
-            *(["--model", model] if model != "own" else [])]
-
-
 def warn(sentence):
-    """Give a warning to the function in `on_warning`; by default print it on stderr, clear of progress bars.
-
-    If torchrun has started several processes, only the first one warns.
-    """
-    if os.environ.get("RANK", "0") == "0":
+    """Give a warning to the function in `on_warning`; by default print it on stderr, clear of progress bars."""
+    if os.environ.get("RANK", "0") == "0":  # the first of the processes that torchrun has started
         on_warning.get(lambda sentence: tqdm.write(f"warning: {sentence}", file=sys.stderr))(sentence)
 
 
@@ -464,24 +281,22 @@ class Output:
     def __init__(self, stream, name):
         self.stream, self.name, self.failed = stream or open(os.devnull, "w", encoding="utf-8"), name, False
         if hasattr(self.stream, "reconfigure"):  # not in a notebook
-            self.stream.reconfigure(errors="backslashreplace")
+            self.stream.reconfigure(errors="backslashreplace")  # for characters that a terminal lacks
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
 
     def write(self, text):
-        """Write text. Raises BrokenPipeError if the reader has gone away."""
         return self.attempt(self.stream.write, text)
 
     def flush(self):
-        """Pass on what was written. Raises BrokenPipeError if the reader has gone away."""
         self.attempt(self.stream.flush)
 
     def attempt(self, function, *arguments):
-        """Call a function of the stream. After an error the stream leads nowhere, or Python complains as it ends."""
+        """Call a function of the stream. Raises BrokenPipeError if the reader has gone away."""
         try:
             return function(*arguments)
-        except OSError as error:
+        except OSError as error:  # from now on the stream leads nowhere, or Python would complain at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
             if isinstance(error, BrokenPipeError):
                 raise
@@ -490,12 +305,9 @@ class Output:
 
 
 def run(main):
-    """Call `main()` as the program of the command line.
-
-    An error that the user can mend ends in one sentence on stderr and status 1, Ctrl-C in status 130. If the reader of
-    the output goes away (`| head`), the status is 141, as of the signal SIGPIPE. Characters that the terminal lacks are
-    written as escapes. A program whose standard output cannot be written does its work, and ends in status 1.
-    """
+    """Call `main()` as the program of the command line. An error that the user can mend, or an output that takes no
+    more, ends in one sentence on stderr and status 1. Ctrl-C ends in status 130, and a reader that goes away (`| head`)
+    in 141, as of SIGPIPE."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `Main.py` sets it while it imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
     name = Path(sys.argv[0]).name

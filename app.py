@@ -16,15 +16,13 @@ try:
 except ImportError:
     raise SystemExit("app.py: Gradio is missing; install it with: pip install -r requirements-app.txt") from None
 
-import Chunks
 import Hyperparameters as hp
 import Main
-import Marks
-import Notes
-import Page
-import Presets
-import Recordings
 import Util
+from audio import audio_files, chunking, input_recordings
+from notes import note_events
+from outputs import marks, output_files, result_page
+from rendering import soundfonts
 
 downloads = {"wav": ".wav", "mp3": ".mp3", "MIDI": ".mid", "page": ".html"}
 style = ".html-container {padding: 0 !important} .app {padding: .75rem !important}"
@@ -39,9 +37,7 @@ class Converter:
 
     def keep(self, request: gr.Request, upload=None):
         """Move an upload (two visitors' can share a path), or copy the demo, to a folder of its own; return its path.
-
-        It gets the name that it has on the visitor's computer, and stays until `remove` or another one.
-        """
+        Its name is that on the visitor's computer. It stays until `remove` or another upload."""
         visitor, path = request.session_hash, Path(upload["path"] if upload else hp.demo)
         if str(path) != self.uploads.get(visitor) and path.is_file():
             name = Path(upload and upload.get("orig_name") or path).name
@@ -74,42 +70,55 @@ class Converter:
         files = [gr.update()] * 2 if upload else [self.uploads.get(request.session_hash), None]
         return [*files, gr.update(interactive=True), gr.update(visible=False)]
 
+    @staticmethod
+    def write_files(path, folder, versions, notes, pair):
+        """Write the downloads of a recording to `folder`. Return the page, and a dict from ending to path."""
+        [stem] = output_files.output_names([(path, Path(path.name))], soundfonts.instrument_names(pair)[1])
+        files = {ending: str(folder / f"{stem}{ending}") for ending in downloads.values()
+                 if ending != ".mid" or notes is not None}
+        page = result_page.recording_page(path.stem, versions, notes, pair)
+        mark = marks.make_mark(Util.file_digest(path))
+        *_, result = versions.values()
+        audio_files.write_audio(files[".wav"], result, mark)
+        audio_files.write_audio(files[".mp3"], result, mark)
+        result_page.save_page(files[".html"], page, mark)
+        if notes is not None:
+            note_events.save_notes(files[".mid"], notes, mark)
+        return page, files
+
     def convert(self, upload, recorded, model, tuning, channels, request: gr.Request, progress=gr.Progress()):
         """Convert an upload or a recording of the microphone. Return the player and the downloads."""
-        path, options, steps = Path(self.keep(request, upload or recorded or {"path": ""})[0]), self.options, [0]
+        path, options, done = Path(self.keep(request, upload or recorded or {"path": ""})[0]), self.options, 0
         self.cancel(request)
         folder = self.results[request.session_hash] = Path(tempfile.mkdtemp())
+
         def report(stage, number, chunks):
+            nonlocal done
             folder.stat()  # raises FileNotFoundError after `cancel`
-            progress(steps[0] / (stages * chunks + 1), desc=stage)  # and one step for the files
-            steps[0] += 1
+            progress(done / (stages * chunks + 1), desc=stage)  # and one step for the files
+            done += 1
 
         def without_folders(sentence):
             return html.escape(sentence.replace(f"{path.parent}/", "").replace(f"{folder}/", ""))
 
-        Chunks.on_chunk.set(report)
+        chunking.on_chunk.set(report)
         Util.on_warning.set(lambda sentence: gr.Warning(without_folders(sentence)))
         try:
             with self.turn:  # a conversion that was cancelled may not have ended yet
-                Recordings.check_limits(path, 60 * options.max_minutes, options.max_megabytes * 2 ** 20)
+                input_recordings.check_limits(path, 60 * options.max_minutes, options.max_megabytes * 2 ** 20)
                 models = Main.load_models(*Main.find_weights(model))
                 stages = 3 if isinstance(models[0], Main.NoteModel) else 2  # transcription, draft and result
-                name, versions, notes, pair = made = Main.make_versions(path, models, None, channels == 1,
-                                                                        440 if tuning else None)
-                progress(steps[0] / (steps[0] + 1), desc="files")
-                page, mark, (*_, result) = Main.recording_page(*made), Marks.make_mark(path), versions.values()
-                [stem] = Recordings.output_names([(path, Path(path.name))], Presets.instrument_names(pair)[1])
-                files = {ending: str(folder / f"{stem}{ending}") for ending in downloads.values()}
-                for ending in ".wav", ".mp3":
-                    Util.write_audio(files[ending], result, mark)
-                Page.save_page(files[".html"], page, mark)
-                Notes.save_notes(files[".mid"], notes, mark) if notes is not None else files.pop(".mid")
+                audio = Main.read_recording(path, stereo=channels == 1)
+                notes = Main.transcribe_if_possible(audio, models, path)
+                versions = Main.make_versions(audio, models, notes, tune=440 if tuning else None)
+                progress(done / (done + 1), desc="files")
+                page, files = self.write_files(path, folder, versions, notes, models[0].pair)
         except Exception as error:
             raise gr.Error(without_folders(Util.first_line(error)), duration=None, print_exception=False) from None
         finally:
             if self.results.get(request.session_hash) != folder:  # removed, and made again by a file written just then
                 shutil.rmtree(folder, ignore_errors=True)
-        return [Page.frame(page, ' sandbox="allow-scripts"'),
+        return [result_page.frame(page, ' sandbox="allow-scripts"'),
                 *(gr.update(value=files.get(ending), visible=ending in files) for ending in downloads.values())]
 
 
@@ -164,7 +173,8 @@ def main(arguments=None):
             ("--max-minutes", Util.positive_float, 20, "longest recording in minutes"),
             ("--max-megabytes", Util.positive_int, 200, "largest file in megabytes"),
             ("--keep-minutes", Util.positive_float, 60, "minutes until the results of an open page are deleted")):
-        parser.add_argument(flag, type=kind, default=default, help=f"{text} (default: %(default)s)")
+        parser.add_argument(flag, type=kind, default=default,
+                            help=text if default is None else f"{text} (default: %(default)s)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # hosting services end a program with SIGTERM
     gr.processing_utils.sh.async_validate_url = None  # else Gradio fetches any address that a visitor sends
@@ -175,7 +185,7 @@ def main(arguments=None):
             url = make_page(options).launch(
                 server_name=options.address, server_port=options.port, max_file_size=f"{options.max_megabytes}mb",
                 share=False, quiet=True, prevent_thread_lock=True, footer_links=[], run_history=False, ssr_mode=False,
-                enable_monitoring=False, theme=theme, css=style, head=Page.fit_frames,
+                enable_monitoring=False, theme=theme, css=style, head=result_page.fit_frames,
                 i18n=gr.I18n(en={"common.complete": "done"}))[1]  # Gradio lacks this word for screen readers
         except OSError:
             raise OSError(f"port {options.port} of {options.address} is not free; choose another --port") from None

@@ -1,0 +1,133 @@
+"""What training clips are made of, data/clips: sounds of pianos, impulse responses of rooms, and notes of pieces.
+
+`python -m rendering.clip_sources MIDI_FOLDER ...` writes those that are missing, in 15 minutes on two cores, 40 MB.
+"""
+import argparse
+import io
+from pathlib import Path
+
+import mido
+import numpy as np
+from tqdm import tqdm
+
+import Hyperparameters as hp
+import Util
+from audio import audio_files
+from notes import note_events
+from rendering import fluidsynth, simulated_rooms, soundfonts, voice_sampling
+
+keys = tuple(range(22, 109, 3))     # of a piano
+velocities = (24, 56, 88, 120)
+sound_s = 8.0                       # seconds for which a key is held
+latest_attack = 176                 # samples from the onset to a tenth of the peak, at most
+fade = 2000                         # samples in which a sound is faded out at its end
+compression = 0.6                   # of Vorbis, from 0, the best, to 1
+validation_step = 20                # every so many pieces are for validation
+
+
+def sample_preset(preset):
+    """Render sounds [shape=(keys, velocities, n), float32] of a preset, as `soundfonts.parse_preset` returns it. A
+    sound that begins late is shifted, so that a tenth of its peak comes `latest_attack` samples after the onset."""
+    preset = soundfonts.find_soundfont(preset[0]), *preset[1:3], False
+    size, slot = int(sound_s * hp.sample_rate), int((sound_s + 2) * hp.sample_rate)
+    sounds = []
+    for key in tqdm(keys, desc=preset[0].name, unit="key", leave=False):
+        events = [(i * slot + at, mido.Message(kind, note=key, velocity=velocity))
+                  for i, velocity in enumerate(velocities) for at, kind in ((0, "note_on"), (size, "note_off"))]
+        audio = voice_sampling.render_events(events, len(velocities) * slot, preset).reshape(-1, slot)[:, :size]
+        delays = map(attack_delay, audio)
+        sounds.append([np.append(sound[late:], np.zeros(late, np.float32)) for sound, late in zip(audio, delays)])
+    return np.array(sounds, np.float32)
+
+
+def attack_delay(sound):
+    """Return by how many samples a sound begins too late."""
+    beginning = np.abs(sound[:hp.sample_rate // 5])
+    return max(int(np.argmax(beginning > 0.1 * beginning.max())) - latest_attack, 0)
+
+
+def save_piano(path, sounds):
+    """Write the sounds of `sample_preset` as one Vorbis stream per velocity, for `random_pianos.read_piano`."""
+    sounds = sounds.copy()
+    sounds[..., -fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
+    content, gains = {}, []
+    for i in range(sounds.shape[1]):
+        audio, stream = sounds[:, i].ravel(), io.BytesIO()
+        gains.append(np.abs(audio).max() / hp.peak)
+        audio_files.encode_audio(stream, audio / gains[-1], format="OGG", subtype="VORBIS",
+                                 compression_level=compression)
+        content[f"stream{i}"] = np.frombuffer(stream.getvalue(), np.uint8)
+    Util.save_bytes(path, lambda file: np.savez(file, keys=keys, velocities=velocities, gains=gains, **content))
+
+
+def collect_pieces(folders):
+    """Read the keys and pedals of all MIDI files below some folders. A damaged file is left out with a warning. Returns
+    "notes" [shape=(n, 4)] (onset and release of the key in seconds, MIDI key, velocity) and "pedal" [shape=(m, 2)]
+    (times in seconds when it goes down and up) of all pieces, and "note_counts" and "pedal_counts" of each. Raises
+    FileNotFoundError if a folder has no MIDI files, and ValueError if no file has notes."""
+    notes, pedals = [], []
+    for folder in folders:
+        for path in tqdm(Util.find_pieces(folder, note_events.midi_endings).values(), desc=str(folder), unit="piece"):
+            try:
+                played, pedal = note_events.read_keys_and_pedal(path)
+            except ValueError as error:
+                Util.warn(str(error))
+                continue
+            played = np.array([note for note in played if 0 <= note[2] - hp.lowest_key < hp.n_keys]).reshape(-1, 4)
+            if len(played):
+                notes.append(played)
+                pedals.append(pedal_spans(pedal, played[:, 1].max()))
+    if not notes:
+        raise ValueError(f"{', '.join(map(str, folders))} holds no MIDI file with notes; give another folder")
+    return dict(notes=np.concatenate(notes).astype(np.float32), note_counts=[len(part) for part in notes],
+                pedal=np.concatenate(pedals).astype(np.float32), pedal_counts=[len(part) for part in pedals])
+
+
+def pedal_spans(changes, end):
+    """Return when the pedal goes down and up [shape=(m, 2)], from its changes (time, value); it is up at `end`."""
+    spans, down = [], None
+    for time, value in [*changes, (end, 0)]:
+        if value >= note_events.sustain_threshold and down is None:
+            down = time
+        elif value < note_events.sustain_threshold and down is not None:
+            spans += [(down, time)] if time > down else []
+            down = None
+    return np.array(spans).reshape(-1, 2)
+
+
+def read_pieces(path):
+    """Return the pieces of `collect_pieces` for validation, every `validation_step`-th one, and those for training.
+    Each is (notes [shape=(n, 4)], pedal [shape=(m, 2)])."""
+    stored = np.load(path)
+    notes, pedals = (np.split(stored[name].astype(float), np.cumsum(stored[counts])[:-1])
+                     for name, counts in (("notes", "note_counts"), ("pedal", "pedal_counts")))
+    pieces = list(zip(notes, pedals))
+    return pieces[::validation_step], [piece for i, piece in enumerate(pieces) if i % validation_step]
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Sample pianos, simulate rooms and collect notes for training clips.")
+    parser.add_argument("midi", type=Path, nargs="+", help="folders with MIDI files")
+    parser.add_argument("--data", type=Path, default=hp.data, help="folder in which clips/ is written (default: data/)")
+    parser.add_argument("--pianos", nargs="+", type=soundfonts.parse_preset, metavar="FILE.sf2:BANK:PROGRAM",
+                        default=hp.clip_pianos, help="presets to sample (default: eight pianos of four SoundFonts)")
+    options = parser.parse_args(arguments)
+    folder = options.data / "clips"
+    fluidsynth.find_fluidsynth()  # what is missing is said before any work begins
+    for preset in options.pianos:
+        soundfonts.find_soundfont(preset[0])
+    if not (folder / "pieces.npz").exists():
+        pieces = collect_pieces(options.midi)
+        Util.save_bytes(folder / "pieces.npz", lambda file: np.savez_compressed(file, **pieces))
+    for preset in options.pianos:
+        path = folder / "pianos" / f"{Path(preset[0]).stem}_{preset[1]}_{preset[2]}.npz"
+        if not path.exists():
+            save_piano(path, sample_preset(preset))
+    if not (folder / "rooms.npz").exists():
+        rooms = simulated_rooms.room_responses(hp.clip_rooms, hp.clip_rooms_seed)
+        Util.save_bytes(folder / "rooms.npz", lambda file: np.savez(file, *[room.astype(np.float16) for room in rooms]))
+    print(f"{folder} is ready; next: python AEMain.py")
+
+
+if __name__ == "__main__":
+    Util.run(main)
