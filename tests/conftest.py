@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # several workers would wait for one another
+
 import numpy as np
 import pytest
 import soundfile
@@ -15,8 +18,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 import Hyperparameters as hp
 import MIDI2Audio
 from AEModel import NoteModel
-from NoteAutoencoder import NoteAutoencoder
-from TableDecoder import TableDecoder
+from notes.note_autoencoder import NoteAutoencoder
+from notes.table_decoder import TableDecoder
+from outputs import plots
 from notes_common import pedal, small
 
 
@@ -71,9 +75,7 @@ def start_browser(tmp_path_factory):
 @pytest.fixture(scope="session")
 def midi():
     """Function that writes a MIDI file of notes (channel, pitch, onset, end), in seconds, and returns its path.
-
-    `requests` are messages of any other type with an absolute `time` in seconds; they precede notes of that time.
-    """
+    `requests` are messages of any other type with an absolute `time` in seconds; they precede notes of that time."""
     import mido
 
     def write(path, notes=((0, 69, 0.0, 1.0),), requests=(), **header):
@@ -102,20 +104,6 @@ def command(root):
                               text=True, env={**os.environ, **environment})
 
     return run
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory, root, instruments, command):
-    """A data folder after all commands on five seconds of the three excerpts: 2 epochs of the report's, then 1."""
-    data = tmp_path_factory.mktemp("trained")
-    for folder, pieces in ("MIDI", "*.mid"), ("MIDI_test", "satie*.mid"):
-        data.joinpath(folder).mkdir()
-        for excerpt in (root / "data" / "MIDI_test").glob(pieces):
-            MIDI2Audio.trim(excerpt, 5 - hp.release_s)[0].save(data / folder / excerpt.name)
-    for line in (("MIDI2Audio.py",), ("AEMain.py", "--report", "--epochs", 2), ("UNetMain.py", "--epochs", 1)):
-        process = command(data, *line, "--data", data)
-        assert process.returncode == 0, process.stderr
-    return data
 
 
 @pytest.fixture(scope="session")
@@ -214,6 +202,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """Trainings without pictures, which take longer to draw than a short epoch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "save_figure", lambda *_: None)
+        yield
 
 
 @pytest.fixture

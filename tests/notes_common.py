@@ -1,10 +1,17 @@
 """What the tests of notes share."""
+import io
+import itertools
+
 import mido
 import numpy as np
+import soundfile
 import torch
+from librosa import midi_to_hz as frequency
 
 import Hyperparameters as hp
-from NoteAutoencoder import NoteRefiner
+from notes import note_autoencoder, post_processing
+from notes.note_autoencoder import NoteRefiner
+from notes.sampled_voice import SampledVoice
 
 rate = hp.sample_rate / hp.hop_length  # frames a second
 small = dict(first=6, channels=6, stages=(1, 2), narrow=2, width=12, layers=3)
@@ -45,7 +52,7 @@ class HighestOffset(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, seen, *others):
-        scores = 20 * seen[..., len(hp.offset_sounding_lags) + 3]  # more than what a longer note counts
+        scores = 20 * seen[..., len(post_processing.offset_sounding_lags) + 3]  # more than what a longer note counts
         return scores, scores
 
 
@@ -58,7 +65,31 @@ def every_onset_refiner():
 
 def as_views(labels):
     """Predictions for a refiner: two views of the labels, with details that say nothing."""
-    return np.concatenate([labels, np.full((hp.refiner_details // 2, *labels.shape[1:]), 0.5, np.float32), labels])
+    details = np.full((note_autoencoder.n_details // 2, *labels.shape[1:]), 0.5, np.float32)
+    return np.concatenate([labels, details, labels])
+
+
+# a sampled voice
+
+def tone(hertz, seconds=1.5, decay=2.0):
+    t = np.arange(int(seconds * hp.sample_rate)) / hp.sample_rate
+    return (0.5 * np.exp(-decay * t) * np.sin(2 * np.pi * hertz * t)).astype(np.float32)
+
+
+def make_voice(keys=(57, 60, 69), layers=(127,)):
+    """A voice of sines, twice as loud at twice the velocity, released in 10 ms at the lowest and 40 at the highest."""
+    streams = []
+    for key, harmonic in itertools.product(keys, range(1, 1 + len(layers))):
+        flac = io.BytesIO()
+        soundfile.write(flac, tone(frequency(key) * harmonic), hp.sample_rate, format="FLAC")
+        streams.append(flac.getvalue())
+    velocities = torch.tensor([1.0, 64, 127])
+    return SampledVoice(
+        streams=torch.frombuffer(bytearray(b"".join(streams)), dtype=torch.uint8),
+        ends=torch.tensor([len(stream) for stream in streams]).cumsum(0).view(len(keys), -1),
+        keys=torch.tensor(keys), layers=torch.tensor(layers).float(), velocities=velocities,
+        level=(20 * torch.log10(velocities / 127)).repeat(len(keys), 1),
+        release=torch.tensor([0.01, 0.02, 0.04]).repeat(len(keys), 1))
 
 
 # notes of a MIDI file

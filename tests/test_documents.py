@@ -1,25 +1,24 @@
-"""README and other Markdown pages: their size, links, names of files and functions, and commands."""
+"""README, other Markdown pages and texts of notebooks: size, links, names of files and functions, commands, figures."""
 import argparse
 import ast
-import importlib
+import functools
 import importlib.util
+import json
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 import Hyperparameters as hp
 
 root = Path(__file__).resolve().parent.parent
-registries = ["pypi" + ".org", "pythonhosted" + ".org", "deb.debian" + ".org", "archive.ubuntu" + ".com",
-              "registry.npmjs" + ".org", "npmjs" + ".com", "anaconda" + ".org", "crates" + ".io",
-              "rubygems" + ".org"]
-programs = {"make", "cp", "mkdir", "find", "wget", "unzip", "apt-get", "sudo", ".venv/bin/pip", ".venv/bin/jupyter"}
+registries = r"(pypi|pythonhosted|anaconda|rubygems|debian|ubuntu|npmjs|crates)[.](org|com|io)"
+programs = {"make", "cp", "wget", "unzip", "apt-get", "sudo", ".venv/bin/pip", ".venv/bin/jupyter"}
 pythons = {"python", "python3", ".venv/bin/python", ".venv/bin/torchrun"}
 quick = {  # command -> files that it writes, in a folder with the files of the fixture `recordings`
     ".venv/bin/python Main.py": ["mozart_rondo_alla_turca_epiano.wav", "mozart_rondo_alla_turca_epiano.png"],
@@ -32,52 +31,44 @@ quick = {  # command -> files that it writes, in a folder with the files of the 
 }
 
 
-def tracked_files():
-    """Return the files that Git tracks, or all outside of hidden folders where there is no Git."""
-    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=root,
-                            capture_output=True, text=True)
-    if listed.returncode:
-        return [path for path in root.rglob("*") if path.is_file() and not any(
-            part.startswith(".") for part in path.relative_to(root).parts)]
-    return [root / name for name in listed.stdout.splitlines() if (root / name).is_file()]
-
-
 def read(path):
-    return path.read_text(encoding="utf-8")
+    """Return the text of a file, of a notebook only that of its Markdown cells."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = (cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+    return "\n\n".join("".join(cell["source"]) for cell in cells)
 
 
 def code_blocks(text):
-    """Return the lines of all code blocks, indented or fenced, with continued lines joined."""
-    lines, fenced, before = [], False, ""
+    """Return the lines of all indented code blocks."""
+    lines, before = [], ""
     for line in text.splitlines():
-        if line.startswith("```"):
-            fenced = not fenced
-        elif fenced or line.startswith("    ") and (not before.strip() or before.startswith("    ")
-                                                    or before.startswith("#")):
-            lines.append(line if fenced else line[4:])
+        if line.startswith("    ") and (not before.strip() or before.startswith(("    ", "#"))):
+            lines.append(line[4:])
         before = line
-    return [line for line in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines() if line.strip()]
+    return lines
 
 
 def prose(text):
     """Return a page without its code blocks."""
-    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     return re.sub(r"^    .*\n", "", text, flags=re.M)
 
 
-pages = sorted(path for path in tracked_files() if path.suffix == ".md")
-page_names = [path.relative_to(root).as_posix() for path in pages]
-texts = {name: read(path) for name, path in zip(page_names, pages)}
+def files(pattern):
+    """Return the files of the root and of folders that are not hidden whose names match a pattern."""
+    return sorted([*root.glob(pattern), *root.glob(f"[!.]*/**/{pattern}")])
+
+
+texts = {path.relative_to(root).as_posix(): read(path) for path in files("*.md") + files("*.ipynb")}
 commands = sorted({line for text in texts.values() for line in code_blocks(text) if "-->" not in line})
+each_page = pytest.mark.parametrize("name", texts)
 
 
-def script_and_arguments(command):
-    """Return (script, arguments) of a command that runs one of our scripts, else None."""
+def from_script(command):
+    """Return the words of a command from the name of our script on, or []."""
     words = shlex.split(command, comments=True)
-    if words[0] not in pythons or words[1] in ("-c", "-m"):
-        return None
-    number = next(i for i, word in enumerate(words) if i and not word.startswith("-"))
-    return words[number], words[number + 1:]
+    return words[next((i for i, word in enumerate(words) if word.endswith(".py")), len(words)):]
 
 
 def load(script, monkeypatch):
@@ -89,15 +80,8 @@ def load(script, monkeypatch):
     return module
 
 
-class Parsed(Exception):
-    """The command line of a script has been read; its work is not wanted."""
-
-
 def read_command_line(script, arguments, monkeypatch):
-    """Run a script up to the point where its command line is read, and return its visible flags.
-
-    With `arguments` None only the flags are returned. Raises AssertionError if the parser refuses the arguments.
-    """
+    """Return the visible flags of a script. The parser exits if it refuses the arguments; None has it read none."""
     if "parser" not in read(root / script):
         assert not arguments, f"{script} takes no arguments"
         return set()
@@ -106,142 +90,115 @@ def read_command_line(script, arguments, monkeypatch):
     def parse_args(parser, given=None, namespace=None):
         if arguments is not None:
             original(parser, given, namespace)
-        raise Parsed({flag for action in parser._actions if action.help != argparse.SUPPRESS
-                      for flag in action.option_strings})
+        raise StopIteration({flag for action in parser._actions if action.help != argparse.SUPPRESS
+                             for flag in action.option_strings})  # instead of the script's work
 
-    def refuse(parser, message):
-        raise AssertionError(f"{script} {shlex.join(arguments)}: {message}")
-
-    module = load(script, monkeypatch)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
-    monkeypatch.setattr(argparse.ArgumentParser, "error", refuse)
     monkeypatch.setattr(sys, "argv", [script, *(arguments or [])])
-    with pytest.raises(Parsed) as parsed:
-        module.main()
+    with pytest.raises(StopIteration) as parsed:
+        load(script, monkeypatch).main()
     return parsed.value.args[0]
 
 
-def test_readme_is_short():
+def test_pages_are_short():
     lines = texts["README.md"].splitlines()
-    assert len(lines) <= 180
-    assert [line for line in lines if len(line) > 120] == []
-
-
-def test_tables_of_the_readme_have_at_most_five_columns():
-    rows = [line for line in texts["README.md"].splitlines() if line.startswith("|")]
-    assert rows and [row for row in rows if row.count("|") > 6] == []
+    assert len(lines) <= 170 and [line for line in lines if len(line) > 120 or line.count("|") > 6] == []
+    assert sum(len(text.split()) for name, text in texts.items()
+               if re.match(r"(README|(docs|results|benchmarks)/[^/]*|(data|SoundFonts)/README)\.md", name)) <= 15000
 
 
 def test_no_address_of_a_package_registry():
-    found = []
-    for path in tracked_files():
-        content = path.read_bytes()
-        if b"\0" not in content[:4096]:
-            found += [(path.relative_to(root).as_posix(), name) for name in registries if name.encode() in content]
-    assert found == []
+    paths = [root / "Makefile", *(path for kind in ("py", "txt", "html", "md", "ipynb") for path in files(f"*.{kind}"))]
+    assert [path for path in paths if re.search(registries, path.read_text(encoding="utf-8"))] == []
 
 
-def heading_anchors(text):
-    headings = re.findall(r"^#+ (.*)$", prose(text), flags=re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-@pytest.mark.parametrize("name", page_names)
+@each_page
 def test_relative_links_exist(name):
-    missing = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(texts[name])):
-        if re.match(r"\w+:", target):
-            continue
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", prose(texts[name])):
         path, _, anchor = target.partition("#")
         linked = (root / name).parent / path if path else root / name
-        if not linked.exists():
-            missing.append(target)
-        elif anchor and anchor not in heading_anchors(read(linked)):
-            missing.append(target)
-    assert missing == []
+        assert linked.exists(), target
+        headings = re.findall(r"^#+ (.*)$", prose(read(linked)), flags=re.M) if anchor else [""]
+        assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
 
 
-@pytest.mark.parametrize("name", page_names)
-def test_named_files_and_functions_exist(name):
-    """`Module.function`, `hp.constant` and the names of scripts in code quotes."""
-    missing = []
-    for quoted in re.findall(r"`([^`\n]+)`", prose(texts[name])):
-        word = quoted.split()[1] if quoted.startswith(("python ", ".venv/bin/python ")) else quoted.split()[0]
-        if word.endswith("_epiano.html"):  # written by Main.py
-            continue
-        if re.fullmatch(r"[\w/]+\.(py|html)", word):
-            if not any((folder / word).exists() for folder in (root, (root / name).parent, root / "benchmarks")):
-                missing.append(quoted)
-        elif re.fullmatch(r"(hp|[A-Z]\w+)(\.[A-Za-z_]\w*)+", word) and not re.search(r"\.(sf\d|pdf|md|wav|mid)$", word):
-            module, *attributes = word.split(".")
-            try:
-                found = importlib.import_module({"hp": "Hyperparameters"}.get(module, module))
-                for attribute in attributes:
-                    found = getattr(found, attribute)
-            except (ImportError, AttributeError):
-                missing.append(quoted)
-    assert missing == []
+@each_page
+def test_named_files_functions_and_flags_exist(name, monkeypatch):
+    """Names of scripts; and in code quotes `module.function`, `hp.constant` and flags as in `Main.py --page`."""
+    for word in re.findall(r"(?<![\w/<*])[\w/]+\.(?:py|html)\b", texts[name]):
+        folders = root, (root / name).parent, root / "benchmarks", root / "outputs"
+        assert word.endswith("_epiano.html") or any((folder / word).exists() for folder in folders), word
+    modules = {path.stem: ".".join(path.relative_to(root).with_suffix("").parts) for path in root.glob("*/[!_]*.py")}
+    for module, attributes in re.findall(r"`(\w+)((?:\.[A-Za-z_]\w*)+)[`( ]", prose(texts[name])):
+        file = re.search(r"\.(py|html|md|pdf|sf\d|json|npy|txt|torch|mid|midi|wav|mp3|png)$", attributes)
+        if not file and (module in modules or module == "hp" or module[0].isupper()):
+            found = importlib.import_module({"hp": "Hyperparameters", **modules}.get(module, module))
+            functools.reduce(getattr, attributes[1:].split("."), found)
+    for call in re.findall(r"`(?:python |\.venv/bin/python )?([\w/]+\.py [^`]*--[^`]+)`", prose(texts[name])):
+        script, *arguments = call.split()
+        script = script if (root / script).exists() else f"benchmarks/{script}"
+        with monkeypatch.context() as patch:
+            assert {word for word in arguments if word.startswith("--")} <= read_command_line(script, None, patch), call
 
 
-def test_the_map_of_the_readme_lists_every_script():
+def test_the_map_of_the_readme_lists_every_script_and_folder():
     section = texts["README.md"].split("\n## Files\n")[1].split("\n## ")[0]
-    listed = set(re.findall(r"`(\w+\.\w+)`", section))
-    scripts = {path.name for path in root.glob("*.py")} | {path.name for path in root.glob("*.html")}
-    assert {name for name in scripts if not name.endswith("_epiano.html")} == listed
-    folders = set(re.findall(r"`(\w+)/`", section))
-    assert {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))} == folders
+    assert set(re.findall(r"`(\w+\.py)`", section)) == {path.name for path in root.glob("*.py")}
+    tracked = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
+    assert set(re.findall(r"`(\w+)/`", section)) == tracked and section.count("\n|") <= 24
 
 
-def test_code_blocks_hold_commands_of_known_programs():
-    assert [line for line in commands if shlex.split(line, comments=True)[0] not in programs | pythons] == []
+def test_the_page_of_the_architecture_is_what_its_command_makes(monkeypatch):
+    architecture = load("results/architecture.py", monkeypatch)
+    text, described = architecture.make_page(texts["docs/architecture.md"])
+    assert text == texts["docs/architecture.md"], "run results/architecture.py again"
+    with Image.open(root / "docs" / "architecture.png") as picture:
+        assert picture.text["Description"] == repr(described), "run results/architecture.py again"
+    monkeypatch.setitem(architecture.ways, "A recording", (["Main"], {"train": ["AEMain"]}))
+    with pytest.raises(ValueError, match="A recording does not come through AEMain; mend"):
+        architecture.make_page(text)
 
 
-@pytest.mark.parametrize("command", [line for line in commands if shlex.split(line)[0] in programs])
-def test_targets_and_files_of_other_commands_exist(command):
+def test_the_readme_has_the_figures_of_the_results():
+    tables = {name: [[cell.strip() for cell in line.split("|")[1:-1]] for line in texts[name].splitlines()
+                     if line.startswith("|")] for name in texts}
+    final = {name: {row[0]: row[2] for row in tables[f"results/{name}.md"] if row[1:2] == ["final"]}
+             for name in ("goals", "goals_report")}
+    notes = {row[0]: row[3] for row in tables["results/goals.md"][2:7]}
+    peers = {tuple(row[:2]): f"{row[2]} dB, {row[8]}" for row in tables["results/peers_table.md"]}
+    rows = [[case, f"{final['goals'][case]} dB, {notes[case]}", f"{final['goals_report'][case]} dB",
+             peers[case, "this repository"], peers[case, "transkun + FluidSynth"]] for case in final["goals"]]
+    assert len(rows) == 5 and [row for row in tables["README.md"] if row[0] in final["goals"]] == rows
+
+
+@pytest.mark.parametrize("command", commands)
+def test_commands_are_accepted(command, monkeypatch):
+    """They start known programs, with targets and files that exist, and our scripts with flags that they know."""
     words = shlex.split(command, comments=True)
+    assert words[0] in programs | pythons
     if words[0] == "make":
-        assert re.search(rf"^{words[1]}:", read(root / "Makefile"), flags=re.M)
+        assert re.search(rf"^{words[1]}:", (root / "Makefile").read_text(encoding="utf-8"), flags=re.M)
     if words[0] == "cp":
         assert list(root.glob(words[1])) and (root / words[2]).is_dir()
     if words[-2:-1] == ["-r"]:
         assert (root / words[-1]).exists()
-
-
-@pytest.mark.parametrize("command", [line for line in commands if script_and_arguments(line)])
-def test_command_lines_are_accepted(command, monkeypatch):
-    script, arguments = script_and_arguments(command)
-    visible = read_command_line(script, arguments, monkeypatch)
-    assert {word for word in arguments if re.match(r"--?[a-z]", word)} <= visible
-
-
-@pytest.mark.parametrize("name", page_names)
-def test_flags_in_the_text_exist(name, monkeypatch):
-    """Those after the name of a script in code quotes, as in `Main.py --page`."""
-    for quoted in re.findall(r"`(?:python |\.venv/bin/python )?([\w/]+\.py [^`]*--[^`]+)`", prose(texts[name])):
-        script, *arguments = quoted.split()
-        script = script if (root / script).exists() else f"benchmarks/{script}"
-        with monkeypatch.context() as patch:
-            visible = read_command_line(script, None, patch)
-        assert {word for word in arguments if word.startswith("--")} <= visible, quoted
-
-
-def test_python_code_in_commands_names_functions_that_exist():
-    code = [shlex.split(line)[2] for line in commands if shlex.split(line)[1:2] == ["-c"]]
-    assert code
-    for node in (node for text in code for node in ast.walk(ast.parse(text))):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            assert hasattr(importlib.import_module(node.value.id), node.attr), node.attr
+    if words[1:2] == ["-c"]:
+        for node in ast.walk(ast.parse(words[2])):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert hasattr(importlib.import_module(node.value.id), node.attr), node.attr
+    elif from_script(command):
+        script, *arguments = from_script(command)
+        visible = read_command_line(script, arguments, monkeypatch)
+        assert {word for word in arguments if re.match(r"--?[a-z]", word)} <= visible
 
 
 @pytest.fixture
 def recordings(tmp_path, monkeypatch):
     """A working folder with a second of the demo recording under the names that the pages use."""
     audio, rate = soundfile.read(hp.demo, frames=hp.sample_rate, dtype="float32")
-    for name in "recording.wav", "recording.mp3", "recordings/one.wav", "recordings/below/two.wav":
+    for name in "recording.wav", "recording.mp3", "recordings/one.wav", "recordings/below/two.wav", hp.demo.name:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(tmp_path / name, np.stack([audio, 0.5 * audio], 1), rate)
-    soundfile.write(tmp_path / "demo.wav", audio, rate)
-    (tmp_path / "demo.wav").rename(tmp_path / hp.demo.name)
     monkeypatch.setattr(hp, "demo", tmp_path / hp.demo.name)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "report").symlink_to(hp.models / "report")
@@ -256,7 +213,7 @@ def test_quick_commands_run(command, recordings, monkeypatch, instruments, capsy
     if " -c " in command:
         exec(shlex.split(command)[2], {})
     else:
-        script, arguments = script_and_arguments(command)
+        script, *arguments = from_script(command)
         load(script, monkeypatch).main(arguments)
     for name in quick[command]:
         assert (recordings / name).stat().st_size > 0

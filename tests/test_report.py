@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import Hyperparameters as hp
-import Training
+from training.checkpoints import save_tensors
 
 sys.path.append(str(hp.root / "benchmarks"))
 import report
@@ -53,13 +53,6 @@ def experiment(trained_report, tmp_path, monkeypatch):
     return folder
 
 
-def cells(lines):
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-
-
-names = ["0", "3", "6"], ["mz_331_3", "other"]
-
-
 def test_every_ablation_has_a_name():
     assert {*report.ae_ablations, *report.unet_ablations} == set(report.ablation_names)
 
@@ -74,94 +67,51 @@ def test_what_is_missing_is_named_before_anything_is_rendered(tmp_path, midi, in
     assert not report.data.exists()
 
 
-def test_what_is_trained_is_kept(experiment):
+def read_tables():
+    """Return the cells of the rows of each table of the page in the working folder, without the headings."""
+    *tables, remark = Path("report_tables.md").read_text().split("\n\n")
+    return *([[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]] for table in tables
+             ), remark
+
+
+def test_the_tables_are_about_the_networks_that_are_trained_and_kept(experiment):
     times = {path: path.stat().st_mtime_ns for path in experiment.rglob("*.torch")}
-    report.train_all()
+    report.main([str(experiment / "train"), str(experiment / "test")])
     assert times == {path: path.stat().st_mtime_ns for path in experiment.rglob("*.torch")}
-    found = {path.relative_to(experiment).as_posix() for path in times}
-    assert {f"report/models/report/{network}{ending}.torch" for network in ("ae", "unet")
-            for ending in ("", "_1", "_2")} <= found
-    assert {"report/models/wider/ae_2.torch", "report_pianos/models/pianos/ae_2.torch",
-            "report/models/l1/unet_1.torch"} <= found
-    assert sorted(report.choose(experiment / "train")) == names[0]
-
-
-def test_the_published_sounds_are_compared(experiment, monkeypatch):
-    def errors(folder, names, models, inversion):
-        return [len(folder.name), len(names), 10.0 * len(models), 1.0 * (inversion == "kl")]
-
-    monkeypatch.setattr(report, "errors", errors)  # the report's inversion takes a while
-    _, _, *rows = cells(report.comparison_table(*names, report.weights("report", "unet")))
-    assert rows == [["unchanged", "11.05", "4", "4", "12.24", "6", "6", "4", "4"],
-                    ["autoencoder", "5.70", "1", "1", "4.38", "1", "1", "2", "2"],
-                    ["final", "5.95", "20.00", "20.00", "4.36", "20.00", "20.00", "20.00", "20.00"],
-                    ["ceiling", "2.25", "0.00", "1.00", "2.01", "0.00", "1.00", "0.00", "1.00"]]
-    without = cells(report.comparison_table(*names, None))
-    assert without[4] == ["final", "5.95", "-", "-", "4.36", "-", "-", "-", "-"] and without[3] == rows[1]
-
-
-def test_errors_are_means_over_the_pieces(experiment):
-    paths = report.weights("report"), report.weights("report", "unet")
-    models = [report.load_model(kind, path) for kind, path in zip((report.Autoencoder, report.UNet), paths)]
-    test = experiment / "report" / "test"
-    each = [report.errors(test, [name], models, "kl") for name in names[1]]
-    np.testing.assert_allclose(report.errors(test, names[1], models, "kl"), np.mean(each, axis=0))
-    unchanged, _, final, ceiling = np.mean(each, axis=0)
-    assert unchanged > ceiling > 0
-    assert report.error(test, names[1], *paths)[0] == pytest.approx(final)
-
-
-def test_epochs_and_ablations_are_compared(experiment):
-    training, test = ["0"], ["mz_331_3"]
-    _, _, *epochs = cells(report.epoch_table(training, test, report.weights("report", "unet")))
+    comparison, epochs, ablations, remark = read_tables()
+    assert "best epoch of 2, by validation loss. Training pieces: 0, 3, 6." in remark
+    assert {path.name for path in Path().iterdir()} == {
+        "report_tables.md", "report_figure_1.png", "report_figure_5.png"}
+    assert [[row[0], float(row[1]), float(row[4])] for row in comparison] == [
+        [version, *published] for version, published in report.published.items()]
+    assert all(0 < float(cell) < hp.top_db for row in comparison for cell in row[1:])
     assert [row[:2] for row in epochs] == [["autoencoder", "1"], ["autoencoder", "2"], *(["U-Net", str(n)]
                                                                                         for n in range(3))]
     assert all(float(cell) > 0 for row in epochs for cell in row[2:])
-    _, _, *rows = cells(report.ablation_table(test))
-    assert [row[0] for row in rows] == ["the report's autoencoder", "channels 256 512 512", "four pianos in place of one",
-                                        "the report's autoencoder, 2 epochs", "and its U-Net", "L1 in place of MSE"]
+    assert [row[0] for row in ablations] == [
+        "the report's autoencoder", "channels 256 512 512", "four pianos in place of one",
+        "the report's autoencoder, 2 epochs", "and its U-Net", "L1 in place of MSE"]
     for column, least in (1, 0), (2, -hp.top_db), (3, 0):
-        for row in rows:
+        for row in ablations:
             mean, *each = map(float, row[column].replace("(", "").replace(")", "").replace(",", "").split())
             assert each and abs(mean - np.mean(each)) < 0.011 and all(least < figure < hp.top_db for figure in each)
-    assert rows[0][1].split(" ", 1)[1] == f"({epochs[0][5]}, {epochs[1][5]})"
+    assert ablations[0][1].split(" ", 1)[1] == f"({epochs[0][5]}, {epochs[1][5]})"
 
 
-@pytest.fixture
-def no_tables(monkeypatch):
-    """Tables whose rows say whether there is a U-Net, in place of measured ones."""
-    for table in "comparison_table", "epoch_table":
-        monkeypatch.setattr(report, table, lambda training, test, unet: [f"| {unet and unet.name} |"])
-    monkeypatch.setattr(report, "ablation_table", lambda test: ["| ablations |"])
-
-
-def test_only_the_full_run_writes_to_results(experiment, no_tables, monkeypatch, tmp_path):
-    monkeypatch.setattr(hp, "root", tmp_path / "root")
-    folders = [str(experiment / "train"), str(experiment / "test")]
-    report.main(folders)  # another target, and other pieces
-    assert {path.name for path in Path().iterdir()} == {"report_tables.md", "report_figure_1.png", "report_figure_5.png"}
-    assert not hp.root.exists() and "best epoch of 2" in Path("report_tables.md").read_text()
-    monkeypatch.setattr(report, "report_target", "FluidR3_GM.sf2:0:5")
-    monkeypatch.setattr(report, "scored_pieces", ("mz_331_3", "other"))
-    report.main([*folders, "--so-far"])
-    assert not hp.root.exists()
-    report.main(folders)
-    assert {path.relative_to(hp.root / "results").as_posix() for path in hp.root.rglob("*.*")} == {
-        "report_tables.md", "figures/report_figure_1.png", "figures/report_figure_5.png"}
-
-
-def test_so_far_takes_what_there_is(experiment, no_tables):
+def test_so_far_takes_what_there_is(experiment, monkeypatch):
+    monkeypatch.setattr(report, "ablation_table", lambda test: [["ablations"]])
     folders = [str(experiment / "train"), str(experiment / "test"), "--so-far"]
     last = report.weights("report", "unet")
-    Training.save_tensors(last.with_suffix(".checkpoint"), {  # as if stopped between the epochs 1 and 2
+    save_tensors(last.with_suffix(".checkpoint"), {  # as if stopped between the epochs 1 and 2
         "epoch": 1, "best": report.load_tensors(report.weights("report", "unet_1"))})
     last.unlink()
     report.main(folders)
-    assert "| unet_so_far.torch |" in Path("report_tables.md").read_text()
-    assert "best epoch of 1," in Path("report_tables.md").read_text()
+    comparison, epochs, _, remark = read_tables()
+    assert float(comparison[2][2]) > 0 and len(epochs) == 5 and "best epoch of 1," in remark
     last.with_suffix(".checkpoint").unlink()
     report.main(folders)
-    assert "| None |" in Path("report_tables.md").read_text()
+    comparison, epochs, *_ = read_tables()
+    assert comparison[2][1:4] == ["5.95", "-", "-"] and float(comparison[1][2]) > 0 and len(epochs) == 2
     report.weights("report").unlink()
     with pytest.raises(FileNotFoundError, match="ae.torch is not trained yet; leave --so-far out"):
         report.main(folders)

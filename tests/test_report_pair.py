@@ -9,11 +9,12 @@ import soundfile
 import torch
 
 import Hyperparameters as hp
+from audio import audio_files
 import Main
-import Training
 from AEModel import NoteModel, digest, load_model, load_tensors
 from Autoencoder import Autoencoder
 from UNet import UNet
+from training import training_loop
 
 sys.path.append(str(hp.root / "benchmarks"))
 import report
@@ -25,7 +26,7 @@ weights = Main.find_weights("report")
 def test_the_shipped_pair_has_the_reports_form_and_is_small():
     autoencoder, unet = Main.load_models(*weights)
     assert not isinstance(autoencoder, NoteModel)
-    assert autoencoder.network.encoder(torch.zeros(1, 1, hp.n_mels, 2583)).shape == (1, 256, 1, 645)
+    assert autoencoder.network.channels == hp.ae_report["channels"]
     assert unet.network.form == {**dict(depth=4, gain_frames=0), **{
         name: hp.unet_report[name] for name in ("wf", "in_channels", "residual", "batch_norm")}}
     assert autoencoder.pair == unet.pair == "FluidR3_GM.sf2:0:0 -> FluidR3_GM.sf2:0:5"
@@ -35,12 +36,10 @@ def test_the_shipped_pair_has_the_reports_form_and_is_small():
 
 
 @pytest.fixture
-def recording(tmp_path, monkeypatch):
+def recording(short_demo, tmp_path, monkeypatch):
     """Two seconds of the demo recording, in the working folder."""
-    audio, rate = soundfile.read(hp.demo, frames=2 * hp.sample_rate, dtype="float32")
-    soundfile.write(tmp_path / "in.wav", audio, rate)
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "in.wav"
+    return short_demo.rename(tmp_path / "in.wav")
 
 
 def test_the_reports_system_plays_a_recording(recording, capsys):
@@ -54,7 +53,8 @@ def test_a_page_compares_two_models(recording, quick_inversion):
     Main.main(["in.wav", "--page", "--compare", "report"])
     page = recording.with_name("in_epiano.html").read_text()
     assert page.count('src="data:audio/mpeg;base64,') == 4 and "the result of the 2020 report" in page
-    _, versions, *_ = Main.make_versions(recording, Main.load_models(*Main.find_weights("shipped")), compare=["report"])
+    models = Main.load_models(*Main.find_weights("shipped"))
+    versions = Main.make_versions(audio_files.read_audio(recording), models, None, compare="report")
     assert list(versions) == ["Recording", "Draft", "Electric piano", "report"]
     assert not np.allclose(versions["report"], versions["Electric piano"], atol=0.01)
 
@@ -83,7 +83,7 @@ def test_the_script_trains_such_a_pair_and_keeps_the_epoch_that_sounds_best(
     kept = tmp_path / "data" / "models" / "report" / f"unet_{best}.torch"
     assert digest(load_model(UNet, unet).network.state_dict()) == digest(load_model(UNet, kept).network.state_dict())
     assert load_model(UNet, unet).autoencoder == digest(load_model(Autoencoder, ae).network.state_dict())
-    monkeypatch.setattr(Training, "fit", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(training_loop, "fit", lambda *_, **__: pytest.fail("trained again"))
     shutil.rmtree(hp.models)
     report_weights.main([str(tmp_path / "train")])
     assert ae.exists() and unet.exists()

@@ -6,7 +6,7 @@ import pytest
 
 import Hyperparameters as hp
 import Main
-import Util
+from audio import audio_files
 import make
 
 
@@ -18,8 +18,8 @@ def results(tmp_path, root):
     shutil.copy(root / "results" / "evaluation.json", tmp_path)
     for name in make.sounds:
         for side in ("input", "truth"):
-            audio = Util.read_audio(root / "results" / f"{name}_{side}.wav")
-            Util.write_audio(tmp_path / f"{name}_{side}.wav", audio[:hp.sample_rate])
+            audio = audio_files.read_audio(root / "results" / f"{name}_{side}.wav")
+            audio_files.write_audio(tmp_path / f"{name}_{side}.wav", audio[:hp.sample_rate])
     np.save(tmp_path / "training" / "report_ae_epoch_1.npy",
             np.zeros((hp.n_mels, hp.sample_rate // hp.hop_length + 2), np.float16))
     return tmp_path
@@ -54,40 +54,19 @@ def test_the_epoch_1_output_has_to_be_there_and_of_the_training_piece(results):
     assert not results.joinpath("figures").exists()
 
 
-def test_the_page_needs_the_scores(results):
-    with pytest.raises(FileNotFoundError, match="sounds.json is missing; python results/make.py"):
-        make.save_page(results)
-
-
-def test_a_missing_midi_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="alb_esp1.mid"):
-        make.render_sounds(tmp_path, tmp_path)
-
-
 def test_sounds_are_rendered_from_midi_files_anywhere_below_a_folder(tmp_path, midi, instruments, monkeypatch):
     monkeypatch.setattr(make, "sounds", {"one": ("piece", instruments[0], "a title", "a remark")})
+    with pytest.raises(FileNotFoundError, match="piece.mid"):
+        make.render_sounds(tmp_path, tmp_path)
     midi(tmp_path / "below" / "piece.mid")
     make.render_sounds(tmp_path, tmp_path / "out")
-    piano, synth = (Util.read_audio(tmp_path / "out" / f"one_{side}.wav") for side in ("input", "truth"))
+    piano, synth = (audio_files.read_audio(tmp_path / "out" / f"one_{side}.wav") for side in ("input", "truth"))
     assert piano.size == synth.size and not np.array_equal(piano, synth)
 
 
-def test_the_scores_are_about_the_three_excerpts(tmp_path, monkeypatch, midi):
-    seen = []
-    monkeypatch.setattr(make.Evaluation, "render_pair", lambda folder: seen.append(folder))
-    monkeypatch.setattr(make.Evaluation, "evaluate", lambda *_: {"mean": {
-        version: {"log_mel_l1": level} for level, version in enumerate(make.Evaluation.versions)}})
-    make.save_scores(None, tmp_path)
-    assert seen == [hp.data / "MIDI_test"] and {path.name for path in tmp_path.glob("*")} == {
-        "evaluation.md", "evaluation.json", "evaluation.png"}
-    midi(tmp_path / "data" / "MIDI_test" / "mine.mid")
-    monkeypatch.setattr(hp, "data", tmp_path / "data")
-    with pytest.raises(ValueError, match="MIDI_test holds mine, and results/evaluation.md is about bach_prelude_c"):
-        make.save_scores(None, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_what_is_missing_is_named_before_any_work(tmp_path, monkeypatch):
+def test_what_is_missing_is_named_before_any_work(results, tmp_path, monkeypatch, midi):
+    with pytest.raises(FileNotFoundError, match="sounds.json is missing; python results/make.py"):
+        make.save_page(results)
     monkeypatch.setattr(Main, "load_models", lambda *_: pytest.fail("work has begun"))
     monkeypatch.setattr(make.shutil, "which", lambda name: "fluidsynth" if name == "fluidsynth" else None)
     with pytest.raises(FileNotFoundError, match="Chromium is missing.*apt-get install chromium"):
@@ -98,3 +77,7 @@ def test_what_is_missing_is_named_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "FluidR3_GM.sf2").write_bytes(b"RIFF\0\0\0\0")
     with pytest.raises(FileNotFoundError, match="TimGM6mb.sf2.*apt-get install timgm6mb-soundfont"):
         make.main(["--render", str(tmp_path)])
+    midi(tmp_path / "data" / "MIDI_test" / "mine.mid")
+    monkeypatch.setattr(hp, "data", tmp_path / "data")
+    with pytest.raises(ValueError, match="MIDI_test holds mine, and results/evaluation.md is about bach_prelude_c"):
+        make.save_scores(None, tmp_path / "out")

@@ -16,30 +16,24 @@ brief = dict(epochs=2, batch_size=2, crop_frames=64, device="cpu")  # 4 batches 
 fit_settings = dict(epochs=2, batch_size=1, crop_frames=64, schedule="constant", seed=0, trained_for={"pair": "A -> B"})
 
 
-def behind_an_autoencoder(data, model):
+def behind_an_autoencoder(data, model="own"):
     """Give the U-Net of that name an autoencoder to be trained behind."""
     (data / "models" / model).mkdir(exist_ok=True)
     shutil.copy(data / "models" / "untrained" / "ae.torch", data / "models" / model)
 
 
-@pytest.fixture(params=("ae", "unet"))
-def train(request, data):
-    """Function that trains one of the networks, briefly unless told otherwise, and returns the path of its weights."""
-
-    def run(**options):
-        script, form = (AEMain, dict(network="report", channels=(16, 32, 32))) if request.param == "ae" else (
-            UNetMain, {"wf": 3})
-        if script is UNetMain:
-            behind_an_autoencoder(data, options.get("model", "own"))
-        script.train(**{**brief, "data": data, **form, **options})
-        return data / "models" / options.get("model", "own") / f"{request.param}.torch"
-
-    return run
+def train_network(name, data, **options):
+    """Train "ae", in the report's form, or "unet", narrow and briefly; return the path of the weights."""
+    if name == "ae":
+        AEMain.train(data, **{**brief, "network": "report", "channels": (16, 32, 32), **options})
+    else:
+        behind_an_autoencoder(data, options.get("model", "own"))
+        UNetMain.train(data, **{**brief, "wf": 2, **options})
+    return data / "models" / options.get("model", "own") / f"{name}.torch"
 
 
 def train_ae(data, **options):
-    """Train the autoencoder in the report's form, but narrow, briefly unless told otherwise."""
-    AEMain.train(data, **{**brief, "network": "report", "channels": (16, 32, 32), **options})
+    return train_network("ae", data, **options)
 
 
 def state(weights):
@@ -61,25 +55,40 @@ def assert_same(weights, others):
 
 
 @contextlib.contextmanager
-def interruption(data, read, number=signal.SIGINT, dataset="AEDataset.AEDataset"):
-    """Have a training get Ctrl-C when it reads its `read`-th crop or clip; expect that it ends with a checkpoint.
-
-    Yield what `pytest.raises` gives.
-    """
+def at_read(read, act, dataset):
+    """Call `act` when a dataset, given by its name, reads its `read`-th crop or clip."""
     reads, dataset = [], pkgutil.resolve_name(dataset)
     take = dataset.__getitem__
 
-    def interrupting(self, key):
+    def acting(self, key):
         reads.append(key)
         if len(reads) == read:
-            os.kill(os.getpid(), number)
+            act()
         return take(self, key)
 
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "__getitem__", acting)
+        yield
+
+
+@contextlib.contextmanager
+def interruption(data, read, number=signal.SIGINT, dataset="AEDataset.AEDataset"):
+    """Have a training get Ctrl-C when it reads its `read`-th crop or clip; expect that it ends with a checkpoint. Yield
+    what `pytest.raises` gives."""
     previous = signal.signal(number, lambda *_: pytest.fail("the training does not defer the signal"))
     try:
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt) as stopped:
-            patch.setattr(dataset, "__getitem__", interrupting)
+        with at_read(read, lambda: os.kill(os.getpid(), number), dataset), pytest.raises(KeyboardInterrupt) as stopped:
             yield stopped
     finally:
         signal.signal(number, previous)
     assert list((data / "models" / "own").glob("*.checkpoint"))
+
+
+def kill(train, read, dataset):
+    """Train in a fork of this process, which gets SIGKILL when it reads its `read`-th crop or clip."""
+    child = os.fork()
+    if not child:
+        with at_read(read, lambda: os.kill(os.getpid(), signal.SIGKILL), dataset):
+            train()
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL

@@ -4,9 +4,9 @@ import pytest
 from selenium.webdriver import ActionChains, Keys
 
 import Hyperparameters as hp
-import Main
-import Page
 import Util
+from audio import audio_files
+from outputs import result_page
 import make
 
 tones = {"Recording": 440, "Draft": 880, "Electric <piano>": 1760}  # Hz
@@ -43,13 +43,18 @@ def tone_page(tmp_path_factory):
     versions = {name: (0.3 * np.sin(2 * np.pi * hertz * time)).astype(np.float32) for name, hertz in tones.items()}
     notes = np.array([[0.5, 3, 60, 20], [2, 11.9, 64, 80], [11, 12, 67, 127]], np.float32)
     path = tmp_path_factory.mktemp("page") / "mine.html"
-    Util.save_text(path, Main.recording_page("A & B <c>", versions, notes))
+    Util.save_text(path, result_page.recording_page("A & B <c>", versions, notes))
     return path
 
 
 @pytest.fixture
 def page(open_page, tone_page):
     return open_page(tone_page)
+
+
+def resize(browser, width):
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
 
 
 def press(browser, *keys):
@@ -72,17 +77,14 @@ def test_a_page_is_complete_in_itself_and_names_no_path(browser, page, tone_page
         return performance.getEntriesByType("resource").filter(one => !one.name.startsWith("data:")).length;""") == 0
     assert page("return [document.title, document.querySelector('h1').textContent];") == ["A & B <c>"] * 2
     assert page("return active.buttons.map(button => button.textContent.trim());") == [
-        f"{number} {name} {Main.version_remarks.get(name, '')}".strip() for number, name in enumerate(tones, 1)]
+        f"{number} {name} {result_page.version_remarks.get(name, '')}".strip() for number, name in enumerate(tones, 1)]
     lengths = page("return (await Promise.all([0, 1, 2].map(i => active.sound(i)))).map(one => one.duration);")
     assert lengths == pytest.approx([seconds] * 3, abs=0.1)
     assert page("""
         await until(() => [...document.images].every(image => image.complete));
         return [...document.images].every(image => image.naturalWidth > 0);""")
     assert browser.get_log("browser") == []
-
-
-def test_without_scripts_there_are_players(tone_page):
-    text = tone_page.read_text()
+    # without scripts there are players
     assert text.count('<audio controls preload="none" src="data:audio/mpeg;base64,') == 3
     assert text.count('<img src="data:image/webp;base64,') == 3
 
@@ -139,17 +141,14 @@ def test_a_click_and_the_slider_go_there(page):
         return [active.current, active.time.textContent];""") == [9, "0:09 / 0:12"]
 
 
-def test_seeking_while_it_plays_and_the_end(page):
+def test_seeking_while_it_plays_the_end_and_two_started_at_once(page):
     assert page("""
         active.play(2);
         await until(() => active.source);
-        await active.seek(10);
+        await active.seek(11.5);
         const after = active.current;
         await until(() => !active.source);
-        return [Math.round(after), active.current, active.version];""") == [10, 0, 2]
-
-
-def test_of_two_started_at_once_the_last_plays(page):
+        return [after > 11.4 && after < 11.8, active.current, active.version];""") == [True, 0, 2]
     assert page("""
         for (const key of ["3", "2", "1"])
             document.body.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
@@ -171,8 +170,7 @@ def test_notes_lie_over_the_spectrogram_and_in_a_lane(page):
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_fits_its_window(browser, page, width):
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    resize(browser, width)
     page("dispatchEvent(new Event('resize'));")
     assert page("return document.documentElement.scrollWidth;") <= width
     boxes = page("""
@@ -182,10 +180,11 @@ def test_the_page_fits_its_window(browser, page, width):
     assert all(height >= 24 for *_, height in boxes)
 
 
-def test_a_long_piece_is_cut_into_minutes_and_stays_readable(open_page, tmp_path):
-    audio = np.zeros(150 * hp.sample_rate, np.float32)
-    audio[::hp.sample_rate] = 0.5
-    Util.save_text(tmp_path / "long.html", Main.recording_page("long", {"Recording": audio}))
+def test_a_long_piece_is_cut_into_minutes_stays_readable_and_small(open_page, tmp_path):
+    audio = np.tile(audio_files.read_audio(hp.demo), 5)  # 150 s
+    text = result_page.recording_page("long", {"Recording": audio})
+    assert 3 * len(text) < 10e6
+    Util.save_text(tmp_path / "long.html", text)
     page = open_page(tmp_path / "long.html")
     widths = page("""
         return [...document.querySelectorAll(".tile")].map(tile => tile.getBoundingClientRect().width / active.zoom);""")
@@ -201,20 +200,15 @@ def test_a_long_piece_is_cut_into_minutes_and_stays_readable(open_page, tmp_path
         return active.strip.getBoundingClientRect().width - active.scroll.clientWidth;""") == pytest.approx(0, abs=2)
 
 
-def test_three_minutes_stay_below_ten_megabytes():
-    audio = Util.read_audio(hp.demo)[:10 * hp.sample_rate]
-    assert 18 * len(Main.recording_page("demo", {name: audio for name in tones})) < 10e6
-
-
 def test_the_page_of_results(browser, open_page, tmp_path):
     for path in make.results.iterdir():
         if path.suffix == ".json" or path.name == "figures":
             (tmp_path / path.name).symlink_to(path)
-        if path.suffix == ".wav":  # three seconds of each, to be quick
-            Util.write_audio(tmp_path / path.name, Util.read_audio(path)[:3 * hp.sample_rate])
+        if path.suffix == ".wav":  # a second of each, to be quick
+            audio_files.write_audio(tmp_path / path.name, audio_files.read_audio(path)[:hp.sample_rate])
     make.save_page(tmp_path)
     page = open_page(tmp_path / "index.html")
-    assert page("return pieces.map(piece => [piece.seconds, piece.sounds.length]);") == [[3, 5]] * len(make.sounds)
+    assert page("return pieces.map(piece => [piece.seconds, piece.sounds.length]);") == [[1, 5]] * len(make.sounds)
     assert [title for _, _, title, _ in make.sounds.values()] == page(
         "return pieces.map(piece => piece.section.querySelector('h2').textContent);")
     assert page("""
@@ -222,21 +216,18 @@ def test_the_page_of_results(browser, open_page, tmp_path):
         for (const picture of pictures) picture.loading = "eager";
         await until(() => pictures.every(picture => picture.complete));
         return pictures.filter(picture => !picture.naturalWidth).length;""") == 0
-    page("await pieces[0].play(0); await until(() => pieces[0].current > 0.2);")
-    press(browser, "4")
-    page("await until(() => pieces[0].sounding === 3);")
-    page("await pieces[1].play(); await until(() => pieces[1].current > 0.1);")
-    assert page("return [pieces[0].source, pieces[0].current > 0.2, active === pieces[1]];") == [None, True, True]
+    page("await pieces[0].play(0); await until(() => pieces[0].current > 0);")
+    page("await pieces[1].play(); await until(() => pieces[1].current > 0);")
+    assert page("return [pieces[0].source, pieces[0].current > 0, active === pieces[1]];") == [None, True, True]
     for width in 390, 1280:
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                                {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+        resize(browser, width)
         assert page("return document.documentElement.scrollWidth;") <= width
     assert browser.get_log("browser") == []
 
 
 def test_a_frame_in_a_notebook_is_as_high_as_its_page(open_page, browser, tone_page):
     path = tone_page.with_name("notebook.html")
-    Util.save_text(path, "<!DOCTYPE html>" + Page.notebook_frame(tone_page.read_text(encoding="utf-8")).data)
+    Util.save_text(path, "<!DOCTYPE html>" + result_page.notebook_frame(tone_page.read_text(encoding="utf-8")).data)
     run = open_page(path)
     for width in 500, 1280:
         browser.set_window_size(width, 600)
