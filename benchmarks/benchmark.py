@@ -2,86 +2,81 @@
 
 `python benchmarks/benchmark.py [FOLDER]` makes three tables: the seconds of each stage for a 30 s clip, the errors of
 the inversions on the pieces of FOLDER/piano and FOLDER/synth (default: data/test, rendered if it is missing), and time
-and memory by the length of the recording. With other pieces or options, the page is written to the working folder. Run
-it on an idle machine.
+and memory by the length of the recording. Both paths are run by `Main.resynthesise`: the report's with the report's
+networks in single precision and the report's inversion, ours with the defaults. With other pieces or options, the page
+is written to the working folder. Run it on an idle machine.
 """
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import librosa
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import DatasetCreator
 import Hyperparameters as hp
-import Inversion
-import Main
-import Metrics
 import MIDI2Audio
+import Main
 import Util
 from AEModel import NoteModel
-from Autoencoder import Autoencoder
-from UNet import UNet
+from audio import audio_files, audio_metrics, chunking, mel_inversion
 from common import check_soundfonts, excerpts, is_default, output_path, table
 
-
-class Stages:
-    """Seconds of named stages, each from the one before to its call of `done`."""
-
-    def __init__(self):
-        self.seconds, self.last = {}, time.perf_counter()
-
-    def done(self, name):
-        now = time.perf_counter()
-        self.seconds[name], self.last = now - self.last, now
+paths = {"report": "report", "shipped": "kl"}   # name of a model, and its inversion
+stage_names = "front end", "autoencoder", "U-Net", "mel to linear", "Griffin-Lim", "other: tuning and level"
 
 
-@torch.no_grad()
-def report_path(audio, networks):
-    """Run the report's path, and return the seconds of its stages.
-
-    Both networks in single precision on the whole clip, non-negative least squares, librosa's Griffin-Lim.
-    """
-    stages = Stages()
-    spectrogram = torch.from_numpy(DatasetCreator.spectrogram(audio))[None, None]
-    stages.done("front end")
-    for name, network in zip(("autoencoder", "U-Net"), networks):
-        spectrogram = network(spectrogram)
-        stages.done(name)
-    mel = DatasetCreator.mel_from_log(spectrogram[0, 0].clip(0, 1).numpy())
-    magnitude = librosa.feature.inverse.mel_to_stft(mel, sr=hp.sample_rate, n_fft=hp.n_fft)
-    stages.done("mel to linear")
-    librosa.griffinlim(magnitude, n_iter=32, hop_length=hp.hop_length, random_state=hp.seed)
-    stages.done("Griffin-Lim")
-    return stages.seconds
+def load(model):
+    """Load a model by name. The report's networks do not use mixed precision."""
+    models = Main.load_models(*Main.find_weights(model))
+    for part in models:
+        part.bfloat16 = model != "report"
+    return models
 
 
-def our_path(audio, models):
-    """Run the steps of `Main.resynthesise` for a recording of one chunk, and return the seconds of its stages."""
-    stages = Stages()
-    guide = DatasetCreator.stft(audio)
-    power = DatasetCreator.mel_power(guide)
-    spectrograms = [DatasetCreator.log_mel(power, power.max())]
-    stages.done("front end")
-    for name, model in zip(("autoencoder", "U-Net"), models):
-        if isinstance(model, NoteModel):
-            spectrograms.append(model.note_spectrogram(Main.transcribe_audio(audio, model), power.shape[1]))
-        else:
-            spectrograms.append(model.generate(*spectrograms[::-1]))
-        stages.done(name)
-    magnitude = np.sqrt(Inversion.power_from_mel(DatasetCreator.mel_from_log(spectrograms[-1]),
-                                                 np.abs(guide) ** 2))
-    stages.done("mel to linear")
-    Inversion.griffin_lim(magnitude, guide)
-    stages.done("Griffin-Lim")
-    return stages.seconds
+def time_stages(audio, model):
+    """Convert a recording with one of `paths`, and return the seconds of each of `stage_names`."""
+    models, seconds, running = load(model), dict.fromkeys(stage_names, 0.0), []
+
+    def timed(stage, function):
+        def call(*arguments, **options):
+            if running:  # within another stage, which counts
+                return function(*arguments, **options)
+            running.append(stage)
+            start = time.perf_counter()
+            result = function(*arguments, **options)
+            seconds[stage] += time.perf_counter() - start
+            running.clear()
+            return result
+
+        return call
+
+    places = [("front end", chunking, "loudest_mel_power"), ("front end", chunking, "spectrum"),
+              ("front end", DatasetCreator, "mel_power"), ("front end", DatasetCreator, "log_mel"),
+              ("U-Net", models[1], "generate"),
+              ("mel to linear", mel_inversion, "power_from_mel"), ("Griffin-Lim", mel_inversion, "griffin_lim"),
+              ("mel to linear", librosa.feature.inverse, "mel_to_stft"), ("Griffin-Lim", librosa, "griffinlim")]
+    places += [("autoencoder", *place) for place in (
+        [(Main, "transcribe_in_tune"), (models[0], "note_renderer")] if isinstance(models[0], NoteModel) else
+        [(models[0], "generate")])]
+    with contextlib.ExitStack() as patches:
+        for stage, owner, name in places:
+            work = timed(stage, getattr(owner, name))
+            if name == "note_renderer":  # which returns another function that works
+                work = lambda *arguments, prepare=work: timed("autoencoder", prepare(*arguments))
+            patches.enter_context(mock.patch.object(owner, name, work))
+        start = time.perf_counter()
+        Main.resynthesise(audio, models, paths[model])
+        seconds[stage_names[-1]] = time.perf_counter() - start - sum(seconds.values())
+    return seconds
 
 
 def peak_memory():
@@ -104,27 +99,19 @@ def run_in_subprocess(code, *arguments):
 
 def stages(clip_s, repeats):
     """Return a table of the seconds of each stage of both paths on the demo recording, the best of `repeats` runs."""
-    audio = Util.read_audio(hp.demo)[:round(clip_s * hp.sample_rate)]
-    # the report's sizes; their weights do not change the time
-    networks = Autoencoder(channels=(64, 128, 256)).eval(), UNet(wf=6).eval()
-    models = Main.load_models(*Main.choose_weights("shipped", None, None))
-    best = []
-    for path, parts in ((report_path, networks), (our_path, models)):
-        path(audio[:hp.sample_rate], parts)  # the first call also compiles
-        best.append(min((path(audio, parts) for _ in range(repeats)), key=lambda seconds: sum(seconds.values())))
+    audio, best, memory = audio_files.read_audio(hp.demo)[:round(clip_s * hp.sample_rate)], [], []
+    for model in paths:
+        time_stages(audio[:hp.sample_rate], model)  # the first call also imports and compiles
+        best.append(min((time_stages(audio, model) for _ in range(repeats)), key=lambda seconds: sum(seconds.values())))
+        code = f"b.time_stages(b.audio_files.read_audio(b.hp.demo)[:{audio.size}], '{model}'); seconds = 0"
+        memory.append(list(run_in_subprocess(code))[1])
     report, ours = best
     rows = [("stage", "report's path, s", "ours, s", "speed-up")]
-    for name in report:
-        rows.append((name, f"{report[name]:.2f}", f"{ours[name]:.2f}", f"{report[name] / ours[name]:.1f}"))
-    total = sum(report.values()), sum(ours.values())
+    for name in stage_names:
+        rows.append((name, report[name], ours[name], f"{report[name] / ours[name]:.1f}"))
+    total, length = (sum(report.values()), sum(ours.values())), audio.size / hp.sample_rate
     rows.append(("**all**", f"**{total[0]:.2f}**", f"**{total[1]:.2f}**", f"**{total[0] / total[1]:.1f}**"))
-    length = audio.size / hp.sample_rate
     rows.append(("real-time factor", f"{total[0] / length:.3f}", f"{total[1] / length:.3f}", ""))
-    code = (f"audio = b.Util.read_audio(b.hp.demo)[:{audio.size}]; "
-            "start = time.time(); {}; seconds = time.time() - start")
-    memory = [list(run_in_subprocess(code.format(call)))[1] for call in (
-        "b.report_path(audio, (b.Autoencoder(channels=(64, 128, 256)).eval(), b.UNet(wf=6).eval()))",
-        "b.our_path(audio, b.Main.load_models(*b.Main.choose_weights('shipped', None, None)))")]
     rows.append(("peak memory, MiB", *(f"{peak:.0f}" for peak in memory), ""))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -139,86 +126,83 @@ def random_phase(shape):
     return np.exp(2j * np.pi * np.random.default_rng(hp.seed).random(shape)).astype(np.complex64)
 
 
-methods = {  # name of an inversion, and its function of (mel magnitude, STFT of the recording)
-    "librosa NNLS, 32 Griffin-Lim iterations from random phase (report)":
-        lambda mel, guide: Inversion.invert(mel, guide, "report"),
-    "KL updates from a flat start, Griffin-Lim from random phase":
-        lambda mel, guide: Inversion.griffin_lim(
-            np.sqrt(Inversion.power_from_mel(mel, np.ones(guide.shape, np.float32))), random_phase(guide.shape)),
-    "KL updates from the recording's spectrum, Griffin-Lim from its phase (ours)":
-        lambda mel, guide: Inversion.invert(mel, guide, "kl"),
+# name of an inversion, and its function of mel power, STFT of the recording, and arguments of `invert_chunk`, or None
+# for the true mel power
+report_method = "librosa NNLS, 32 Griffin-Lim iterations from random phase (report)"
+our_method = "KL updates from the sampled voice's spectrum, Griffin-Lim from its phase (ours)"
+methods = {
+    report_method: lambda mel, guide, chunk: mel_inversion.invert(mel, guide, "report"),
+    "KL updates from a flat start, Griffin-Lim from random phase": lambda mel, guide, chunk: mel_inversion.griffin_lim(
+        np.sqrt(mel_inversion.power_from_mel(mel, np.ones(guide.shape, np.float32))), random_phase(guide.shape)),
+    "KL updates from the recording's spectrum, Griffin-Lim from its phase":
+        lambda mel, guide, chunk: mel_inversion.invert(mel, guide, "kl"),
+    our_method: lambda mel, guide, chunk: chunk and mel_inversion.invert_chunk(*chunk),
 }
-limit = "ceiling: true magnitude, Griffin-Lim from the recording's phase"
+limit = "reference: true magnitude, Griffin-Lim from the recording's phase"
 
 
-def predict_spectrogram(recording, piano, models):
-    """Return the spectrogram that the networks predict for a recording [shape=(n,)] of the spectrogram `piano`."""
-    found = [piano]
-    for model in models:
-        found.append(model.note_spectrogram(Main.transcribe_audio(recording, model), piano.shape[1])
-                     if isinstance(model, NoteModel) else model.generate(*found[::-1]))
-    return found[-1]
+def predict(recording, models):
+    """Return the arguments with which `Main.resynthesise` inverts a recording as a single chunk."""
+    with mock.patch.object(mel_inversion, "invert_chunk", side_effect=lambda stages, *others: np.zeros(
+            (stages[0].shape[1] - 1) * hp.hop_length, np.float32)) as invert:
+        Main.resynthesise(recording, models, "report")
+    stages, guides, voice, _, device = invert.call_args.args
+    return stages, guides, voice, "kl", device
 
 
 def score_inversions(recording, truth, models):
     """Run all `methods` for a recording and its true e-piano [shape=(n,) each].
 
-    Returns
-    -------
-    dict
-        From ("true" or "predicted", method) to log-mel L1 in dB, normalised spectral distance and seconds.
+    Return a dict from ("true" or "predicted", method) to log-mel L1 in dB, normalised spectral distance and seconds.
     """
-    guide, target = DatasetCreator.stft(recording), DatasetCreator.stft(truth)
-    powers = [DatasetCreator.mel_power(spectrum) for spectrum in (guide, target)]
-    piano, synth = (DatasetCreator.log_mel(power, power.max()) for power in powers)
-    mels = {"true": DatasetCreator.mel_from_log(synth),
-            "predicted": DatasetCreator.mel_from_log(predict_spectrogram(recording, piano, models))}
-    scores = {}
-
-    def measure(key, invert):
+    guide, target, scores = DatasetCreator.stft(recording), DatasetCreator.stft(truth), {}
+    power, chunk = DatasetCreator.mel_power(target), predict(recording, models)
+    sides = {"true": (DatasetCreator.log_mel(power, power.max()), guide, None),
+             "predicted": (chunk[0][-1], chunk[1][0], chunk)}
+    runs = {(side, name): lambda method=method, image=image, more=more: method(
+                DatasetCreator.mel_from_log(image), *more)
+            for side, (image, *more) in sides.items() for name, method in methods.items()}
+    for key, run in {**runs, ("true", limit): lambda: mel_inversion.griffin_lim(np.abs(target), guide)}.items():
         start = time.perf_counter()
-        audio = librosa.util.fix_length(invert(), size=truth.size)
+        audio = run()
         seconds = time.perf_counter() - start
-        scores[key] = Metrics.log_mel_l1(audio, truth), Metrics.spectral_distance(audio, truth), seconds
-
-    for kind, mel in mels.items():
-        for method, invert in methods.items():
-            measure((kind, method), lambda: invert(mel, guide))
-    measure(("true", limit), lambda: Inversion.griffin_lim(np.abs(target), guide))
+        if audio is not None:
+            audio = librosa.util.fix_length(audio, size=truth.size)
+            scores[key] = (audio_metrics.log_mel_l1(audio, truth), audio_metrics.spectral_distance(audio, truth),
+                           seconds)
     return scores
 
 
 def inversions(folder, clip_s):
     """Return tables of the errors of the inversions, from true and from predicted mel spectrograms."""
-    models, scores = Main.load_models(*Main.choose_weights("shipped", None, None)), {}
+    models, scores, sides = load("shipped"), {}, ("true", "predicted")
     for name, recordings in DatasetCreator.find_pairs(folder).items():
-        pair = (librosa.util.fix_length(Util.read_audio(path), size=round(clip_s * hp.sample_rate))
+        pair = (librosa.util.fix_length(audio_files.read_audio(path), size=round(clip_s * hp.sample_rate))
                 for path in recordings)
         scores[name] = score_inversions(*pair, models)
+    means = {key: np.mean([piece[key] for piece in scores.values()], axis=0) for key in next(iter(scores.values()))}
     rows = [("inversion", "true mel: log-mel L1, dB", "normalised spectral distance", "predicted mel: log-mel L1, dB",
              "normalised spectral distance", "seconds")]
     for method in [*methods, limit]:
-        means = {kind: np.mean([piece[kind, method] for piece in scores.values()], axis=0)
-                 for kind in ("true", "predicted") if (kind, method) in next(iter(scores.values()))}
-        rows.append((method, *(f"{means[kind][i]:.{2 + i}f}" if kind in means else ""
-                               for kind in ("true", "predicted") for i in (0, 1)), f"{means['true'][2]:.2f}"))
-    report, _, ours = methods
+        found = [means.get((side, method)) for side in sides]
+        rows.append((method, *("" if mean is None else f"{mean[i]:.{2 + i}f}" for mean in found for i in (0, 1)),
+                     next(mean for mean in found if mean is not None)[2]))
     pieces = [("piece", "report's inversion", "ours", "difference")]
     for name, piece in scores.items():
-        distances = [piece["predicted", method][0] for method in (report, ours)]
-        pieces.append((name, *(f"{distance:.2f}" for distance in (*distances, distances[0] - distances[1]))))
+        report, ours = (piece["predicted", method][0] for method in (report_method, our_method))
+        pieces.append((name, report, ours, report - ours))
     return (f"## Inversions, mean of {len(scores)} pieces\n\n{table(rows)}\nFrom the predicted spectrogram by piece, "
             f"log-mel L1 in dB:\n\n{table(pieces)}")
 
 
 def lengths(minutes):
     """Return a table of the seconds and the peak memory of `Main.pipeline` by the length of the recording."""
-    clip = Util.read_audio(hp.demo)
+    clip = audio_files.read_audio(hp.demo)
     rows = [("minutes", "seconds", "seconds per minute", "peak memory, MiB")]
     with tempfile.TemporaryDirectory() as folder:
         for length in minutes:
             path = Path(folder) / "long.wav"
-            Util.write_audio(path, np.resize(clip, round(length * 60 * hp.sample_rate)))
+            audio_files.write_audio(path, np.resize(clip, round(length * 60 * hp.sample_rate)))
             seconds, memory = run_in_subprocess("b.Main.pipeline(b.hp.demo); start = time.time(); "
                                                 "b.Main.pipeline(sys.argv[1]); seconds = time.time() - start", path)
             rows.append((f"{length:g}", f"{seconds:.1f}", f"{seconds / length:.1f}", f"{memory:.0f}"))

@@ -1,8 +1,8 @@
 """The recordings that `goals.py` and `peers.py` score: five cases, from a piano in the training set to a hall.
 
-"Like a recording" is a performance variant, with random tempo, key, dynamics and timing, in a simulated hall, from two
-microphones, with noise, as mp3 at 96 kbit/s. "Performed, in a hall" is another one with much pedal, in other halls.
-The folder performances/ has the variants of twelve pieces.
+A simulated hall recording is a performance variant, with random tempo, key, dynamics and timing, in a hall, from two
+microphones, with noise, as mp3 at 96 kbit/s. The one with much pedal is another variant, in other halls. The folder
+performances/ has the variants of twelve pieces.
 """
 import io
 import shutil
@@ -18,10 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
-import Notes
-import SimulatedRooms
 import Util
-from GeneratedFiles import join_names
+from audio import audio_files
+from notes import note_events
+from rendering import simulated_rooms
+from rendering.generated_files import join_names
+from common import copy_pieces
 
 left_out = "TimGM6mb.sf2", 0, 0     # a piano that neither trained nor validated the shipped weights
 signal_to_noise = 45                # dB
@@ -31,11 +33,11 @@ performances = Path(__file__).resolve().parent / "performances"
 # preset; folder of the performances; number and random seed of the halls (other halls than in training)
 Case = namedtuple("Case", "preset folder halls", defaults=(None, None))
 cases = {
-    "piano trained on": Case(hp.piano_preset),
-    "piano left out": Case(left_out),
-    "piano left out, in a room": Case((*left_out, True)),
-    "like a recording": Case(left_out, "variants", (12, 1)),
-    "performed, in a hall": Case(left_out, "performed", (12, 2)),
+    "piano in the training set": Case(hp.piano_preset),
+    "unseen piano": Case(left_out),
+    "unseen piano with reverberation": Case((*left_out, True)),
+    "simulated hall recording": Case(left_out, "variants", (12, 1)),
+    "simulated hall recording, much pedal": Case(left_out, "performed", (12, 2)),
 }
 
 
@@ -55,71 +57,39 @@ def cases_of(pieces, chosen):
     return [case for case in chosen if case not in without]
 
 
-def copy_performances(case, pieces):
-    """Copy the performances of pieces to a folder below data/evaluation, and return it."""
-    folder = hp.data / "evaluation" / case.folder
-    for path in folder.glob("*.mid"):
-        if path.stem not in pieces:
-            path.unlink()
-    for name in pieces:
-        content, copy = (performances / case.folder / f"{name}.mid").read_bytes(), folder / f"{name}.mid"
-        if not copy.exists() or copy.read_bytes() != content:
-            Util.save_bytes(copy, lambda file, content=content: file.write(content))
-    return folder
-
-
-def mp3_round_trip(audio, compression):
-    """Encode audio [shape=(n,)] as mp3 and decode it. A `compression` from 0 to 1 sets the bit rate, 0.4 96 kbit/s."""
-    encoded = Util.encode_mp3(audio.astype(np.float32), subtype="MPEG_LAYER_III", compression_level=float(compression),
-                              bitrate_mode="CONSTANT")
+def mp3_round_trip(audio):
+    """Encode audio [shape=(n,)] as mp3 at 96 kbit/s, and decode it."""
+    encoded = audio_files.encode_mp3(audio.astype(np.float32), subtype="MPEG_LAYER_III",
+                                     compression_level=mp3_compression, bitrate_mode="CONSTANT")
     decoded = soundfile.read(io.BytesIO(encoded), dtype="float32")[0][:audio.size]
     return np.pad(decoded, (0, audio.size - decoded.size))
 
 
 def record_in_halls(folder, halls):
-    """Simulate recordings in halls of the piano renders of a folder, as `Evaluation.render_pair` returns it.
-
-    Parameters
-    ----------
-    folder : Path
-    halls : (int, int)
-        Number of halls and random seed.
-
-    Returns
-    -------
-    Path
-        A folder with piano/ and synth/.
+    """Simulate recordings, in `halls` (their number and random seed), of the piano renders of a folder as
+    `Evaluation.render_pair` returns it. Return a folder with piano/ and synth/.
     """
-    recorded, responses = folder.with_name(folder.name + "_recorded"), SimulatedRooms.room_responses(*halls)
+    recorded, responses = folder.with_name(folder.name + "_recorded"), simulated_rooms.room_responses(*halls)
     shutil.rmtree(recorded, ignore_errors=True)
     for i, (name, (piano, synth)) in enumerate(DatasetCreator.find_pairs(folder).items()):
-        rng, dry = np.random.default_rng(i), Util.read_audio(piano)
+        rng, dry = np.random.default_rng(i), audio_files.read_audio(piano)
         wet = fftconvolve(dry, responses[i % len(responses)])[:dry.size]
         wet += wet.std() * 10 ** (-signal_to_noise / 20) * rng.standard_normal(dry.size)
-        Util.write_audio(recorded / "piano" / f"{name}.wav",
-                         mp3_round_trip(wet * hp.peak / np.abs(wet).max(), mp3_compression))
-        Util.write_audio(recorded / "synth" / f"{name}.wav", Util.read_audio(synth))
+        audio_files.write_audio(recorded / "piano" / f"{name}.wav", mp3_round_trip(wet * hp.peak / np.abs(wet).max()))
+        audio_files.write_audio(recorded / "synth" / f"{name}.wav", audio_files.read_audio(synth))
     return recorded
 
 
 def prepare(case, midi_folder):
-    """Render the recordings of a case.
+    """Render the recordings of a case, of the pieces in `midi_folder`. Two cases take the files of performances/.
 
-    Parameters
-    ----------
-    case : str
-        One of `cases_of` the pieces.
-    midi_folder : Path
-        Names the pieces. Two cases take their MIDI files from performances/.
-
-    Returns
-    -------
-    (Path, dict)
-        A folder with piano/ and synth/, and the MIDI file of each piece.
+    Return a folder with piano/ and synth/, and a dict from each piece to its MIDI file.
     """
     case = cases[case]
     if case.folder:
-        midi_folder = copy_performances(case, Util.find_pieces(midi_folder, Notes.midi_endings))
-    folder = Evaluation.render_pair(midi_folder, hp.data, case.preset)
+        names = Util.find_pieces(midi_folder, note_events.midi_endings)
+        midi_folder = copy_pieces({name: performances / case.folder / f"{name}.mid" for name in names},
+                                  hp.data / "evaluation" / case.folder)
+    folder = Evaluation.render_pair(midi_folder, case.preset)
     return (record_in_halls(folder, case.halls) if case.halls else folder,
-            Util.find_pieces(midi_folder, Notes.midi_endings))
+            Util.find_pieces(midi_folder, note_events.midi_endings))

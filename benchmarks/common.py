@@ -8,8 +8,8 @@ import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import Hyperparameters as hp
 import MIDI2Audio
+import Util
 
 # The committed pages are about these pieces: those of piano-midi.de, and those of data/MIDI_test.
 scored_pieces = ("bach_846", "br_im2", "chpn_op66", "clementi_opus36_1_1", "deb_clai", "elise", "gra_esp_2", "muss_1",
@@ -19,28 +19,15 @@ min_training_pieces = 100  # a data folder with fewer is a first try
 
 
 def table(rows):
-    """Return rows of cells as Markdown. The first row is the heading."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    """Return rows of cells as Markdown. The first row is the heading. Floats get two decimals."""
+    lines = ["| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row) + " |"
+             for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
 
 
 def output_path(committed, full, given=None):
-    """Return where a benchmark writes its page.
-
-    Parameters
-    ----------
-    committed : Path
-        The page of the repository.
-    full : bool
-        Whether this is the full run with the default settings, on the pieces and weights of that page.
-    given : Path or None
-        The path of the command line, which comes first.
-
-    Returns
-    -------
-    Path
-        `given`, or `committed` for a full run, or a file of that name in the working folder.
-    """
+    """Return the path `given` on the command line, or the page `committed` if this is the `full` run that it is about,
+    or else a file of that name in the working folder."""
     return given or (committed if full else Path.cwd() / committed.name)
 
 
@@ -57,18 +44,8 @@ def check_soundfonts(*presets):
 
 
 def check_packages(purpose, modules, install, without):
-    """Raise ValueError if one of `modules` cannot be imported.
-
-    Parameters
-    ----------
-    purpose : str
-        What needs them, as the subject of a sentence.
-    modules : sequence of str
-    install : str
-        Command that installs them.
-    without : str
-        Option that makes them unnecessary.
-    """
+    """Raise ValueError if one of `modules` cannot be imported. The sentence names the `purpose`, the command `install`
+    and the option `without`, which makes them unnecessary."""
     missing = []
     with silence():
         for module in modules:
@@ -79,6 +56,18 @@ def check_packages(purpose, modules, install, without):
     if missing:
         raise ValueError(f"{purpose} needs packages that are not installed ({', '.join(dict.fromkeys(missing))}); "
                          f"{install}; or use {without}")
+
+
+def copy_pieces(pieces, folder):
+    """Make a folder hold just these MIDI files, a dict from name to path, and return it. Equal files stay untouched."""
+    for path in folder.glob("*.mid"):
+        if path.stem not in pieces:
+            path.unlink()
+    for name, path in pieces.items():
+        content, copy = path.read_bytes(), folder / f"{name}.mid"
+        if not copy.exists() or copy.read_bytes() != content:
+            Util.save_bytes(copy, lambda file, content=content: file.write(content))
+    return folder
 
 
 @contextlib.contextmanager

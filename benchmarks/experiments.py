@@ -12,12 +12,10 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import AEMain
 import DatasetCreator
 import Hyperparameters as hp
-import Training
 import UNetMain
 import Util
 from AEDataset import AEDataset, crop_batches, split_for_training
@@ -25,6 +23,7 @@ from AEModel import load_model
 from Autoencoder import Autoencoder
 from UNet import UNet
 from UNetDataset import StoredOutputs, UNetDataset
+from training import training_loop
 from common import min_training_pieces, output_path, table
 
 n_scored = 20  # pieces of the validation set
@@ -67,21 +66,9 @@ def minutes(trainer, settings, repeats=10):
 
 
 def run(name, autoencoder, unet, data, validation_source):
-    """Train an experiment unless it is finished.
+    """Train an experiment, with these settings of `AEMain.train` and `UNetMain.train` (or None), unless it is finished.
 
-    Parameters
-    ----------
-    name : str
-    autoencoder, unet : dict, dict or None
-        Settings of `AEMain.train` and `UNetMain.train`.
-    data : Path
-    validation_source : str
-        Folder below `data` with the piano that is not trained on.
-
-    Returns
-    -------
-    (float, float, float)
-        Minutes, and errors on the first piano and on the validation piano in dB.
+    Return the minutes, and the errors in dB on the first piano and on the piano `validation_source`.
     """
     folders = {name: f"experiment_{i}" for i, name in enumerate(experiments, 1)}
     first = next(other for other, (settings, _) in experiments.items() if settings == autoencoder)
@@ -105,7 +92,7 @@ def run(name, autoencoder, unet, data, validation_source):
         datasets = [UNetDataset(names, data, part, network.network.in_channels) for part in outputs]
     losses = weights.with_name("unet_losses.json") if unet else ae.with_name("ae_losses.json")
     settings = json.loads(losses.read_text(encoding="utf-8"))["settings"]
-    trainer = Training.Trainer(network.network, torch.nn.functional.l1_loss, 1, torch.device("cpu"))
+    trainer = training_loop.Trainer(network.network, torch.nn.functional.l1_loss, 1, torch.device("cpu"))
     errors = [error(trainer, dataset) for dataset in datasets]  # before the steps of `minutes` change the weights
     return minutes(trainer, settings), *errors
 
@@ -134,11 +121,11 @@ def main(arguments=None):
     full = (options.data == hp.data and options.validation_source == validation_piano
             and len(names) >= min_training_pieces)
     output = output_path(hp.root / "results" / "ablations.md", full, options.output)
-    rows = [("setting", "minutes", "piano trained on, dB", "piano not trained on, dB")]
+    rows = [("setting", "minutes", "piano in the training set, dB", "unseen piano, dB")]
     for name, (autoencoder, unet) in experiments.items():
         print(name, flush=True)
         figures = run(name, autoencoder, unet, options.data, options.validation_source)
-        rows.append((name, *(f"{figure:.2f}" for figure in figures)))
+        rows.append((name, *figures))
         Util.save_text(output, "Mean distance of the spectrograms from the true ones in dB, over "
                        f"{n_scored} validation pieces, made by `python benchmarks/experiments.py --validation-source "
                        f"{options.validation_source}`. That script holds the settings by name. The minutes of a U-Net "

@@ -13,16 +13,15 @@ import librosa
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
 import Main
-import Metrics
-import Notes
 import Util
 from AEModel import NoteModel
+from audio import audio_files, audio_metrics
+from notes import note_events
 from cases import cases, cases_of, prepare
 from common import check_packages, check_soundfonts, is_default, output_path, scored_pieces, silence, table
 
@@ -32,14 +31,9 @@ to_install = "pip install pretty_midi onnxruntime resampy scikit-learn, then pip
 
 
 def note_f1(audio, midi_path):
-    """Return the onset F1 of the notes that basic-pitch (Bittner et al. 2022) transcribes from audio.
+    """Return the onset F1 of the notes that basic-pitch (Bittner et al. 2022) transcribes from audio [shape=(n,)].
 
     An onset counts within 50 ms and a quarter tone.
-
-    Parameters
-    ----------
-    audio : np.ndarray [shape=(n,)]
-    midi_path : Path
     """
     import mir_eval
     import pretty_midi
@@ -48,7 +42,7 @@ def note_f1(audio, midi_path):
         from basic_pitch import FilenameSuffix, build_icassp_2022_model_path
         from basic_pitch.inference import Model, predict
 
-        Util.write_audio(Path(folder) / "audio.wav", audio)
+        audio_files.write_audio(Path(folder) / "audio.wav", audio)
         model = Model(build_icassp_2022_model_path(FilenameSuffix.onnx))
         predicted = predict(str(Path(folder) / "audio.wav"), model)[2]
     true = [(note.start, max(note.end, note.start + 0.02), note.pitch)
@@ -84,9 +78,9 @@ def find_visqol():
 
 # columns of the sound's table: heading, and function of (output, truth, path of the MIDI file)
 sound_metrics = [
-    ("log-mel L1, dB", lambda output, truth, midi: Metrics.log_mel_l1(output, truth)),
-    ("texture, dB", lambda output, truth, midi: Metrics.texture(output, truth)),
-    ("normalised spectral distance", lambda output, truth, midi: Metrics.spectral_distance(output, truth)),
+    ("log-mel L1, dB", lambda output, truth, midi: audio_metrics.log_mel_l1(output, truth)),
+    ("texture, dB", lambda output, truth, midi: audio_metrics.texture(output, truth)),
+    ("normalised spectral distance", lambda output, truth, midi: audio_metrics.spectral_distance(output, truth)),
 ]
 basic_pitch_metric = "note F1 of the audio", lambda output, truth, midi: note_f1(output, midi)
 
@@ -103,11 +97,11 @@ def score_sound(folder, midi_files, models, columns, inversion):
 
 
 def score_notes(folder, midi_files, model):
-    """Return the mean of `Metrics.note_scores` over the pieces of a folder [shape=(metrics,)]."""
+    """Return the mean of `audio_metrics.note_scores` over the pieces of a folder [shape=(metrics,)]."""
     scores = []
     for name, (piano, _) in tqdm(DatasetCreator.find_pairs(folder).items(), desc="notes", unit="piece"):
         predicted = Main.transcribe_audio(Main.read_recording(piano), model)
-        scores.append([*Metrics.note_scores(Notes.read_notes(midi_files[name]), predicted).values()])
+        scores.append([*audio_metrics.note_scores(note_events.read_notes(midi_files[name]), predicted).values()])
     return np.mean(scores, axis=0)
 
 
@@ -116,15 +110,15 @@ def score_decoder(folder, midi_files, model):
     distances = []
     for name, paths in DatasetCreator.find_pairs(folder).items():
         recording, truth = Evaluation.read_pair(paths)
-        output = Main.resynthesise(recording, [model], notes=Notes.read_notes(midi_files[name]))[0]
-        distances.append([Metrics.log_mel_l1(output, truth), Metrics.texture(output, truth)])
+        output = Main.resynthesise(recording, [model], notes=note_events.read_notes(midi_files[name]))[0]
+        distances.append([audio_metrics.log_mel_l1(output, truth), audio_metrics.texture(output, truth)])
     return np.mean(distances, axis=0)
 
 
 def sound_table(sound, columns):
     """Return a row per case and version. `sound` is a dict from case to the scores of `score_sound`."""
     return table([("recording", "version", *(heading for heading, _ in columns)),
-                  *((case, version, *(f"{score:.2f}" for score in scores.mean(axis=0)[i]))
+                  *((case, version, *scores.mean(axis=0)[i])
                     for case, scores in sound.items() for i, version in enumerate(Evaluation.versions))])
 
 
@@ -135,16 +129,16 @@ def pieces_table(sound, names):
     autoencoder, final = (Evaluation.versions.index(version) for version in ("autoencoder", "final"))
     for case, scores in sound.items():
         gain, distance = scores[:, autoencoder, 0] - scores[:, final, 0], scores[:, final, 0]
-        rows.append((case, f"{gain.mean():.2f}", f"{(gain > 0).sum()} of {len(gain)}", names[distance.argmax()],
-                     f"{distance.max():.2f}"))
+        rows.append((case, gain.mean(), f"{(gain > 0).sum()} of {len(gain)}", names[distance.argmax()],
+                     distance.max()))
     return table(rows)
 
 
 def notes_table(notes):
     """Return a row per case. `notes` is a dict from case to the scores of `score_notes` and `score_decoder`."""
-    return table([("recording", *Metrics.note_metrics.values(), "true notes: log-mel L1, dB",
+    return table([("recording", *audio_metrics.note_metrics.values(), "true notes: log-mel L1, dB",
                    "true notes: texture, dB"),
-                  *((case, *(f"{score:.3f}" for score in scores), *(f"{distance:.2f}" for distance in decoder))
+                  *((case, *(f"{score:.3f}" for score in scores), *decoder)
                     for case, (scores, decoder) in notes.items())])
 
 
@@ -174,7 +168,7 @@ def main(arguments=None):
                         help="leave out ViSQOL, which takes a minute per piece")
     options = parser.parse_args(arguments)
     weights = Main.choose_weights(options.model, None, None)
-    names = sorted(Util.find_pieces(options.midi, Notes.midi_endings))
+    names = sorted(Util.find_pieces(options.midi, note_events.midi_endings))
     check_soundfonts(hp.synth_preset, *(case.preset for case in cases.values()))
     columns = [*sound_metrics] + ([] if options.no_notes else [basic_pitch_metric])
     visqol = None if options.no_visqol else find_visqol()

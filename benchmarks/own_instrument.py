@@ -1,6 +1,6 @@
 """Train the note autoencoder for sources that are not pianos, and score its notes: results/own_instrument.md.
 
-`python benchmarks/own_instrument.py TRAIN TEST` takes 40 MIDI files of the folder TRAIN and six of TEST, evenly spaced.
+`python benchmarks/own_instrument.py TRAIN TEST` takes 24 MIDI files of the folder TRAIN and six of TEST, evenly spaced.
 It renders them on each instrument and on the electric piano, and trains with the defaults of AEMain.py below
 data/own_instrument. Finished renders and trainings are kept, and the same command resumes after an interruption. With
 other pieces, the page is written to the working folder.
@@ -11,27 +11,25 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import AEMain
 import Hyperparameters as hp
 import MIDI2Audio
-import Notes
 import Util
 from AEModel import load_model
 from Autoencoder import Autoencoder
-from common import check_soundfonts, output_path, scored_pieces, table
+from notes import note_events
+from common import check_soundfonts, copy_pieces, output_path, scored_pieces, table
 from goals import score_notes
-from report import copy_pieces
 
-instruments = {"organ": 19, "harp": 46, "nylon guitar": 24}     # programs of `soundfont`
+instruments = {"organ": 19, "nylon guitar": 24, "harp": 46}     # programs of `soundfont`
 soundfont = "FluidR3_GM.sf2"
-n_training, n_scored = 40, 6    # pieces
+n_training, n_scored = 24, 6    # pieces
 
 
 def choose(folder, number):
     """Return at most `number` MIDI files of a folder, evenly spaced by name: a dict from name to path."""
-    pieces = sorted(Util.find_pieces(folder, Notes.midi_endings).items())
+    pieces = sorted(Util.find_pieces(folder, note_events.midi_endings).items())
     number = min(number, len(pieces))
     return dict(pieces[i * len(pieces) // number] for i in range(number))
 
@@ -60,7 +58,7 @@ def train(data):
 def score(data):
     """Return onset F1, F1 with offsets and F1 with velocities of the scored pieces, before and after the training
     [shape=(3,) each]."""
-    midi_files = Util.find_pieces(data / "MIDI_test", Notes.midi_endings)
+    midi_files = Util.find_pieces(data / "MIDI_test", note_events.midi_endings)
     return [score_notes(data / "test", midi_files, load_model(Autoencoder, path, Util.choose_device()))[2:]
             for path in (hp.ae_weights, data / "models" / "own" / "ae.torch")]
 

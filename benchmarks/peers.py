@@ -7,7 +7,6 @@ With other pieces, weights or options, the page is written to the working folder
 """
 import argparse
 import hashlib
-import shutil
 import sys
 import time
 import types
@@ -18,19 +17,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
-import Main
-import Metrics
 import MIDI2Audio
-import Notes
+import Main
 import Util
 from AEModel import NoteModel
+from audio import audio_files, audio_metrics
+from notes import note_events
 from cases import cases, cases_of, prepare
-from common import check_packages, check_soundfonts, is_default, output_path, scored_pieces, silence, table
+from common import (check_packages, check_soundfonts, copy_pieces, is_default, output_path, scored_pieces, silence,
+                    table)
 import goals
 
 committed_pieces = 6    # of the twelve, in the order of their names
@@ -66,13 +65,7 @@ def add_torchaudio():
 
 
 def transkun():
-    """Load transkun with the weights of its package.
-
-    Returns
-    -------
-    function
-        From (audio [shape=(n,)] at `hp.sample_rate`, path) to nothing; it writes the MIDI file.
-    """
+    """Load transkun with its own weights. Return a function of audio [shape=(n,)] and the MIDI file to write."""
     import moduleconf
     import transkun.Data
 
@@ -101,7 +94,7 @@ def basic_pitch():
 
     def write(audio, path):
         wav = path.with_suffix(".wav")
-        Util.write_audio(wav, audio)
+        audio_files.write_audio(wav, audio)
         with silence():
             predict(str(wav), model)[1].write(str(path))
 
@@ -124,7 +117,7 @@ def transcribe_and_render(write, folder):
         started = time.perf_counter()
         MIDI2Audio.synthesise_midi_to_audio(midi, wav, *hp.synth_preset)
         seconds = float(Util.read_text(midi.with_suffix(".txt"))) + time.perf_counter() - started
-        return Util.read_audio(wav), Notes.read_notes(midi), seconds
+        return audio_files.read_audio(wav), note_events.read_notes(midi), seconds
 
     return play
 
@@ -143,19 +136,8 @@ def ours(models):
 def make_players(names, weights, folder):
     """Return a dict from the name of a system to its function (`transcribe_and_render`).
 
-    Parameters
-    ----------
-    names : sequence of str
-        Keys of `peers`.
-    weights : (Path, Path)
-        Of this repository's autoencoder and U-Net.
-    folder : Path
-        For transcriptions and renders.
-
-    Raises
-    ------
-    ValueError
-        If packages are missing.
+    `names` are keys of `peers`, `weights` those of this repository's networks, and `folder` gets transcriptions and
+    renders. Raises ValueError if packages are missing.
     """
     if "transkun" in names:
         add_torchaudio()
@@ -169,53 +151,32 @@ def make_players(names, weights, folder):
 
 
 def score(play, folder, midi_files, with_note_f1):
-    """Return the means over the pieces of a folder: sound, notes, and seconds per piece.
+    """Return the means over the pieces of a folder [shape=(columns,)], with nan for what is not known.
 
-    Parameters
-    ----------
-    play : function
-        See `transcribe_and_render`.
-    folder, midi_files : Path, dict
-        As `cases.prepare` returns them.
-    with_note_f1 : bool
-        Whether to transcribe the output with basic-pitch.
-
-    Returns
-    -------
-    np.ndarray [shape=(columns,)]
-        `goals.sound_metrics`; note F1 of the audio; `Metrics.note_scores`; seconds. What is not known is nan.
+    The columns are `goals.sound_metrics`, the note F1 of the audio if `with_note_f1`, `audio_metrics.note_scores`, and
+    seconds. `play` is as `transcribe_and_render` returns it, `folder` and `midi_files` as `cases.prepare` does.
     """
     scores = []
     for name, paths in tqdm(DatasetCreator.find_pairs(folder).items(), unit="piece", leave=False):
         recording, truth = Evaluation.read_pair(paths)
         audio, notes, seconds = play(recording)
         audio = librosa.util.fix_length(audio, size=truth.size)
-        found = {} if notes is None else Metrics.note_scores(Notes.read_notes(midi_files[name]), notes)
+        found = {} if notes is None else audio_metrics.note_scores(note_events.read_notes(midi_files[name]), notes)
         scores.append([*(metric(audio, truth, midi_files[name]) for _, metric in goals.sound_metrics),
                        goals.note_f1(audio, midi_files[name]) if with_note_f1 else np.nan,
-                       *(found.get(metric, np.nan) for metric in Metrics.note_metrics), seconds])
+                       *(found.get(metric, np.nan) for metric in audio_metrics.note_metrics), seconds])
     return np.mean(scores, axis=0)
-
-
-def copy_first(midi_folder, number):
-    """Copy the first `number` pieces of a folder, and return the folder with the copies."""
-    folder = hp.data / "evaluation" / f"first_{number}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, path in sorted(Util.find_pieces(midi_folder, Notes.midi_endings).items())[:number]:
-        shutil.copy(path, folder / f"{name}.mid")
-    return folder
 
 
 def make_page(scores, names):
     """Return the page of `scores`, a list of (case, system, scores), over the pieces `names`."""
     sound = [heading for heading, _ in goals.sound_metrics] + ["note F1 of the audio"]
-    heads = "recording", "system", *sound, *Metrics.note_metrics.values(), "seconds per piece"
-    digits = [2] * len(sound) + [3] * len(Metrics.note_metrics) + [1]
+    heads = "recording", "system", *sound, *audio_metrics.note_metrics.values(), "seconds per piece"
+    digits = [2] * len(sound) + [3] * len(audio_metrics.note_metrics) + [1]
     rows = [(case, name, *(f"{figure:.{places}f}" if np.isfinite(figure) else "" for figure, places in
                            zip(figures, digits))) for case, name, figures in scores]
     return (f"Means over {len(names)} pieces of {hp.limit_s} s, made by `python benchmarks/peers.py FOLDER --pieces "
-            f"{len(names)}` on {torch.get_num_threads()} CPU threads.\n\n{table([heads, *rows])}")
+            f"{len(names)}` on {torch.get_num_threads()} CPU thread(s).\n\n{table([heads, *rows])}")
 
 
 def main(arguments=None):
@@ -234,7 +195,8 @@ def main(arguments=None):
                         "with all other options at their defaults, else peers_table.md in the working folder)")
     options = parser.parse_args(arguments)
     weights = Main.choose_weights(options.model, None, None)
-    names = sorted(Util.find_pieces(options.midi, Notes.midi_endings))[:options.pieces]
+    pieces = dict(sorted(Util.find_pieces(options.midi, note_events.midi_endings).items())[:options.pieces])
+    names = list(pieces)
     chosen = cases_of(names, options.cases)
     check_soundfonts(hp.synth_preset, *(cases[case].preset for case in chosen))
     if not options.no_notes:
@@ -243,7 +205,8 @@ def main(arguments=None):
     full = (names == sorted(scored_pieces)[:committed_pieces]
             and is_default(parser, options, "cases", "players", "model", "no_notes"))
     output = output_path(hp.root / "results" / "peers_table.md", full, options.output)
-    midi_folder, scores = copy_first(options.midi, options.pieces) if options.pieces else options.midi, []
+    midi_folder = copy_pieces(pieces, hp.data / "evaluation" / f"first_{len(names)}")
+    scores = []
     for case in chosen:
         folder, midi_files = prepare(case, midi_folder)
         for name, play in players.items():

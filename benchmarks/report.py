@@ -15,16 +15,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import AEMain
 import Evaluation
 import Hyperparameters as hp
-import Main
 import MIDI2Audio
-import Notes
-import Plots
-import Training
+import Main
 import UNetMain
 import Util
 from AEDataset import split_for_training
@@ -32,8 +28,12 @@ from AEModel import load_model, load_tensors, provenance, snapshot
 from Autoencoder import Autoencoder
 from UNet import UNet
 from UNetDataset import StoredOutputs, UNetDataset
+from audio import chunking
+from notes import note_events
+from outputs import plots
+from training.checkpoints import save_tensors
 from cases import left_out
-from common import check_soundfonts, output_path, scored_pieces
+from common import check_soundfonts, copy_pieces, output_path, scored_pieces, table
 
 n_pieces = 94           # as many as in the report
 report_target = "JR_elepiano.sf2:0:0"
@@ -41,7 +41,7 @@ data = hp.data / "report"
 unseen = "mz_331_3"     # an unseen piece whose sounds the report published
 several = [hp.piano_preset, ("FluidR3_GM.sf2", 0, 1), ("Salamander.sf2", 0, 0), ("MuseScore_General_Full.sf3", 0, 0)]
 published = {  # log-mel L1 of the report's own sound files, dB: mz_331_3, a training piece
-    "unchanged": (11.05, 12.24), "autoencoder": (5.70, 4.38), "final": (5.95, 4.36), "ceiling": (2.25, 2.01)}
+    "unchanged": (11.05, 12.24), "autoencoder": (5.70, 4.38), "final": (5.95, 4.36), "reference": (2.25, 2.01)}
 drawn = {"report_figure_1": ("ae", "The report's experiment: losses of the autoencoder"),
            "report_figure_5": ("unet", "The report's experiment: losses of the U-Net")}
 ae_kept, unet_kept = (50, 100, 200, 400, 600), (1, 2, 5, 10, 20, 50)  # epochs whose weights are kept
@@ -57,15 +57,7 @@ ablation_names = {"wider": "channels 256 512 512", "augmented": "augmented", "pi
 
 def choose(folder, number=n_pieces):
     """Return the training pieces, every third of a folder by name: a dict from name to path."""
-    return dict(sorted(Util.find_pieces(folder, Notes.midi_endings).items())[::3][:number])
-
-
-def copy_pieces(pieces, folder):
-    """Copy MIDI files to a folder. `pieces` is a dict from name to path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, path in pieces.items():
-        if not Util.is_up_to_date(folder / f"{name}.mid", path):
-            shutil.copy2(path, folder / f"{name}.mid")
+    return dict(sorted(Util.find_pieces(folder, note_events.midi_endings).items())[::3][:number])
 
 
 def prepare(train, test, target):
@@ -73,7 +65,7 @@ def prepare(train, test, target):
 
     Raises ValueError or FileNotFoundError before any work if a piece, FluidSynth or a SoundFont is missing.
     """
-    pieces_of = {"MIDI": choose(train), "MIDI_test": Util.find_pieces(test, Notes.midi_endings)}
+    pieces_of = {"MIDI": choose(train), "MIDI_test": Util.find_pieces(test, note_events.midi_endings)}
     if unseen not in pieces_of["MIDI_test"]:
         raise ValueError(f"{test} does not hold {unseen}.mid, one of the report's pieces; get it from piano-midi.de")
     check_soundfonts(MIDI2Audio.parse_preset(target), left_out, *several)
@@ -85,25 +77,17 @@ def prepare(train, test, target):
 
 
 def train(main, weights, kept=(), **settings):
-    """Train a network unless it is finished, and keep the weights of the epochs `kept` as NAME_EPOCH.torch.
+    """Train a network with the module `main`, `AEMain` or `UNetMain`, unless `weights` are finished.
 
-    Parameters
-    ----------
-    main : module
-        `AEMain` or `UNetMain`.
-    weights : Path
-        Where the finished weights lie.
-    kept : sequence of int
-    settings
-        Other parameters of `main.train`.
+    The weights of the epochs `kept` are kept as NAME_EPOCH.torch. `settings` are other parameters of `main.train`.
     """
     if weights.exists() and not weights.with_suffix(".checkpoint").exists():
         return
 
     def keep_weights(model, state):
         if state["epoch"] in kept:
-            Training.save_tensors(weights.with_name(f"{weights.stem}_{state['epoch']}.torch"),
-                                  snapshot(model.network, provenance(state["best"])))
+            save_tensors(weights.with_name(f"{weights.stem}_{state['epoch']}.torch"),
+                         snapshot(model.network, provenance(state["best"])))
 
     main.train(model=weights.parent.name, on_epoch=keep_weights, **settings)
 
@@ -126,7 +110,7 @@ def unet_so_far():
     if not state["best"]:
         return None, 0
     so_far = path.with_name("unet_so_far.torch")
-    Training.save_tensors(so_far, state["best"])
+    save_tensors(so_far, state["best"])
     return so_far, state["epoch"]
 
 
@@ -167,45 +151,32 @@ def errors(folder, names, models, inversion):
 def error(folder, names, *paths):
     """Score the networks at `paths` on the pieces `names` of a folder.
 
-    Returns
-    -------
-    list of float
-        Mean log-mel L1 in dB, and mean excess of the predicted level in dB, in bands up to 24 dB below the maximum.
+    Return the mean log-mel L1 in dB, and the mean excess of the predicted level in dB, in bands up to 24 dB below the
+    maximum.
     """
     models, both = [load_model(kind, path) for kind, path in zip((Autoencoder, UNet), paths)], []
     for name in tqdm(names, desc=paths[-1].parent.name, unit="piece", leave=False):
         recording, truth = Evaluation.read_pair(folder / side / f"{name}.wav" for side in ("piano", "synth"))
         output, (*_, image) = Main.resynthesise(recording, models)
-        true = Main.whole_spectrogram(truth).astype(np.float32)[:, :image.shape[1]]
+        true = chunking.whole_spectrogram(truth).astype(np.float32)[:, :image.shape[1]]
         too_loud = hp.top_db * (image - true)
         both.append((Evaluation.log_mel_l1(output, truth), too_loud[hp.top_db * (1 - true) < 24].mean()))
     return np.mean(both, axis=0).tolist()
 
 
-def row(*cells):
-    """Return a row of a Markdown table; floats get two decimals."""
-    return "| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"
-
-
 def comparison_table(training, test, unet):
-    """Yield the lines of a table that compares the report's published sounds with this run.
+    """Yield the rows of a table that compares the report's published sounds with this run.
 
-    Parameters
-    ----------
-    training, test : sequence of str
-        Names of pieces.
-    unet : Path or None
-        Weights of the U-Net, if it has been trained.
+    `training` and `test` are names of pieces, `unet` is the path of the U-Net's weights, or None if there are none.
     """
     models = [load_model(kind, path) for kind, path in ((Autoencoder, weights("report")), (UNet, unet)) if path]
     places = (data / "test", [unseen]), (data, training[:1]), (data / "test", test)
     here = [[errors(*place, models, inversion) for inversion in ("report", "kl")] for place in places]
-    yield row("", *(f"{what}: {how}" for what in (unseen, "training piece") for how in
-                    ("published", "report's inversion", "ours")), "test pieces: report's inversion", "ours")
-    yield "|---" * 9 + "|"
+    yield "", *(f"{what}: {how}" for what in (unseen, "training piece") for how in
+                ("published", "report's inversion", "ours")), "test pieces: report's inversion", "ours"
     for i, version in enumerate(Evaluation.versions):
         cells = [["-" if version == "final" and not unet else figures[i] for figures in place] for place in here]
-        yield row(version, published[version][0], *cells[0], published[version][1], *cells[1], *cells[2])
+        yield version, published[version][0], *cells[0], published[version][1], *cells[1], *cells[2]
 
 
 def identity_loss(names, folder=None):
@@ -219,9 +190,8 @@ def identity_loss(names, folder=None):
 
 
 def epoch_table(training, test, unet):
-    """Yield the lines of a table of losses and distances by epoch. Epoch 0 of the U-Net means no U-Net."""
-    yield row("", "epoch", "training loss", "validation loss", "training pieces, dB", "test pieces, dB")
-    yield "|---" * 6 + "|"
+    """Yield the rows of a table of losses and distances by epoch. Epoch 0 of the U-Net means no U-Net."""
+    yield "", "epoch", "training loss", "validation loss", "training pieces, dB", "test pieces, dB"
     for network, epochs in ("ae", ae_kept), ("unet", (0, *unet_kept)):
         if network == "unet" and not unet:
             continue
@@ -233,12 +203,12 @@ def epoch_table(training, test, unet):
             paths = [kept] if network == "ae" else [weights("report"), kept][:1 + bool(epoch)]
             both = [losses[part][epoch - 1] for part in ("training", "validation")] if epoch else identity_loss(
                 losses["settings"]["pieces"])
-            yield row({"ae": "autoencoder", "unet": "U-Net"}[network], epoch, *(f"{loss:.5f}" for loss in both),
-                      error(data, training[:len(test)], *paths)[0], error(data / "test", test, *paths)[0])
+            yield ({"ae": "autoencoder", "unet": "U-Net"}[network], epoch, *(f"{loss:.5f}" for loss in both),
+                   error(data, training[:len(test)], *paths)[0], error(data / "test", test, *paths)[0])
 
 
 def ablation_table(test):
-    """Yield the lines of a table of the ablations, on the piano of the training and on another one.
+    """Yield the rows of a table of the ablations, on the piano of the training and on another one.
 
     Each cell has the mean over the epochs `ae_brief` or `unet_brief` and, in brackets, the score of each epoch.
     """
@@ -246,8 +216,7 @@ def ablation_table(test):
         return [[weights(name, folder=folder)] * (network == "unet") + [weights(name, f"{network}_{epoch}", folder)]
                 for epoch in epochs]
 
-    yield row("", "test pieces, dB", "level error of loud bands, dB", "on a piano left out, dB")
-    yield "|---" * 4 + "|"
+    yield "", "test pieces, dB", "level error of loud bands, dB", "on a piano left out, dB"
     folders = {"pianos": data.with_name("report_pianos")}
     rows = {"the report's autoencoder": after(ae_brief, "report", "ae"),
             **{ablation_names[name]: after(ae_brief, name, "ae", folders.get(name, data)) for name in ae_ablations},
@@ -259,8 +228,8 @@ def ablation_table(test):
             continue
         (here, loud), (elsewhere, _) = (zip(*(error(data / side, test, *paths) for paths in networks))
                                         for side in ("test", "left_out"))
-        yield row(label, *(f"{np.mean(part):.2f} ({', '.join(f'{each:.2f}' for each in part)})" for part in (
-            here, loud, elsewhere)))
+        yield label, *(f"{np.mean(part):.2f} ({', '.join(f'{each:.2f}' for each in part)})" for part in (
+            here, loud, elsewhere))
 
 
 def save_figures(folder, unet):
@@ -268,7 +237,7 @@ def save_figures(folder, unet):
     for name, (network, title) in drawn.items():
         if network == "ae" or unet:
             losses = json.loads(Util.read_text(weights("report", network).with_name(f"{network}_losses.json")))
-            Plots.save_figure(folder / f"{name}.png", Plots.plot_losses(losses, title))
+            plots.save_figure(folder / f"{name}.png", plots.plot_losses(losses, title))
 
 
 def main(arguments=None):
@@ -290,13 +259,13 @@ def main(arguments=None):
     if not weights("report").exists():
         raise FileNotFoundError(f"{weights('report')} is not trained yet; leave --so-far out")
     training = json.loads(Util.read_text(weights("report").with_name("ae_losses.json")))["training_pieces"]
-    test, trained = sorted(Util.find_pieces(data / "MIDI_test", Notes.midi_endings)), choose(options.train)
+    test, trained = sorted(Util.find_pieces(data / "MIDI_test", note_events.midi_endings)), choose(options.train)
     full = (options.target == report_target and len(trained) == n_pieces and test == sorted(scored_pieces)
             and not options.so_far)
     output = output_path(hp.root / "results" / "report_tables.md", full, options.output)
     tables = comparison_table(training, test, unet), epoch_table(training, test, unet), ablation_table(test)
-    Util.save_text(output, "\n\n".join("\n".join(table) for table in tables)
-                   + f"\n\nThe U-Net is that of the best epoch of {epochs}, by validation loss. Training pieces: "
+    Util.save_text(output, "\n".join(table(list(rows)) for rows in tables)
+                   + f"\nThe U-Net is that of the best epoch of {epochs}, by validation loss. Training pieces: "
                    + f"{', '.join(trained)}.\n")
     save_figures(output.parent / "figures" if output.parent == hp.root / "results" else output.parent, unet)
     print(output)

@@ -10,18 +10,17 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import AEMain
 import Hyperparameters as hp
 import MIDI2Audio
-import Training
 import UNetMain
 import Util
+from training.checkpoints import save_tensors
 import report
 from AEDataset import split_for_training
 from AEModel import half_precision, load_tensors
-from common import check_soundfonts, table
+from common import check_soundfonts, copy_pieces, table
 
 data = hp.data / "report_pair"
 n_epochs = 10   # of the U-Net
@@ -29,7 +28,7 @@ n_epochs = 10   # of the U-Net
 
 def train_pair(folder):
     """Render the pieces and train both networks below `data`. The weights of each epoch of the U-Net are kept."""
-    report.copy_pieces(report.choose(folder), data / "MIDI")
+    copy_pieces(report.choose(folder), data / "MIDI")
     MIDI2Audio.main(["--data", str(data)])
     report.train(AEMain, report.weights("report", folder=data), data=data, epochs=hp.ae_epochs, **hp.ae_report)
     report.train(UNetMain, report.weights("report", "unet", data), range(1, n_epochs + 1), data=data, epochs=n_epochs,
@@ -39,10 +38,7 @@ def train_pair(folder):
 def compare_epochs():
     """Score the output after each epoch of the U-Net on the validation pieces.
 
-    Returns
-    -------
-    list of (int, float, float)
-        Epoch, validation loss, and mean log-mel L1 in dB. Epoch 0 is the output of the autoencoder.
+    Return a list of (epoch, validation loss, mean log-mel L1 in dB). Epoch 0 is the output of the autoencoder.
     """
     losses = json.loads(Util.read_text(report.weights("report", "unet_losses", data).with_suffix(".json")))
     pieces = losses["settings"]["pieces"]
@@ -56,8 +52,8 @@ def compare_epochs():
 def save_pair(epoch):
     """Write the autoencoder and the U-Net of an epoch in half precision to data/models/report."""
     for network, name in ("ae", "ae"), ("unet", f"unet_{epoch}"):
-        Training.save_tensors(hp.models / "report" / f"{network}.torch",
-                              half_precision(load_tensors(report.weights("report", name, data))))
+        save_tensors(hp.models / "report" / f"{network}.torch",
+                     half_precision(load_tensors(report.weights("report", name, data))))
 
 
 def main(arguments=None):
@@ -68,7 +64,7 @@ def main(arguments=None):
     train_pair(options.midi)
     scores = compare_epochs()
     print(table([("epoch of the U-Net", "validation loss", "log-mel L1 of the validation pieces, dB"),
-                 *((str(epoch), f"{loss:.5f}", f"{distance:.2f}") for epoch, loss, distance in scores)]))
+                 *((epoch, f"{loss:.5f}", distance) for epoch, loss, distance in scores)]))
     best = min(scores[1:], key=lambda score: score[2])[0]
     save_pair(best)
     print(f"epoch {best}: {hp.models / 'report'}")

@@ -17,13 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
-import Main
 import MIDI2Audio
-import Notes
-import Page
-import Plots
+import Main
 import Util
 from AEModel import NoteModel
+from audio import audio_files
+from notes import note_events
+from outputs import plots, result_page
 
 results = hp.root / "results"
 
@@ -32,15 +32,15 @@ excerpts = "bach_prelude_c", "mozart_rondo_alla_turca", "satie_gymnopedie_1"   #
 # name of the sound files -> piece of piano-midi.de, preset of the piano, title and remark on the page
 sounds = {
     "train_sample": ("alb_esp1", hp.piano_preset, "Isaac Albéniz, España, Prélude",
-                     "the networks were trained on this piece"),
+                     "a piece in the training set"),
     "mz_331_3": ("mz_331_3", hp.piano_preset, "W. A. Mozart, Rondo alla Turca",
-                 "a piece not trained on, on a piano trained on"),
+                 "a piece outside the training set, on a piano in it"),
     "clair_de_lune": ("deb_clai", ("TimGM6mb.sf2", 0, 0), "Claude Debussy, Clair de Lune",
-                      "a piece not trained on, on a piano not trained on"),
+                      "a piece outside the training set, on an unseen piano"),
 }
 sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net",
          "report": "the report's networks", "truth": "true e-piano"}
-picture_size, picture_at = (1200, 1045), 12.5  # the README's picture: pixels, and position in seconds
+picture_size, picture_at = (1200, 1065), 12.5  # the README's picture: pixels, and position in seconds
 browsers = ("chromium", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 intro = """<p>Each piece has five versions: the piano recording, the output of the autoencoder, the output of the U-Net
 behind it, the output of the two networks of the 2020 report, and the same notes rendered on the true electric piano.
@@ -72,18 +72,16 @@ def load_json(path):
 
 
 def save_scores(models, folder=results):
-    """Score the three excerpts of data/MIDI_test, and write evaluation.md, .json and .png.
-
-    Raises ValueError if data/MIDI_test holds other pieces.
-    """
-    names = sorted(Util.find_pieces(hp.data / "MIDI_test", Notes.midi_endings))
+    """Score the three excerpts of data/MIDI_test, and write evaluation.md, .json and .png. Raises ValueError if
+    data/MIDI_test holds other pieces."""
+    names = sorted(Util.find_pieces(hp.data / "MIDI_test", note_events.midi_endings))
     if names != sorted(excerpts):
         raise ValueError(f"{hp.data / 'MIDI_test'} holds {', '.join(names)}, and results/evaluation.md is about "
                          f"{', '.join(excerpts)}; restore them, or score your own pieces with Evaluation.py")
     midi_folder = hp.data / "MIDI_test"
     scores = Evaluation.evaluate(Evaluation.render_pair(midi_folder), midi_folder, models)
     Evaluation.save_scores(folder / "evaluation", scores)
-    Plots.save_figure(folder / "evaluation.png", Evaluation.plot_scores(scores))
+    plots.save_figure(folder / "evaluation.png", Evaluation.plot_scores(scores))
 
 
 def check_requirements(works):
@@ -99,9 +97,7 @@ def check_requirements(works):
 
 def render_sounds(midi_folder, folder=results):
     """Render the recording and the true e-piano of each of `sounds` from the MIDI files anywhere below `midi_folder`.
-
-    Raises FileNotFoundError if one is missing, and as `MIDI2Audio.synthesise_midi_to_audio`.
-    """
+    Raises FileNotFoundError if one is missing, and as `MIDI2Audio.synthesise_midi_to_audio`."""
     files = {path.stem: path for path in sorted(Path(midi_folder).rglob("*.mid"))}
     for name, (piece, piano, *_) in sounds.items():
         if piece not in files:
@@ -119,28 +115,14 @@ def save_sounds(models, folder=results):
         outputs["report"] = Main.resynthesise(recording, report)[0]
         scores[name] = Evaluation.score_outputs(outputs, truth)
         for side, version in ("after_autoencoder", "autoencoder"), ("final", "final"), ("report", "report"):
-            Util.write_audio(folder / f"{name}_{side}.wav", outputs[version])
+            audio_files.write_audio(folder / f"{name}_{side}.wav", outputs[version])
     Evaluation.save_scores(folder / "sounds", scores)
 
 
 def save_figures(models, folder=results):
-    """Draw the ten figures of the report (`figure_names`) with its own networks, then figures of the shipped ones.
-
-    The latter are the stages of the demo recording and its transcription.
-
-    Parameters
-    ----------
-    models : sequence of AEModel.AEModel
-        Shipped autoencoder and U-Net. The transcription needs a note autoencoder.
-    folder : Path
-
-    Raises
-    ------
-    FileNotFoundError
-        If recorded losses or the output of epoch 1 are missing.
-    ValueError
-        If that output does not have the shape of the training piece.
-    """
+    """Draw the ten figures of the report (`figure_names`) with its own networks, then stages and notes of the demo.
+    `models` are the shipped ones. Raises FileNotFoundError if recorded losses or the output of epoch 1 are missing, and
+    ValueError if that output does not have the shape of the training piece."""
     early = folder / "training" / "report_ae_epoch_1.npy"
     if not early.exists():
         raise FileNotFoundError(f"{early} is missing; benchmarks/report_weights.py writes it to data/report_pair: copy "
@@ -159,15 +141,15 @@ def save_figures(models, folder=results):
     drawn = [ae_losses, epoch_1, piece[1], piece[0], unet_losses, *ten, *unseen]
     for (name, title), content in zip(figure_names.items(), drawn):
         losses = isinstance(content, dict)
-        figure = Plots.plot_losses(content, title) if losses else Plots.plot_spectrograms({title: content})
-        Plots.save_figure(folder / "figures" / f"{name}.png", figure)
+        figure = plots.plot_losses(content, title) if losses else plots.plot_spectrograms({title: content})
+        plots.save_figure(folder / "figures" / f"{name}.png", figure)
     demo = Main.resynthesise(Main.read_recording(hp.demo), models)[1]
-    Plots.save_figure(folder / "figures" / "demo.png",
-                      Plots.plot_spectrograms(dict(zip(Main.stage_names, demo)), hp.demo.name))
+    plots.save_figure(folder / "figures" / "demo.png",
+                      plots.plot_stages(demo, hp.demo.name))
     if isinstance(models[0], NoteModel):
         audio = Main.read_recording(hp.demo)[:10 * hp.sample_rate]
         notes = Main.transcribe_audio(audio, models[0])
-        Plots.save_figure(folder / "figures" / "latent.png", Plots.plot_notes(
+        plots.save_figure(folder / "figures" / "latent.png", plots.plot_notes(
             DatasetCreator.pitch_spectrogram(audio), notes, f"{len(notes)} notes transcribed from {hp.demo.name}"))
 
 
@@ -175,18 +157,18 @@ def sound_piece(name, scores, folder=results):
     """Return the part of the page that plays the versions of one of `sounds`."""
     _, _, title, remark = sounds[name]
     remark = (f"{remark[0].upper()}{remark[1:]}. Timbre gap closed: {100 * Evaluation.gap_closed(scores):.0f}&nbsp;%. "
-              f"Ceiling: {scores['ceiling']['log_mel_l1']:.2f}&nbsp;dB.")
+              f"Reference: {scores['reference']['log_mel_l1']:.2f}&nbsp;dB.")
     asides = [f"{scores[version]['log_mel_l1']:.2f} dB from the true e-piano"
               for version in (*Evaluation.versions[:3], "report")]
     versions = []
     for (side, label), aside in zip(sides.items(), [*asides, "the same notes, rendered"]):
         audio = Main.read_recording(folder / f"{name}_{side}.wav")
-        versions.append((label, aside, audio, Main.whole_spectrogram(audio)))
-    return Page.make_piece(title, versions, remark)
+        versions.append((label, aside, audio))
+    return result_page.make_piece(title, versions, remark)
 
 
 def save_page(folder=results):
-    """Write results/index.html, the page of the sounds with their scores and the figures (`Page.render_page`)."""
+    """Write results/index.html, the page of the sounds with their scores and the figures."""
     sound_scores, scores = (load_json(folder / f"{name}.json") for name in ("sounds", "evaluation"))
     metrics = {metric: name for metric, name in Evaluation.metrics.items() if metric in scores["mean"]["final"]}
     columns = "".join(f'<th scope="col">{name}</th>' for name in metrics.values())
@@ -199,9 +181,10 @@ def save_page(folder=results):
   <figcaption>Figure {number}. {title}</figcaption>
 </figure>''' for number, (name, title) in enumerate(figure_names.items(), 1))
     rest = f'''<h2 id="numbers">In numbers</h2>
-<p>Means over the {len(scores) - 1} excerpts of the repository, which were not trained on. <i>Log-mel L1</i> is the mean
-difference from the log-mel spectrogram of the true e-piano. <i>Ceiling</i> is the inversion of that true spectrogram.
-The <i>timbre gap closed</i> is (unchanged − final) / (unchanged − ceiling), here
+<p>Means over the {len(scores) - 1} excerpts of the repository, which are not in the training set. <i>Log-mel L1</i> is
+the mean difference from the log-mel spectrogram of the true e-piano. <i>Reference</i> is that true spectrogram,
+inverted from the phase of the recording.
+The <i>timbre gap closed</i> is (unchanged − final) / (unchanged − reference), here
 {100 * Evaluation.gap_closed(scores["mean"]):.0f}&nbsp;%. All pieces: <a href="evaluation.md">evaluation.md</a>,
 <a href="sounds.md">sounds.md</a>.</p>
 <div class="wide" tabindex="0" role="region" aria-label="Mean scores">
@@ -217,7 +200,8 @@ The <i>timbre gap closed</i> is (unchanged − final) / (unchanged − ceiling),
 <a href="https://creativecommons.org/licenses/by-sa/3.0/de/deed.en">CC BY-SA 3.0 Germany</a>; the sounds and pictures
 made from them have the same licence. See <a href="README.md">README.md</a>.</p>'''
     pieces = [sound_piece(name, sound_scores[name], folder) for name in sounds]
-    Util.save_text(folder / "index.html", Page.render_page("Instrument resynthesis: listen", pieces, intro, rest))
+    page = result_page.render_page("Instrument resynthesis: listen", pieces, intro, rest)
+    Util.save_text(folder / "index.html", page)
 
 
 def find_browser():
@@ -229,14 +213,15 @@ def find_browser():
 
 
 def save_picture(models, folder=results):
-    """Draw the README's picture, results/figures/page.png: the page that `Main.py --page` writes for the demo.
-
-    Raises FileNotFoundError if Chromium is missing, ValueError if it fails.
-    """
+    """Draw the README's picture, results/figures/page.png: the page that `Main.py --page` writes for the demo. Raises
+    FileNotFoundError if Chromium is missing, ValueError if it fails."""
     browser = find_browser()
     with tempfile.TemporaryDirectory() as temporary:
         page, shot = Path(temporary) / "page.html", Path(temporary) / "page.png"
-        Util.save_text(page, Main.recording_page(*Main.make_versions(hp.demo, models, compare=["report"])))
+        audio = Main.read_recording(hp.demo)
+        notes = Main.transcribe_if_possible(audio, models, hp.demo)
+        versions = Main.make_versions(audio, models, notes, compare="report")
+        Util.save_text(page, result_page.recording_page(hp.demo.stem, versions, notes, models[0].pair))
         subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                         f"--user-data-dir={temporary}/profile", f"--screenshot={shot}", "--virtual-time-budget=5000",
                         f"--window-size={picture_size[0]},{picture_size[1]}", f"{page.as_uri()}#{picture_at}"],
