@@ -1,5 +1,5 @@
 # make demo: convert the demo recording.   make app: open a page that converts recordings in a browser.
-# make test: run the tests.   make results: make the files in results/ again.
+# make test: run the tests.   make results: make the files in results/ and the picture of the architecture again.
 # make notebooks: run the notebooks in place.   The README has the same commands without make.
 PYTHON ?= python3
 SOUNDFONT = FluidR3_GM.sf2
@@ -13,13 +13,14 @@ demo: .venv/installed
 app: .venv/app
 	@.venv/bin/python app.py
 
-test: .venv/app system browser
-	.venv/bin/python -m pytest tests
+test: .venv/app .venv/dev system browser
+	.venv/bin/python -m pytest -n auto --dist loadfile tests
 
 results: .venv/installed system browser
 	.venv/bin/python results/make.py
+	.venv/bin/python results/architecture.py
 
-notebooks: .venv/installed
+notebooks: .venv/dev
 	.venv/bin/jupyter nbconvert --log-level WARN --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 .venv/installed: requirements.txt
@@ -27,8 +28,8 @@ notebooks: .venv/installed
 	.venv/bin/python -m pip install -q -r requirements.txt
 	@touch $@
 
-.venv/app: requirements-app.txt .venv/installed
-	.venv/bin/python -m pip install -q -r requirements.txt -r requirements-app.txt
+.venv/app .venv/dev: .venv/%: requirements-%.txt .venv/installed
+	.venv/bin/python -m pip install -q -r requirements.txt -r $<
 	@touch $@
 
 # Install FluidSynth and a SoundFont where they are missing.
@@ -48,7 +49,7 @@ system:
 	if ! ls $(SOUNDFONTS) 2> /dev/null | grep -q .; then \
 	  echo "$(SOUNDFONT) is missing: put it into SoundFonts/ (see SoundFonts/README.md)" >&2; exit 1; fi
 
-# Install Chromium for tests/test_page.py and tests/test_app.py where it is missing. Without it, only these tests fail.
+# Install Chromium where it is missing. Without it, only the tests of app.py and of the result page fail.
 browser:
 	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	if command -v chromedriver > /dev/null && { command -v chromium || command -v google-chrome || \
@@ -60,4 +61,4 @@ browser:
 	elif command -v brew > /dev/null; then \
 	  echo "installing with brew: google-chrome chromedriver"; \
 	  brew install --cask google-chrome chromedriver; \
-	else false; fi; } || echo "no Chromium with chromedriver: tests/test_page.py and tests/test_app.py will fail" >&2
+	else false; fi; } || echo "no Chromium with chromedriver: the tests of app.py and of the result page will fail" >&2
