@@ -38,7 +38,8 @@ def test_text_is_written_in_utf_8_whatever_the_platform_has(root, tmp_path):
 def test_ctrl_c_while_it_imports_ends_without_a_traceback(root, tmp_path):
     (tmp_path / "tqdm.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     process = subprocess.run([sys.executable, root / "Main.py"], cwd=tmp_path, capture_output=True, text=True,
-                             env={**os.environ, "PYTHONPATH": str(tmp_path)})
+                             env={**os.environ, "PYTHONPATH": str(tmp_path)},
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # nohup ignores it
     assert process.returncode == -signal.SIGINT and process.stderr == ""
 
 
