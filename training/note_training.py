@@ -23,7 +23,7 @@ from training.note_dataset import NoteDataset
 from training.note_validation import ValidationClips
 from training.table_training import TableCrops, TableTrainer
 
-minutes_per_step = 0.005    # of the encoder, per crop of 3 s, on two cores with bfloat16 arithmetic
+minutes_per_step = 0.005    # of the encoder, per crop of 3 s, on two cores without bfloat16 arithmetic
 minutes_per_clip = 0.03     # of the heads: prediction and training
 
 
