@@ -5,6 +5,7 @@ import itertools
 import os
 import shlex
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,10 @@ recording_endings = (
 # how each kind of file that we write is encoded; of mp3 and ogg the quality, from 0, the best, to 1
 audio_formats = {".wav": dict(subtype="PCM_16"), ".flac": dict(subtype="PCM_16"),
                  ".ogg": dict(format="OGG", subtype="VORBIS", compression_level=0.2),
-                 ".mp3": dict(format="MP3", bitrate_mode="VARIABLE", compression_level=0.0)}
+                 ".mp3": dict(format="MP3", bitrate_mode="VARIABLE", compression_level=0.0),
+                 ".m4a": dict(format="M4A")}
+aac_frames = 1024           # samples of a block of AAC
+aac_bit_rate = 96_000       # bit/s per channel
 
 
 class DecodingError(ValueError):
@@ -221,22 +225,30 @@ def mix_channels(blocks, stereo, name, rate):
 
 
 def resample_blocks(blocks, rate):
-    """Return blocks [shape=(n,) or (n, channels), float32] as one array, resampled as by `resample`. Memory holds the
-    result, and one block of the source."""
-    if rate == hp.sample_rate:
-        return join(list(blocks))
+    """Return blocks [shape=(n,) or (n, channels), float32] as one array at `hp.sample_rate`: see `resampled`. Memory
+    holds the result, and one block of the source."""
+    return join(list(resampled(blocks, rate, hp.sample_rate)))
+
+
+def resampled(blocks, rate, to_rate):
+    """Yield the audio of blocks [shape=(n,) or (n, channels), float32] from `rate` at `to_rate` Hz, of the length of
+    `resample`."""
+    if rate == to_rate:
+        yield from blocks
+        return
     import soxr
 
-    number, stream, parts = 0, None, []
+    number, made, stream = 0, 0, None
     for block in blocks:
         if stream is None:
-            stream = soxr.ResampleStream(rate, hp.sample_rate, block[0].size, dtype="float32", quality="HQ")
+            stream = soxr.ResampleStream(rate, to_rate, block[0].size, dtype="float32", quality="HQ")
         number += len(block)
-        parts.append(stream.resample_chunk(np.ascontiguousarray(block)))
-    if not number:
-        return np.zeros(0, np.float32)
-    parts.append(stream.resample_chunk(np.zeros((0, *block.shape[1:]), np.float32), last=True))
-    return fix_length(join(parts), max(round(number * hp.sample_rate / rate), 1))
+        part = stream.resample_chunk(np.ascontiguousarray(block))
+        made += len(part)
+        yield part
+    if number:
+        part = stream.resample_chunk(np.zeros((0, *block.shape[1:]), np.float32), last=True)
+        yield fix_length(part, max(round(number * to_rate / rate), 1) - made)
 
 
 def join(parts):
@@ -276,24 +288,57 @@ def level_exponent(audio):
     return int(np.frexp(max(audio.max(initial=0), -audio.min(initial=0)))[1])
 
 
-def write_audio(path, audio, mark=None):
-    """Write audio [shape=(n,) or (n, 2), in [-1, 1]] at `hp.sample_rate`, with a `mark` in the metadata. The ending of
-    `path` chooses wav or flac with 16 bits, ogg or mp3."""
+def write_audio(path, audio, mark=None, rate=hp.sample_rate):
+    """Write audio [shape=(n,) or (n, 2), in [-1, 1]] at `rate` Hz, with a `mark` in the metadata. The ending of `path`
+    chooses wav or flac with 16 bits, ogg, mp3 or m4a."""
     how = audio_formats.get(Path(path).suffix.lower(), audio_formats[".wav"])
     with Util.atomic_write(path, mark) as temporary:
         try:
-            encode_audio(temporary, audio, mark, **how)
+            encode_audio(temporary, audio, mark, rate, **how)
         except soundfile.LibsndfileError:  # which does not pass on what the system says
             raise OSError("no space left, or not allowed") from None
 
 
-def encode_audio(file, audio, comment=None, **how):
-    """Write audio as `write_audio` to a path or a binary file, in a format of libsndfile's."""
-    with soundfile.SoundFile(file, "w", hp.sample_rate, 1 if audio.ndim == 1 else audio.shape[1], **how) as opened:
+def encode_audio(file, audio, comment=None, rate=hp.sample_rate, **how):
+    """Write audio as `write_audio` to a path or a binary file, in a format of libsndfile's, or to a path as m4a."""
+    if how.get("format") == "M4A":
+        return encode_m4a(file, audio, comment, rate)
+    with soundfile.SoundFile(file, "w", rate, 1 if audio.ndim == 1 else audio.shape[1], **how) as opened:
         if comment:
             opened.comment = comment
         for start in range(0, len(audio), write_frames):
             opened.write(audio[start:start + write_frames])
+
+
+def import_av():
+    """Return the package av, which writes m4a by FFmpeg. Raises ValueError if it is not installed."""
+    try:
+        import av
+    except ImportError:
+        raise ValueError("m4a needs FFmpeg; install the package av (pip install av), or choose .wav, .flac, .ogg or "
+                         ".mp3") from None
+    return av
+
+
+def encode_m4a(path, audio, comment, rate):
+    """Write audio [shape=(n,) or (n, 2)] as AAC in an MP4 container, at `rate` Hz.
+
+    `comment` is also the name of the track. `marks` finds this name near the beginning of a file of any length. The
+    tags come after the table of blocks, which grows with the length.
+    """
+    av, layout, channels = import_av(), *(("mono", 1) if audio.ndim == 1 else ("stereo", 2))
+    options = {"movflags": "faststart", "movie_timescale": str(rate)}  # else the length is in ms
+    with av.open(Path(path).absolute(), "w", format="ipod", options=options) as container:
+        stream = container.add_stream("aac", rate, layout=layout, bit_rate=aac_bit_rate * channels)
+        if comment:
+            container.metadata["comment"] = comment.partition("; content")[0]
+            stream.metadata["handler_name"] = comment
+        for start in range(0, len(audio), aac_frames):
+            block = np.atleast_2d(audio[start:start + aac_frames].T.astype(np.float32))
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), "fltp", layout)
+            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def encode_mp3(audio, **how):

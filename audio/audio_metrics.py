@@ -35,30 +35,32 @@ def log_mel_l1(output, truth):
     return hp.top_db * float(np.abs(output - truth).mean())
 
 
-def modulation_power(audio):
+def modulation_power(audio, rate=hp.sample_rate):
     """Return the power of the fluctuations of bands [shape=(texture_mels, octaves)], and the levels of the bands. A
     band's envelope is its compressed magnitude; power is relative to the mean square of the envelope, so that a gain
     changes nothing."""
-    magnitude = np.abs(librosa.stft(audio, n_fft=texture_n_fft, hop_length=texture_hop_length))
-    filters = librosa.filters.mel(sr=hp.sample_rate, n_fft=texture_n_fft, n_mels=texture_mels)
+    n_fft, hop_length = (size * rate // hp.sample_rate for size in (texture_n_fft, texture_hop_length))
+    magnitude = np.abs(librosa.stft(audio, n_fft=n_fft, hop_length=hop_length))
+    filters = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=texture_mels)
     envelopes = (filters @ magnitude) ** texture_exponent
     level = np.square(envelopes).mean(axis=1)
     fluctuation = np.fft.rfft(envelopes - envelopes.mean(axis=1, keepdims=True), axis=1)
     density = np.square(np.abs(fluctuation)) / envelopes.shape[1]
-    hertz = np.fft.rfftfreq(envelopes.shape[1], texture_hop_length / hp.sample_rate)
+    hertz = np.fft.rfftfreq(envelopes.shape[1], hop_length / rate)
     octave = np.digitize(hertz, texture_hertz)
     power = np.stack([density[:, octave == i].sum(axis=1) for i in range(1, len(texture_hertz))], axis=1)
     return power / np.maximum(level, 1e-20)[:, None], level
 
 
-def texture(output, truth):
+def texture(output, truth, rate=hp.sample_rate):
     """Return the distance of the modulation spectra of two signals in dB: how strongly bands fluctuate, and how fast.
 
     It is the mean over the octaves of modulation from 2 to 128 Hz. Bands are weighted by their level in the truth.
+    `rate` is in Hz, a multiple of `hp.sample_rate`.
     Modulation spectra describe perceived texture (McDermott and Simoncelli 2011, "Sound texture perception via
     statistics of the auditory periphery").
     """
-    (power, _), (true_power, level) = modulation_power(output), modulation_power(truth)
+    (power, _), (true_power, level) = modulation_power(output, rate), modulation_power(truth, rate)
     distance = np.abs(10 * np.log10((power + 1e-9) / (true_power + 1e-9)))
     return float(np.average(distance, axis=0, weights=level).mean())
 

@@ -4,6 +4,14 @@ import numpy as np
 import Hyperparameters as hp
 from audio import audio_files
 
+levels = ("recorded", "peak")   # as loud as the recording; as loud as possible
+
+
+def check_level(level):
+    """Raise ValueError if `level` is not one of `levels`."""
+    if level not in levels:
+        raise ValueError(f"level is 'recorded' or 'peak', not '{level}'")
+
 
 def norm(audio, exponent=0):
     """Return the Euclidean norm of audio divided by 2 ** `exponent`, computed in blocks."""
@@ -12,11 +20,13 @@ def norm(audio, exponent=0):
     return np.float32(np.sqrt(sum(float(part @ part) for part in parts)))
 
 
-def match_rms(recording, audio, share=1):
-    """Scale `audio` in place to `share` of the power of `recording`, or to the peak `hp.peak` if softer; return it."""
+def match_level(recording, audio, share=1, level="recorded"):
+    """Scale `audio` in place and return it: to `share` of the mean power of `recording`, or to the peak `hp.peak` if
+    that is softer, or if `level` is "peak". The two may differ in sample rate and channels."""
     peak = max(audio.max(), -audio.min())
     if peak > 0:
         exponent = audio_files.level_exponent(recording)
         louder = np.ldexp(float(norm(recording, exponent) / norm(audio)), exponent) * share ** 0.5
-        audio *= np.float32(min(louder, hp.peak / peak))
+        louder *= (audio.size / recording.size) ** 0.5
+        audio *= np.float32(hp.peak / peak if level == "peak" else min(louder, hp.peak / peak))
     return audio

@@ -20,7 +20,7 @@ def make_mark(digest):
 
 
 def seal(path):
-    """Write the digest of a file's content into its mark. The file is wav, flac, ogg, mp3, MIDI, PNG or text."""
+    """Write the digest of a file's content into its mark. The file is wav, flac, ogg, mp3, m4a, MIDI, PNG or text."""
     with open(path, "r+b") as file:
         head = file.read(head_bytes)
         digest = content_digest(head, file)

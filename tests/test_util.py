@@ -17,8 +17,9 @@ from training import training_loop
     lambda path: Util.save_array(path, np.ones(10_000)), lambda path: Util.save_text(path, "a" * 10_000),
     lambda path: audio_files.write_audio(path, np.ones(10_000)),
     lambda path: training_loop.save_tensors(path, {"weight": torch.ones(10_000)})))
-def test_a_full_disk_leaves_what_was_there_and_is_said(small_files, tmp_path, write):
-    path = tmp_path / "kept.wav"
+@pytest.mark.parametrize("name", ("kept.wav", "kept.m4a"))
+def test_a_full_disk_leaves_what_was_there_and_is_said(small_files, tmp_path, write, name):
+    path = tmp_path / name
     path.write_text("before")
     with small_files(2000), pytest.raises(OSError, match=f"^{path} cannot be written .*; free some space"):
         write(path)

@@ -2,6 +2,7 @@
 import sys
 import tracemalloc
 
+import av
 import librosa
 import numpy as np
 import pytest
@@ -138,14 +139,28 @@ tones = (0.3 * np.sin(2 * np.pi * np.array([220, 330]) * time) * np.exp(-3 * (ti
     ("wav", "WAV", "PCM_16", 1e-4), ("flac", "FLAC", "PCM_16", 1e-4), ("ogg", "OGG", "VORBIS", 0.05),
     ("MP3", "MP3", "MPEG_LAYER_III", 0.05)])
 @pytest.mark.parametrize("audio", (tones[:, 0], tones), ids=("mono", "stereo"))
-def test_every_kind_of_file_is_written_as_asked(tmp_path, ending, kind, subtype, error, audio):
+@pytest.mark.parametrize("rate", (hp.sample_rate, 44100))
+def test_every_kind_of_file_is_written_as_asked(tmp_path, ending, kind, subtype, error, audio, rate):
     path = tmp_path / f"out.{ending}"
-    audio_files.write_audio(path, audio)
+    audio_files.write_audio(path, audio, rate=rate)
     info = soundfile.info(path)
-    assert (info.format, info.subtype, info.channels, info.samplerate) == (kind, subtype, audio.ndim, hp.sample_rate)
-    back = audio_files.read_audio(path, stereo=True)
+    assert (info.format, info.subtype, info.channels, info.samplerate) == (kind, subtype, audio.ndim, rate)
+    back, _ = soundfile.read(path)
     assert back.shape == audio.shape and np.abs(back - audio).mean() < error
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("audio", (tones[:, 0], tones), ids=("mono", "stereo"))
+@pytest.mark.parametrize("rate", (hp.sample_rate, 44100))
+def test_m4a_is_aligned_with_the_audio_and_names_its_length(tmp_path, audio, rate):
+    """FFmpeg decodes the last block of 1,024 samples to its end, behind the end of the audio."""
+    audio_files.write_audio(tmp_path / "out.m4a", audio, rate=rate)
+    with audio_files.open_with_ffmpeg(tmp_path / "out.m4a") as (found, channels, blocks):
+        back = np.concatenate(list(blocks))
+    assert (found, channels) == (rate, audio.ndim) and 0 <= len(back) - len(audio) < 1024
+    assert np.abs(back[:len(audio)] - audio.reshape(len(audio), -1)).mean() < 0.002  # one sample is 0.004
+    with av.open(tmp_path / "out.m4a") as container:
+        assert container.streams[0].duration == len(audio)
 
 
 @pytest.mark.parametrize("rate", (8000, 44100, 48000))

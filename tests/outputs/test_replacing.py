@@ -1,6 +1,8 @@
 """Outputs replace nothing but former outputs of the same recording, which their marks tell."""
 import os
+import sys
 
+import av
 import numpy as np
 import PIL.Image
 import pytest
@@ -36,17 +38,37 @@ def test_a_mark_tells_the_recording_and_what_was_edited(tmp_path, recording, end
     assert marks.read_mark(path) is None
     writers[ending](path, mark)
     assert marks.read_mark(path) == (digest, True)
-    if ending in audio_files.audio_formats:
+    content = path.read_bytes()
+    if ending == ".m4a":
+        assert content.index(mark[:-16].encode()) < content.index(b"stbl")  # the table, as long as the audio
+        with av.open(path) as container:
+            assert mark.startswith(container.metadata["comment"])
+    elif ending in audio_files.audio_formats:
         with soundfile.SoundFile(path) as file:
             assert file.comment.startswith(mark[:-16]) and len(file.read()) == pytest.approx(hp.sample_rate, abs=1200)
     if ending == ".png":
         with PIL.Image.open(path) as image:
             image.load()
             assert image.text["Comment"].startswith(mark[:-16])
-    content = path.read_bytes()
     for place in len(content) - 20, content.index(digest.encode()) - 30:  # sound, picture or text; another tag
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1:])
         assert marks.read_mark(path) in (None, (digest, False))
+
+
+def test_m4a_is_an_output_in_a_folder_and_an_edited_one_is_kept(tmp_path, recording):
+    path, found = tmp_path / "b.m4a", output_files.find_recordings([recording])
+    writers[".m4a"](path, marks.make_mark(Util.file_digest(recording)))
+    assert [file for file, _ in output_files.find_recordings([tmp_path])] == [recording]
+    output_files.check_outputs(found, [{"audio": path}])
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(ValueError, match="b.m4a: not written by Main.py, or edited since"):
+        output_files.check_outputs(found, [{"audio": path}])
+
+
+def test_m4a_without_its_package_is_refused_before_the_work(tmp_path, recording, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ValueError, match="m4a needs FFmpeg; .*pip install av"):
+        Main.main([str(recording), "-o", str(tmp_path / "b.m4a")])
 
 
 def test_the_place_of_the_output_is_tried_before_the_work(tmp_path, recording, monkeypatch):
@@ -59,7 +81,7 @@ def test_the_place_of_the_output_is_tried_before_the_work(tmp_path, recording, m
 
 def test_a_folder_may_have_the_name_of_a_file(tmp_path, recording):
     found = output_files.find_recordings([recording])
-    with pytest.raises(ValueError, match="is not written; choose .wav, .flac, .ogg, .mp3"):
+    with pytest.raises(ValueError, match="is not written; choose .wav, .flac, .ogg, .mp3, .m4a"):
         output_files.output_paths(found, "electric piano", tmp_path / "out.WMV")
     (tmp_path / "out.WMV").mkdir()
     paths = output_files.output_paths(found, "electric piano", tmp_path / "out.WMV")
@@ -68,7 +90,7 @@ def test_a_folder_may_have_the_name_of_a_file(tmp_path, recording):
 
 def test_a_link_to_a_recording_is_that_recording(tmp_path, recording):
     os.link(recording, tmp_path / "b.wav")
-    with pytest.raises(ValueError, match="b.wav would be written over a recording"):
+    with pytest.raises(ValueError, match="b.wav would be written over a file that is read"):
         Main.main([str(recording), "-o", str(tmp_path / "b.wav"), "--overwrite"])
 
 
