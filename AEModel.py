@@ -224,7 +224,7 @@ class NoteModel(AEModel):
         return self.note_spectrogram(self.refine_velocities(notes, pitch), mel.shape[1])
 
     def decode_notes(self, predictions):
-        """Decode the output of `predict_views` to notes [shape=(n, 4)]: see `post_processing.decode_notes`."""
+        """Decode the output of `predict_views` to notes [shape=(n, 5)]: see `post_processing.decode_notes`."""
         return post_processing.decode_notes(predictions, self.network.refiner)
 
     def refine_velocities(self, notes, pitch):
@@ -240,25 +240,35 @@ class NoteModel(AEModel):
         """Return the log-mel spectrogram of notes on the target instrument [shape=(n_mels, frames), in [0, 1]]."""
         return self.note_renderer(notes, [(0, frames)])(0, frames)[0]
 
-    def note_renderer(self, notes, parts):
+    def note_renderer(self, notes, parts, like=None):
         """Return a function that renders frames from `first` to before `last` of notes on the target instrument.
 
         It returns their log-mel spectrogram [shape=(n_mels, last - first), in [0, 1]], and the STFT of a `SampledVoice`
         or None for a table. `notes` [shape=(n, 4)] are those of a whole recording, and `parts` the chunks (first, last)
-        that cover it. Only one range is held in memory, for recordings of any length.
+        that cover it. Only one range is held in memory, for recordings of any length. The spectrogram is relative to
+        the loudest moment of the notes `like`, by default the same notes.
         """
+        play = functools.lru_cache(1)(functools.partial(self.play, notes))
+        play_like = play if like is None or not len(like) else functools.partial(self.play, like)
         if not self.voice:
-            decibels = functools.lru_cache(1)(lambda first, last: self.mel_decibels(notes, first, last - first))
-            level = max(peak_frame_level(decibels(*part)) for part in parts)
+            level = max(peak_frame_level(play_like(*part)) for part in parts)
             loudest = self.network.decoder.loudest.item()
-            return lambda first, last: (normalise_level(decibels(first, last), loudest, level), None)
-        spectrum = functools.lru_cache(1)(functools.partial(self.voice.spectrum, notes))
-        reference = max(DatasetCreator.mel_power(spectrum(*part)).max() for part in parts)
+            return lambda first, last: (normalise_level(play(first, last), loudest, level), None)
+        reference = max(DatasetCreator.mel_power(play_like(*part)).max() for part in parts)
 
         def render(first, last):
-            power = DatasetCreator.mel_power(spectrum(first, last))
-            return DatasetCreator.log_mel(self.check_output(power), reference), spectrum(first, last)
+            power = DatasetCreator.mel_power(play(first, last))
+            return DatasetCreator.log_mel(self.check_output(power), reference), play(first, last)
         return render
+
+    def play(self, notes, first, last):
+        """Return the STFT of a `SampledVoice`, or the mel power of a table in dB, of notes in a range of frames."""
+        return self.voice.spectrum(notes, first, last) if self.voice else self.mel_decibels(notes, first, last - first)
+
+    def power(self, notes, parts):
+        """Return the power of notes [shape=(n, 4)] on the target instrument, summed over the frames of the `parts`."""
+        played = (self.play(notes, *part) for part in parts)
+        return sum(float((np.abs(part) ** 2 if self.voice else 10 ** (part / 10)).sum(dtype=float)) for part in played)
 
 
 def normalise_level(decibels, loudest, level=None):

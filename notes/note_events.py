@@ -1,4 +1,4 @@
-"""Notes: from and to MIDI files, as labels of spectrogram frames, and as peaks of frame-wise predictions.
+"""Notes: from and to MIDI files, and as peaks of frame-wise predictions.
 
 Notes are an array [shape=(n, 4)]: onset and offset in seconds, MIDI key, velocity from 1 to 127.
 """
@@ -66,20 +66,34 @@ def read_notes(path, limit_s=None):
     return np.array(sorted(note for note in notes if note[0] < limit_s), np.float32).reshape(-1, 4)
 
 
+def scale_times(notes, factor):
+    """Return notes [shape=(n, 4)] with all times `factor` times as long."""
+    return notes[:, :4] * np.float32([factor, factor, 1, 1])
+
+
 def save_notes(path, notes, mark=None):
-    """Write notes [shape=(n, 4)], as `read_notes` returns them, to a MIDI file of one piano track. Offsets include the
-    sustain pedal, so the file has no pedal messages. A tick is 0.52 ms. A text message holds the `mark`."""
+    """Write notes [shape=(n, 4 or 5)], as `read_notes` returns them, to a MIDI file of one piano track. Offsets include
+    the sustain pedal, so the file has no pedal messages. A tick is 0.52 ms. A text message holds the `mark`."""
+    with Util.atomic_write(path, mark) as temporary:
+        single_track(note_messages(notes), save_ticks_per_beat, mark).save(temporary)
+
+
+def note_messages(notes, ticks_per_second=save_ticks_per_beat * 1_000_000 // midi_reader.default_tempo):
+    """Return the MIDI messages of notes [shape=(n, 4 or 5)] as events (time in seconds, in whole ticks, rank among
+    events of one time, message). A note ends when its key is struck again, since a later end would also end the next
+    note. A key that is struck twice within a tick gives one note."""
     import mido
 
-    events, ticks_per_second = [], save_ticks_per_beat * 1_000_000 // midi_reader.default_tempo
-    for onset, offset, key, velocity in np.asarray(notes, np.float64):
+    events, notes = [], np.asarray(notes, np.float64)
+    for (onset, offset, key, velocity, *_), following in zip(notes, next_onsets(notes[:, 2], notes[:, 0], np.inf)):
         note, start = dict(note=int(key)), round(onset * ticks_per_second)
-        end = max(round(offset * ticks_per_second), start + 1)
+        if following * ticks_per_second < start + 1:
+            continue
+        end = max(round(min(offset, following) * ticks_per_second), start + 1)
         velocity = int(min(max(round(velocity), 1), 127))
         events.append((start / ticks_per_second, 1, mido.Message("note_on", velocity=velocity, **note)))
         events.append((end / ticks_per_second, 0, mido.Message("note_off", **note)))
-    with Util.atomic_write(path, mark) as temporary:
-        single_track(events, save_ticks_per_beat, mark).save(temporary)
+    return events
 
 
 def single_track(events, ticks_per_beat=hp.sample_rate // 2, text=None):
@@ -120,46 +134,6 @@ def piece_digest(notes):
     """Return 8 hexadecimal digits that identify a piece by the keys of its first notes, whatever plays them."""
     first = sorted((round(float(onset), 2), int(key)) for onset, _, key, *_ in notes if onset >= 0)[:32]
     return hashlib.sha256(" ".join(str(key) for _, key in first).encode()).hexdigest()[:8]
-
-
-def notes_to_frames(notes, first):
-    """Convert notes [shape=(n, 4)] to frames and piano keys. Notes outside the piano's range are left out. Return onset
-    and offset in frames, counted from frame `first`, key counted from 0, and velocity [shape=(m,) each]."""
-    notes = notes[(notes[:, 2] >= hp.lowest_key) & (notes[:, 2] < hp.lowest_key + hp.n_keys)]
-    onset, end = notes[:, :2].T.astype(float) * frame_rate - first
-    return onset, end, notes[:, 2].astype(int) - hp.lowest_key, notes[:, 3]
-
-
-def note_labels(notes, first, frames):
-    """Return the labels on which the encoder is trained [shape=(4, frames, n_keys), float32, in [0, 1]].
-
-    They are those of notes [shape=(n, 4)], from frame `first` on. Onset: 1 where a note begins, with a linear slope to
-    0 over `hp.onset_width` frames on both sides, so that the labels of neighbouring frames encode an onset between them
-    (Kong et al. 2021). Sounding: 1 while a note sounds. Velocity / 127: given where the onset label is not 0. Offset:
-    as the onset, where a note ends.
-    """
-    onset, end, key, velocity = notes_to_frames(notes, first)
-    labels = np.zeros((4, frames, hp.n_keys), np.float32)
-    changes = np.zeros((frames + 1, hp.n_keys), int)  # number of onsets minus number of offsets
-    for times, change in ((onset, 1), (np.maximum(end, onset + 2), -1)):
-        np.add.at(changes, (np.clip(np.ceil(times).astype(int), 0, frames), key), change)
-    labels[1] = changes[:-1].cumsum(axis=0) > 0
-    note, frame, likely = slopes(onset, frames)
-    labels[0][frame, key[note]], labels[2][frame, key[note]] = likely, velocity[note] / 127
-    note, frame, likely = slopes(end, frames)
-    labels[3][frame, key[note]] = likely
-    return labels
-
-
-def slopes(times, frames):
-    """Return index, frame and label of each value of the slopes around times in frames [shape=(m,) each]. They are in
-    ascending order of the labels, so that of two notes of one key the nearer is written last."""
-    near = np.ceil(times - hp.onset_width)[:, None] + np.arange(int(2 * hp.onset_width) + 1)
-    likely = 1 - np.abs(near - times[:, None]) / hp.onset_width
-    note, place = np.nonzero((likely > 0) & (near >= 0) & (near < frames))
-    order = np.argsort(likely[note, place], kind="stable")
-    note, place = note[order], place[order]
-    return note, near[note, place].astype(int), likely[note, place]
 
 
 def find_peaks(image, threshold):

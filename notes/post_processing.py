@@ -57,12 +57,12 @@ def views(predictions):
 
 def decode_notes(predictions, refiner):
     """Decode notes from what `NoteModel.predict_views` returns [shape=(outputs, t, n_keys), in [0, 1]]. A note
-    [shape=(n, 4), float32] is onset and offset in seconds, MIDI key and velocity from 1 to 127. They are in the order
-    of the onsets. `refiner` is a `NoteRefiner`."""
+    [shape=(n, 5), float32] is onset and offset in seconds, MIDI key, velocity from 1 to 127, and the probability that
+    it was played. They are in the order of the onsets. `refiner` is a `NoteRefiner`."""
     predicted = views(predictions)
-    frame, key, begin, following = find_onsets(predicted, refiner)
+    frame, key, begin, following, probability = find_onsets(predicted, refiner)
     if not len(frame):
-        return np.zeros((0, 4), np.float32)
+        return np.zeros((0, 5), np.float32)
     candidates, known = offset_candidates(predicted.plain, frame, key, following)
     seen = offset_inputs(predicted, frame, key, following, candidates, known)
     scores, _ = run_head(refiner.offset_head, seen, known, key, candidates.astype(np.float32))
@@ -71,20 +71,21 @@ def decode_notes(predictions, refiner):
     end = np.minimum(np.maximum(end, begin + hp.min_note_frames), following)
     velocity = np.maximum(127 * predicted.mean[2][frame, key], 1)
     begin = np.maximum(begin - onset_bias, 0)
-    notes = np.stack([begin / frame_rate, end / frame_rate, key + hp.lowest_key, velocity], 1)
+    notes = np.stack([begin / frame_rate, end / frame_rate, key + hp.lowest_key, velocity, probability], 1)
     return notes[np.lexsort(notes.T[::-1])].astype(np.float32)
 
 
 def find_onsets(predicted, refiner):
-    """Find the onsets in `Views`: return frame, key, interpolated frame of the onset, and that of the next onset of the
-    same key, of each note [shape=(n,) each], in the order of the onsets."""
+    """Find the onsets in `Views`: return frame, key, interpolated frame of the onset, that of the next onset of the
+    same key, and probability of each note [shape=(n,) each], in the order of the onsets."""
     frame, key = onset_candidates(predicted.mean)
-    played = note_probability(refiner.onset_head, predicted, frame, key) > onset_threshold
-    frame, key = frame[played], key[played]
-    begin = interpolate_peaks(predicted.mean[0], frame, key)
-    order = np.lexsort((key, begin))
-    frame, key, begin = frame[order], key[order], begin[order]
-    return frame, key, begin, next_onsets(key, begin, np.float32(predicted.mean.shape[1]))
+    probability = note_probability(refiner.onset_head, predicted, frame, key)
+    played = probability > onset_threshold
+    begin = interpolate_peaks(predicted.mean[0], frame[played], key[played])
+    order = np.lexsort((key[played], begin))
+    frame, key, probability = (values[played][order] for values in (frame, key, probability))
+    begin = begin[order]
+    return frame, key, begin, next_onsets(key, begin, np.float32(predicted.mean.shape[1])), probability
 
 
 def onset_candidates(predictions, threshold=candidate_threshold):
@@ -254,7 +255,7 @@ def closeness(distance, duration):
 
 
 def refine_velocities(notes, pitch, refiner):
-    """Return notes [shape=(n, 4)] with velocities corrected by how loud their partials begin in the recording. `notes`
+    """Return notes [shape=(n, 5)] with velocities corrected by how loud their partials begin in the recording. `notes`
     are those of `decode_notes`; fewer than `min_notes` are returned as they are. `pitch` is the pitch spectrogram of
     the whole recording [shape=(n_pitches, steps), in [0, 1]], and `refiner` a `NoteRefiner`."""
     if len(notes) < min_notes:

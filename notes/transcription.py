@@ -4,7 +4,7 @@ import numpy as np
 import DatasetCreator
 import Hyperparameters as hp
 from audio import audio_files, chunking, concert_pitch
-from notes.note_events import frame_rate
+from notes.note_events import frame_rate, scale_times
 
 explained_partials = 16         # of a note, that count as explained by it
 explained_from_hz = 26          # lower frequencies do not count
@@ -20,17 +20,18 @@ decode_frames = 4 * hp.chunk_frames    # frames of a recording whose notes are d
 decode_ahead = hp.chunk_frames         # more frames after them, in which their notes may end
 
 
-def transcribe_audio(audio, model):
+def transcribe_audio(audio, model, certainty=False):
     """Return the notes of a recording of any length and tuning, sorted by onset [shape=(n, 4), float32]. `audio`
     [shape=(n,) or (n, channels)] at `hp.sample_rate` is not silent; the mean of the channels is transcribed by a
-    trained `NoteModel`. A note is onset and offset in seconds, MIDI key and velocity from 1 to 127."""
+    trained `NoteModel`. A note is onset and offset in seconds, MIDI key and velocity from 1 to 127; with `certainty`
+    also the probability that it was played [shape=(n, 5)]."""
     factor = concert_pitch.pitch_factor(audio)
-    notes = transcribe_in_tune(concert_pitch.to_concert_pitch(audio, factor), model)
+    notes = transcribe_in_tune(concert_pitch.to_concert_pitch(audio, factor), model, certainty)
     notes[:, :2] /= np.float32(factor)
     return notes
 
 
-def transcribe_in_tune(audio, model):
+def transcribe_in_tune(audio, model, certainty=False):
     """Transcribe a recording in A 440: see `transcribe_audio`."""
     exponent, frames = audio_files.level_exponent(audio), chunking.n_frames(audio)
     parts = chunking.chunks(frames)
@@ -46,7 +47,8 @@ def transcribe_in_tune(audio, model):
             chunking.release_memory()
 
     notes = np.concatenate(list(decode_in_windows(predictions(), frames, model)))
-    return model.refine_velocities(notes, pitch)
+    notes = model.refine_velocities(notes, pitch)
+    return notes if certainty else notes[:, :4]
 
 
 def predict_chunk(audio, model, first, last, exponent, references):
@@ -70,7 +72,7 @@ def predict_chunk(audio, model, first, last, exponent, references):
 def decode_in_windows(predictions, frames, model):
     """Decode the notes of a long recording window by window, to limit memory. `predictions` are those of consecutive
     chunks [shape=(outputs, t, n_keys)], of so many frames in all. Yields the notes of each window, sorted by onset
-    [shape=(n, 4), float32]. A note ends at most `decode_ahead` frames after it."""
+    [shape=(n, 5), float32]. A note ends at most `decode_ahead` frames after it."""
     window, start, decoded = None, 0, -np.inf  # first frame of the window; frame up to which notes are decoded
     for part in predictions:
         part = part.astype(np.float16)
@@ -139,7 +141,7 @@ def partial_mask(notes, first, steps):
 def doubt_piano(audio, notes):
     """Return why a recording may not be of a piano (few notes, unexplained energy, no common tuning), or None."""
     factor, seconds = concert_pitch.pitch_factor(audio), len(audio) / hp.sample_rate
-    share = explained_share(concert_pitch.to_concert_pitch(audio, factor), notes * np.float32([factor, factor, 1, 1]))
+    share = explained_share(concert_pitch.to_concert_pitch(audio, factor), scale_times(notes, factor))
     if share >= explained_min_share and (concert_pitch.estimate_cents(audio) is not None or seconds < doubt_min_s):
         return None
     if len(notes) < few_notes_per_s * seconds:

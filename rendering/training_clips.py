@@ -42,8 +42,13 @@ class FrontEnd:
 
 
 def label_clips(notes, clips, frames):
-    """Return the labels [shape=(clips, 4, frames, n_keys)] of `note_events.note_labels`, made on the device. The
-    columns of `notes` [shape=(n, 5)] are clip, onset and end in seconds, MIDI key, velocity."""
+    """Return the labels on which the encoder is trained [shape=(clips, 4, frames, n_keys), float32, in [0, 1]], made on
+    the device. The columns of `notes` [shape=(n, 5)] are clip, onset and end in seconds, MIDI key, velocity.
+
+    Onset: 1 where a note begins, with a linear slope to 0 over `hp.onset_width` frames on both sides, so that the
+    labels of neighbouring frames encode an onset between them (Kong et al. 2021). Sounding: 1 while a note sounds.
+    Velocity / 127: given where the onset label is not 0. Offset: as the onset, where a note ends.
+    """
     device = notes.device
     clip, key = notes[:, 0].long(), notes[:, 3].long() - hp.lowest_key
     onset, end, velocity = notes[:, 1] * frame_rate, notes[:, 2] * frame_rate, notes[:, 4] / 127

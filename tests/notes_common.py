@@ -12,6 +12,7 @@ import Hyperparameters as hp
 from notes import note_autoencoder, post_processing
 from notes.note_autoencoder import NoteRefiner
 from notes.sampled_voice import SampledVoice
+from rendering.training_clips import label_clips
 
 rate = hp.sample_rate / hp.hop_length  # frames a second
 small = dict(first=6, channels=6, stages=(1, 2), narrow=2, width=12, layers=3)
@@ -29,6 +30,16 @@ def some_notes(number=40, seconds=6.0, seed=0):
         before = notes[:i][notes[:i, 2] == key]
         notes[:i, 1][notes[:i, 2] == key] = np.minimum(before[:, 1], onset)
     return notes
+
+
+def clip_notes(notes, clip=0):
+    """Notes [shape=(n, 4)] with the number of their clip, as `training_clips` takes them."""
+    return torch.from_numpy(np.insert(notes, 0, clip, axis=1).astype(np.float32))
+
+
+def note_labels(notes, frames):
+    """The labels of one clip [shape=(4, frames, n_keys)]."""
+    return label_clips(clip_notes(notes), 1, frames)[0].numpy()
 
 
 # predictions and their post-processing

@@ -166,7 +166,7 @@ def offset_examples(refiner, predictions, pitch, notes):
     """Return features of the offset candidates of the found notes [shape=(n, candidates, features), float16], which are
     filled, keys, candidates, and how good each is: 1 at the true offset, falling to 0 at the metric's tolerance."""
     predicted = post_processing.views(predictions)
-    frame, key, begin, following = post_processing.find_onsets(predicted, refiner)
+    frame, key, begin, following, _ = post_processing.find_onsets(predicted, refiner)
     if not len(frame):
         return None
     candidates, known = post_processing.offset_candidates(predicted.plain, frame, key, following)

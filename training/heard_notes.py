@@ -1,5 +1,4 @@
 """Find the notes of pairs of recordings that have no MIDI files, with a certainty for each note."""
-import types
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +6,7 @@ from tqdm import tqdm
 
 import Hyperparameters as hp
 import Util
-from notes import post_processing, transcription
-from notes.note_events import frame_rate
+from notes import transcription
 from training.note_dataset import StoredAudio
 
 min_reliability = 0.88  # mean probability of a recording's notes, below which its transcription is not used
@@ -18,8 +16,8 @@ one_sided = 0.5         # factor of the probability of a note that is found in o
 def choose_notes(heard):
     """Return the side of pairs that is transcribed more reliably, "piano" for the sources or "synth" for the targets,
     and the notes and certainties of each pair (`merge`); None and an empty list if both sides are unreliable. `heard`
-    are the transcriptions of source and target of each pair (`transcribe`). The mean probability of all notes tells
-    which side is more reliable: it ranks instruments as the onset F1 does."""
+    are notes [shape=(n, 4)] and probabilities [shape=(n,)] of source and target of each pair. The mean probability of
+    all notes tells which side is more reliable: it ranks instruments as the onset F1 does."""
     reliability = {}
     for side, transcriptions in zip(("piano", "synth"), zip(*heard)):
         probabilities = np.concatenate([probability for _, probability in transcriptions])
@@ -28,24 +26,6 @@ def choose_notes(heard):
     if side is None or reliability[side] < min_reliability:
         return None, []
     return side, [merge(source, target, side) for source, target in heard]
-
-
-def transcribe(audio, model):
-    """Return the notes of a recording, and the probability of each after the onset head [shape=(n,), in [0, 1]]."""
-    probabilities = []
-
-    def decode_notes(predictions):
-        predicted, notes = post_processing.views(predictions), model.decode_notes(predictions)
-        frame, key = post_processing.onset_candidates(predicted.mean)
-        probability = post_processing.note_probability(model.network.refiner.onset_head, predicted, frame, key)
-        # the onset of a note is interpolated around its frame, so the nearest candidate of its key is its own
-        apart = np.abs(notes[:, :1] * frame_rate - frame) + 1e6 * (notes[:, 2:3] - hp.lowest_key != key)
-        probabilities.append(probability[apart.argmin(axis=1)] if len(notes) else np.zeros(0, np.float32))
-        return notes
-
-    listener = types.SimpleNamespace(predict_views=model.predict_views, decode_notes=decode_notes,
-                                     refine_velocities=model.refine_velocities)
-    return transcription.transcribe_audio(audio, listener), np.concatenate(probabilities)
 
 
 def merge(source, target, side):
@@ -91,10 +71,10 @@ def store_notes(names, data, model):
 
 
 def stored_transcription(folder, name, model):
-    """Return the transcription of the stored audio of one side of a piece: see `transcribe`."""
+    """Transcribe the stored audio of a side of a piece. Return notes [shape=(n, 4)] and probabilities [shape=(n,)]."""
     path, audio = folder / f"{name}_heard.npy", folder / f"{name}_audio.npy"
     if not Util.is_up_to_date(path, audio):
         stored = StoredAudio(audio)
-        Util.save_array(path, np.column_stack(transcribe(stored.read(0, stored.samples), model)).astype(np.float32))
+        Util.save_array(path, transcription.transcribe_audio(stored.read(0, stored.samples), model, certainty=True))
     found = Util.load_array(path, np.float32)
     return found[:, :4], found[:, 4]

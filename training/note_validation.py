@@ -34,7 +34,7 @@ class NoteTrainer(training_loop.Trainer, NoteModel):
     def transcribe(self, audio):
         """Return the notes of a recording [shape=(n, 4)] and its pitch spectrogram [shape=(n_pitches, steps)]."""
         predictions, pitch = predict(self, audio)
-        return self.refine_velocities(self.decode_notes(predictions), pitch), pitch
+        return self.refine_velocities(self.decode_notes(predictions), pitch)[:, :4], pitch
 
     def save_example(self, stem, epoch, training_set, validation_set):
         """Draw the notes that the network hears in ten seconds of the first validation clip, over its spectrogram."""

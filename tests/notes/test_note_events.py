@@ -1,9 +1,9 @@
-"""Notes: read from MIDI files, and written as labels."""
+"""Notes: read from MIDI files, and written to them."""
 import numpy as np
 import pytest
 
 from notes import note_events
-from notes_common import pedal, some_notes
+from notes_common import pedal
 
 
 @pytest.mark.parametrize("notes, requests, read", (
@@ -25,8 +25,8 @@ def test_notes_are_read_from_midi(tmp_path, midi, notes, requests, read):
     np.testing.assert_allclose(found, np.array(read).reshape(-1, 4), atol=1e-3)
 
 
-def test_labels_of_a_crop_are_part_of_the_whole():
-    whole = note_events.note_labels(some_notes(), 0, 600)
-    for first, frames in ((0, 50), (101, 77), (590, 10)):
-        np.testing.assert_allclose(note_events.note_labels(some_notes(), first, frames),
-                                   whole[:, first:first + frames], atol=1e-4)
+def test_a_note_that_ends_after_its_key_is_struck_again_keeps_the_next_one_whole(tmp_path):
+    played = [(0, 0.502, 60, 80), (0.5, 1, 60, 70), (1.5, 1.501, 62, 60), (1.5, 2, 62, 90)]  # the last two at once
+    note_events.save_notes(tmp_path / "a.mid", played)
+    kept = [(0, 0.5, 60, 80), (0.5, 1, 60, 70), (1.5, 2, 62, 90)]
+    np.testing.assert_allclose(note_events.read_notes(tmp_path / "a.mid"), kept, atol=1e-3)

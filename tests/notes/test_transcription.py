@@ -11,7 +11,7 @@ from AEModel import NoteModel
 from audio import audio_files, chunking
 from audio_common import rms, tone
 from notes import note_events, post_processing, transcription
-from notes_common import HighestOffset, as_views, every_onset_refiner, some_notes
+from notes_common import HighestOffset, as_views, every_onset_refiner, note_labels, some_notes
 
 
 def test_predictions_in_chunks_are_those_of_the_whole(responses, model, monkeypatch):
@@ -24,7 +24,7 @@ def test_predictions_in_chunks_are_those_of_the_whole(responses, model, monkeypa
     parts = []
     for size in 5000, 264:
         monkeypatch.setattr(hp, "chunk_frames", size)
-        parts.append(transcription.transcribe_in_tune(audio, model))
+        parts.append(transcription.transcribe_in_tune(audio, model, certainty=True))
     assert len(chunking.chunks(chunking.n_frames(audio))) == 4
     for whole, part in zip(*parts):
         np.testing.assert_allclose(whole, part, atol=2e-3)  # the pitch spectrogram is in half precision
@@ -38,7 +38,7 @@ def test_notes_of_windows_are_those_of_the_whole(monkeypatch):
 
     windows, frames, refiner = [], 4000, every_onset_refiner()
     refiner.offset_head = HighestOffset()
-    predictions = as_views(note_events.note_labels(some_notes(300, 44), 0, frames)).astype(np.float16)
+    predictions = as_views(note_labels(some_notes(300, 44), frames)).astype(np.float16)
     wanted = post_processing.decode_notes(predictions, refiner)
     monkeypatch.setattr(transcription, "decode_frames", 400)
     monkeypatch.setattr(transcription, "decode_ahead", 300)
@@ -97,7 +97,7 @@ def test_the_command_line_doubts(tmp_path, model, monkeypatch, capsys, quick_inv
     noise = 0.1 * np.random.default_rng(0).standard_normal(8 * hp.sample_rate)
     soundfile.write(tmp_path / "in.wav", noise, hp.sample_rate)
     monkeypatch.setattr(Main, "load_models", lambda *_: [model])
-    monkeypatch.setattr(Main, "transcribe_audio", lambda *_: np.array([[1.0, 1.6, 69, 90]], np.float32))
+    monkeypatch.setattr(Main, "transcribe_audio", lambda *_, **__: np.array([[1.0, 1.6, 69, 90]], np.float32))
     Main.main([str(tmp_path / "in.wav"), "-o", str(tmp_path / "out"), "--stereo"])
     complaints = capsys.readouterr().err
     assert f"warning: {tmp_path / 'in.wav'}: few notes in 8 s; is this a piano?" in complaints

@@ -10,13 +10,9 @@ import MIDI2Audio
 from notes import note_events
 from rendering import (clip_sources, random_performances, random_pianos, random_rooms, sample_player, simulated_rooms,
                        training_clips)
-from notes_common import late, pedal, some_notes
+from notes_common import clip_notes, late, note_labels, pedal, rate, some_notes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def clip_notes(notes, clip=0):
-    return torch.from_numpy(np.insert(notes, 0, clip, axis=1).astype(np.float32))
 
 
 def sine_piano(keys=(30, 60, 90), layers=(24, 56, 88, 120), seconds=1.0):
@@ -77,11 +73,19 @@ def test_the_front_end_is_that_of_recordings():
     torch.testing.assert_close(quieter[1], (mel[1] - 0.1).clamp(min=0), atol=1e-5, rtol=0)
 
 
-def test_labels_are_those_of_notes():
-    frames, both = 600, [some_notes(60, 6.5, seed) for seed in (0, 1)]
-    labels = training_clips.label_clips(torch.cat([clip_notes(notes, i) for i, notes in enumerate(both)]), 2, frames)
-    for label, notes in zip(labels, both):
-        np.testing.assert_allclose(label, note_events.note_labels(notes, 0, frames), atol=1e-4)
+def test_labels_are_those_of_notes_and_those_of_a_crop_are_part_of_the_whole():
+    note = np.float32([(20.25 / rate, 40 / rate, 60, 127), (30 / rate, 31 / rate, 62, 64)])
+    onset, sounding, velocity, offset = note_labels(note, 60)
+    np.testing.assert_allclose(onset[18:23, 39], (0.1, 0.5, 0.9, 0.7, 0.3), atol=1e-4)
+    assert (velocity[18:23, 39] == 1).all() and velocity[30, 41] == np.float32(64 / 127)
+    assert np.flatnonzero(sounding[:, 39]).tolist() == list(range(21, 40)) and sounding[:, 41].sum() == 2
+    assert offset[:, 39].argmax() == 40 and offset[40, 39] == 1 and not onset[:, :39].any()
+    both = [some_notes(60, 6.5, seed) for seed in (0, 1)]
+    labels = training_clips.label_clips(torch.cat([clip_notes(notes, i) for i, notes in enumerate(both)]), 2, 600)
+    for whole, notes in zip(labels, both):
+        np.testing.assert_array_equal(whole, note_labels(notes, 600))
+        later = notes - np.float32([101 / rate, 101 / rate, 0, 0])
+        np.testing.assert_allclose(note_labels(later, 77), whole[:, 101:178], atol=1e-4)
     assert not training_clips.label_clips(torch.zeros(0, 5), 1, 10).any()
 
 

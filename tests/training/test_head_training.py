@@ -8,7 +8,7 @@ import Hyperparameters as hp
 from notes import dereverberation, note_autoencoder, note_events, post_processing
 from notes.note_autoencoder import NoteAutoencoder, NoteRefiner
 from training import head_training
-from notes_common import HighestOffset, as_views, every_onset_refiner, rate, small, some_notes
+from notes_common import HighestOffset, as_views, every_onset_refiner, note_labels, rate, small, some_notes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +36,7 @@ def spaced_notes(seed=0):
 def test_notes_are_decoded_from_their_labels():
     notes, refiner = spaced_notes(), every_onset_refiner()
     refiner.offset_head = HighestOffset()
-    found = post_processing.decode_notes(as_views(note_events.note_labels(notes, 0, 800)), refiner)
+    found = post_processing.decode_notes(as_views(note_labels(notes, 800)), refiner)
     assert len(found) == len(notes) > 20
     np.testing.assert_array_equal(found[:, 2], notes[:, 2])
     np.testing.assert_allclose(found[:, :2], notes[:, :2], atol=2e-3)
@@ -49,9 +49,9 @@ def test_a_trained_refiner_finds_the_offsets():
 
     def predictions(notes):
         """Labels, and offsets that are predicted where none is, a little less surely."""
-        labels = note_events.note_labels(notes, 0, 800)
+        labels = note_labels(notes, 800)
         false = notes + rng.uniform(0.1, 0.5, (len(notes), 1)) * (0, 1, 0, 0)
-        labels[3] = np.maximum(0.8 * labels[3], 0.9 * note_events.note_labels(false, 0, 800)[3])
+        labels[3] = np.maximum(0.8 * labels[3], 0.9 * note_labels(false, 800)[3])
         return as_views(labels)
 
     def missed(refiner, notes):
@@ -85,10 +85,10 @@ def test_the_closest_candidate_on_average_is_chosen_and_a_longer_note_if_in_doub
 def test_silence_and_short_predictions_give_no_notes(frames):
     refiner = every_onset_refiner()
     one = np.zeros((4, frames, hp.n_keys), np.float32)
-    assert post_processing.decode_notes(as_views(one), refiner).shape == (0, 4)
+    assert post_processing.decode_notes(as_views(one), refiner).shape == (0, 5)
     one[:3, 0, 40] = 0.9
     found = post_processing.decode_notes(as_views(one), refiner)
-    assert found.shape[1] == 4 and np.isfinite(found).all() and (found[:, 1] <= frames / rate + 1e-6).all()
+    assert found.shape[1] == 5 and np.isfinite(found).all() and (found[:, 1] <= frames / rate + 1e-6).all()
 
 
 def test_velocities_are_refined_and_few_notes_stay_as_they_are():
@@ -146,7 +146,7 @@ def test_the_onset_head_learns_which_candidates_were_played():
         """Labels, and onsets an octave above that were not played and do not sound for long."""
         ghosts = notes[::3] + (0, 0, 12, 0)
         ghosts[:, 1] = ghosts[:, 0] + 0.08
-        labels = note_events.note_labels(np.concatenate([notes, ghosts[ghosts[:, 2] <= 108]]), 0, 800)
+        labels = note_labels(np.concatenate([notes, ghosts[ghosts[:, 2] <= 108]]), 800)
         return as_views(np.maximum(labels - 0.2 * rng.random(labels.shape), 0).astype(np.float32))
 
     def wrong(notes):

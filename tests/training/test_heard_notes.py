@@ -6,7 +6,7 @@ import Hyperparameters as hp
 from AEModel import load_model
 from Autoencoder import Autoencoder
 from audio import audio_files
-from notes import transcription
+from notes import post_processing, transcription
 from training import heard_notes
 from notes_common import some_notes
 
@@ -56,7 +56,8 @@ def test_notes_match_once_each_and_the_nearest_first():
 
 def test_a_recording_with_itself_as_the_target_gives_its_notes_all_certain():
     audio = audio_files.read_audio(hp.demo)[:hp.sample_rate]
-    found = heard_notes.transcribe(audio, load_model(Autoencoder, hp.ae_weights))
-    side, [(notes, certainty)] = heard_notes.choose_notes([(found, found)])
+    found = transcription.transcribe_audio(audio, load_model(Autoencoder, hp.ae_weights), certainty=True)
+    assert (found[:, 4] > post_processing.onset_threshold).all() and (found[:, 4] <= 1).all()
+    side, [(notes, certainty)] = heard_notes.choose_notes([((found[:, :4], found[:, 4]),) * 2])
     assert side == "piano" and len(notes) > 5 and (certainty == 1).all()
-    np.testing.assert_array_equal(notes, transcription.transcribe_audio(audio, load_model(Autoencoder, hp.ae_weights)))
+    np.testing.assert_array_equal(notes, found[:, :4])

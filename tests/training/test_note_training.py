@@ -22,7 +22,7 @@ from rendering import clip_sources, training_clips, voice_sampling
 from training import head_training, note_training
 from training.checkpoints import save_tensors
 from training.encoder_training import frame_loss
-from notes_common import make_voice, small, some_notes
+from notes_common import make_voice, note_labels, small, some_notes
 from training_common import assert_same, brief, interruption, kill, losses, state
 
 constants = dict(note_min_steps=4, note_max_steps=4, note_epochs=2, head_epochs=2, head_batch_size=1, head_clips=3,
@@ -249,7 +249,7 @@ def test_a_training_on_made_clips_alone_resumes_to_the_bit(clips, capsys):
 
 
 def test_the_frame_loss_is_smallest_at_the_labels():
-    labels = torch.from_numpy(np.stack([note_events.note_labels(some_notes(20, 2, seed), 0, 200) for seed in (0, 1)]))
+    labels = torch.from_numpy(np.stack([note_labels(some_notes(20, 2, seed), 200) for seed in (0, 1)]))
     exact = torch.logit(labels.clamp(1e-6, 1 - 1e-6))
     loss = frame_loss(exact, labels)
     generator = torch.Generator().manual_seed(0)
