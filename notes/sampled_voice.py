@@ -14,7 +14,8 @@ from audio import audio_files
 voice_range_db = 80         # below its peak, at which a sound has died away
 voice_level_s = 0.25        # of a note, over which its level is measured
 voice_release_lengths = 8   # after so many times the release a note is left out: 69 dB
-voice_delay = 44            # samples: mean delay of a note of FluidSynth, relative to the notes of the rendered scale
+voice_block = 64            # samples; FluidSynth begins notes at whole blocks, on average half a block late
+voice_delay_s = 0.00054     # mean further delay of a note of FluidSynth, relative to the notes of the rendered scale
 voice_taps = 16             # of the interpolation between samples
 voice_loop_s = 1.0          # of a sound's end, at most, repeated if a note is longer
 voice_loop_fade = 2048      # samples over which a repetition is faded in
@@ -32,21 +33,22 @@ class SampledVoice(nn.Module):
     uses the sound of the nearest one, resampled. `layers`, the velocities of the recorded sounds; other velocities mix
     two layers. `level` [shape=(keys, velocities)], the RMS level in dB of a note's first `voice_level_s` seconds, and
     `release` [same shape], the seconds in which the amplitude falls to 1 / e after the offset, at these `velocities`.
-    Keys, layers and velocities ascend.
+    Keys, layers and velocities ascend. `rate` is the sample rate of sounds and audio in Hz.
     """
 
     names = ("streams", "ends", "keys", "layers", "velocities", "level", "release")
 
-    def __init__(self, **tensors):
+    def __init__(self, rate=hp.sample_rate, **tensors):
         super().__init__()
+        self.rate, self.delay = rate, voice_block // 2 + round(voice_delay_s * rate)
         for name in self.names:
             self.register_buffer(name, tensors[name])
         self.decoded = {}
 
     @classmethod
-    def from_state(cls, state, prefix="decoder."):
+    def from_state(cls, state, prefix="decoder.", rate=hp.sample_rate):
         """Build the voice that a state_dict stores. Raises KeyError if the state_dict has no voice."""
-        return cls(**{name: state[prefix + name].clone() for name in cls.names})
+        return cls(rate, **{name: state[prefix + name].clone() for name in cls.names})
 
     def forward(self, notes, first, frames):
         """Return the mel power in dB [shape=(n_mels, frames)] of notes: see `TableDecoder.forward`."""
@@ -64,20 +66,22 @@ class SampledVoice(nn.Module):
     def audio(self, notes, start, samples):
         """Return the audio of notes [shape=(n, 4)] from sample `start` on [shape=(samples,), float32]. `start` can be
         negative. Keys outside the piano's range are ignored."""
-        total = np.zeros(samples, np.float32)
-        for onset, end, key, velocity in np.asarray(notes, np.float64):
+        total, notes = np.zeros(samples, np.float32), np.asarray(notes, np.float64)
+        longest = voice_release_lengths * self.arrays["release"].max() + 1  # seconds after an offset, delay included
+        near = (notes[:, 0] * self.rate < start + samples) & ((notes[:, :2].max(1) + longest) * self.rate > start)
+        for onset, end, key, velocity, *_ in notes[near]:
             if not hp.lowest_key <= key < hp.lowest_key + hp.n_keys:
                 continue
             level, release = self.law(int(key), velocity)
-            place = onset * hp.sample_rate + voice_delay - start
-            held = max(end - onset, 0) * hp.sample_rate
+            place = onset * self.rate + self.delay - start
+            held = max(end - onset, 0) * self.rate
             if place >= samples or place + held + voice_release_lengths * release <= 0:
                 continue
             share, place = place % 1, int(place // 1)
             first = max(-place, 0)
             length = int(held + share + voice_release_lengths * release) + 1
             last = min(length, samples - place)
-            sound = prolonged(self.sound(int(key), velocity), length + voice_taps)
+            sound = prolonged(self.sound(int(key), velocity), length + voice_taps, self.rate)
             note = delayed(sound, first, last, share) * np.float32(level)
             ended = max(int(np.ceil(held + share)), first)
             since = np.arange(ended, last, dtype=np.float32) - np.float32(held + share)
@@ -94,7 +98,7 @@ class SampledVoice(nn.Module):
         """Return the amplitude of a key at a velocity, and its release in samples."""
         known, hard = np.log(self.arrays["velocities"]), np.log(min(max(velocity, 1), 127))
         level, release = (np.interp(hard, known, self.arrays[name][self.row(key)]) for name in ("level", "release"))
-        return 10 ** (level / 20), release * hp.sample_rate
+        return 10 ** (level / 20), release * self.rate
 
     def row(self, key):
         """Return the index in `keys` of the recorded key that is nearest to a MIDI key."""
@@ -118,8 +122,8 @@ class SampledVoice(nn.Module):
             sound, _ = soundfile.read(io.BytesIO(stream), dtype="float32")
             semitones = key - int(self.arrays["keys"][row])
             if semitones:
-                sound = audio_files.resample(sound, hp.sample_rate * 2 ** (semitones / 12))
-            loud = np.sqrt(np.mean(sound[:int(voice_level_s * hp.sample_rate)] ** 2))
+                sound = audio_files.resample(sound, self.rate * 2 ** (semitones / 12), self.rate)
+            loud = np.sqrt(np.mean(sound[:int(voice_level_s * self.rate)] ** 2))
             self.decoded[key, layer] = sound / max(loud, 1e-9)
         return self.decoded[key, layer]
 
@@ -156,14 +160,14 @@ def delay_kernel(share):
     return (kernel / kernel.sum()).astype(np.float32)
 
 
-def prolonged(sound, samples):
+def prolonged(sound, samples, rate=hp.sample_rate):
     """Extend a sound to at least `samples` samples by looping its end. Each repetition is softer than the one before,
     at the rate at which the end of the sound decays. The loop lasts between half and all of `voice_loop_s` seconds. Its
     length has the largest correlation between the sound's last samples and those one loop earlier. A sound that has
     decayed to silence is padded with zeros."""
     if samples <= len(sound):
         return sound
-    window, longest = voice_loop_fade, int(voice_loop_s * hp.sample_rate)
+    window, longest = voice_loop_fade, int(voice_loop_s * rate)
     peak = np.abs(sound).max(initial=0)
     if len(sound) < 2 * longest + window or np.abs(sound[-longest:]).max() < peak * 10 ** (-voice_range_db / 20):
         return np.pad(sound, (0, samples - len(sound)))

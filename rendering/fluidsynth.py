@@ -1,4 +1,5 @@
 """FluidSynth: its command line, and MIDI files that play on one preset with one tuning."""
+import contextlib
 import re
 import shutil
 import signal
@@ -12,9 +13,11 @@ import soundfile
 
 import Hyperparameters as hp
 import Util
+from audio import audio_files
 from notes import note_events
 
 wheel_cents = 200   # range of the pitch wheel that General MIDI starts with
+block_size = 1 << 18    # samples of a render that are read at once
 
 
 def find_fluidsynth():
@@ -41,6 +44,17 @@ def play_on_preset(events, length, bank, program, detune=0):
         *((0, 0, message) for message in starts),
         *((time, 1, message) for time, message in (retune(events, detune) if detune else events)),
         *((length, 2, message) for message in ends)])
+
+
+def play_notes(notes, preset, seconds, factor, rate):
+    """Yield blocks [shape=(n, 2), float32] of notes [shape=(n, 4)] that FluidSynth plays on a preset (path, bank,
+    program, room) for so many seconds, at `rate` Hz. All frequencies are `factor` times those of A 440, by at most a
+    whole tone. Raises as `render_file`."""
+    events = [(time, message) for time, _, message in sorted(
+        note_events.note_messages(notes, hp.sample_rate), key=lambda event: event[:2])]
+    midi = play_on_preset(events, seconds, *preset[1:3], 1200 * float(np.log2(factor)))
+    with render_file(midi, preset, "the notes", rate) as path:
+        yield from soundfile.blocks(path, blocksize=block_size, dtype="float32", always_2d=True)
 
 
 def move_wheel(channel, cents, wheel_range):
@@ -78,9 +92,9 @@ def retune(events, detune):
     return retuned
 
 
-def command_options(room):
-    """Return the options of FluidSynth's command line, with reverberation if `room` is true."""
-    return ["-ni", "-r", str(hp.sample_rate),  # the default, 44,100 Hz, would be read as half the speed
+def command_options(room, rate):
+    """Return the options of FluidSynth's command line, with reverberation if `room` is true. `rate` is in Hz."""
+    return ["-ni", "-r", str(rate),
             "-g", str(hp.gain), "-R", str(int(room)), "-C", "0",
             "-o", f"synth.reverb.room-size={hp.fluidsynth_room_size}",
             "-o", f"synth.reverb.level={hp.fluidsynth_room_level}", "-o", "synth.dynamic-sample-loading=1",
@@ -88,18 +102,26 @@ def command_options(room):
             "-T", "wav", "-O", "float"]
 
 
-def render(midi, samples, preset, name):
-    """Render a `mido.MidiFile` with FluidSynth. `preset` is path, bank, program and whether to add reverberation,
-    `name` what an error calls the file. Returns the mean of both channels [shape=(samples,), float32], padded with
-    silence. Raises FileNotFoundError without FluidSynth, ValueError if it fails, and OSError if its files cannot be
-    written."""
+def render(midi, samples, preset, name, rate=hp.sample_rate, stereo=False):
+    """Render a `mido.MidiFile` as `render_file`. Return the mean of both channels [shape=(samples,), float32], or both
+    with `stereo` [shape=(samples, 2)], padded with silence."""
+    with render_file(midi, preset, name, rate) as path:
+        audio = soundfile.read(path, samples, dtype="float32", always_2d=True)[0]
+    return audio_files.fix_length(audio if stereo else audio.mean(axis=1), samples)
+
+
+@contextlib.contextmanager
+def render_file(midi, preset, name, rate=hp.sample_rate):
+    """Render a `mido.MidiFile` with FluidSynth to a wav of two channels, give its path, and remove it at the end.
+    `preset` is path, bank, program and whether to add reverberation, `name` what an error calls the file. Raises
+    FileNotFoundError without FluidSynth, ValueError if it fails, and OSError if its files cannot be written."""
     fluidsynth, (soundfont, bank, program, room) = find_fluidsynth(), preset
     with tempfile.TemporaryDirectory() as folder:
         midi_path, rendered = Path(folder) / "trimmed.mid", Path(folder) / "rendered.wav"
         with Util.atomic_write(midi_path) as temporary:
             midi.save(temporary)
         done = subprocess.run(
-            [fluidsynth, *command_options(room), "-F", rendered, soundfont, midi_path],
+            [fluidsynth, *command_options(room, rate), "-F", rendered, soundfont, midi_path],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         if "Failed to load SoundFont" in done.stdout or "not a SoundFont" in done.stdout:
             raise ValueError(f"{soundfont} is not a SoundFont that FluidSynth reads; replace it")
@@ -112,5 +134,4 @@ def render(midi, samples, preset, name):
             raise Util.write_error(rendered, full[1] if full else "the file is too large")
         if done.returncode or not rendered.exists():
             raise ValueError(f"FluidSynth could not render {name}: {' '.join(done.stdout.split()[-40:])}")
-        audio = soundfile.read(rendered, dtype="float32", always_2d=True)[0].mean(axis=1)[:samples]
-    return np.pad(audio, (0, samples - audio.size))
+        yield rendered

@@ -27,7 +27,7 @@ class RenderedFolder(GeneratedFiles):
 
     def settings(self):
         """Return a digest of what a wav depends on, besides its MIDI file and what preset.txt says."""
-        return values_digest(excerpt_settings(), command_options(any(self.preset[3:])), hp.peak)
+        return values_digest(excerpt_settings(), command_options(any(self.preset[3:]), hp.sample_rate), hp.peak)
 
     def cents(self, name):
         """Return the detuning of a piece, which does not change from call to call."""
