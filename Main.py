@@ -1,7 +1,8 @@
 """Convert a piano recording to the same performance on an electric piano.
 
 `python Main.py recording.wav` writes recording_epiano.wav and a picture, recording_epiano.png. With --page it also
-writes an HTML page for listening. In Python: `audio = Main.pipeline("recording.wav")`.
+writes an HTML page for listening. In Python: `audio = Main.pipeline("recording.wav")`. `python Main.py notes.mid` plays
+a MIDI file on the electric piano.
 """
 import signal
 
@@ -17,17 +18,17 @@ from tqdm import tqdm
 import DatasetCreator
 import Hyperparameters as hp
 import Util
-from AEModel import NoteModel, choose_weights, describe_model, find_weights, load_models
+from AEModel import NoteModel, choose_weights, describe_model, find_weights, load_models, target_instrument
 from audio import audio_files, chunking, concert_pitch, loudness, mel_inversion
 from audio.input_recordings import read_input, read_recording
-from notes import note_events, transcription
+from notes import given_notes, note_events, player, studio_voice, transcription
 from notes.transcription import transcribe_audio, transcribe_in_tune
-from outputs import conversion, marks, output_files, plots, result_page
+from outputs import conversion, output_files, plots, result_page
 from rendering import soundfonts
 
 
 def pipeline(recording, model=None, ae=None, unet=None, device="auto", inversion=None, sample_rate=None,
-             stereo=False, tune=None):
+             stereo=False, tune=None, notes=None, level="recorded"):
     """Convert a piano recording to the electric piano.
 
     Parameters
@@ -35,12 +36,9 @@ def pipeline(recording, model=None, ae=None, unet=None, device="auto", inversion
     recording : str or Path, or np.ndarray [shape=(n,) or (n, channels)]
         Audio or video file that libsndfile or FFmpeg reads, of any sample rate and length. Or an array of samples, in
         [-1, 1] or integers as in a wav file. Channels are mixed.
-    model : str, optional
-        Name of the trained model: see `find_weights`.
-    ae, unet : str or Path, optional
-        Weights of the autoencoder and of the U-Net, instead of those of the model.
-    device : str
-        "auto", "cuda", "mps" or "cpu".
+    model, ae, unet : str or Path, optional
+        Name of the trained model: see `find_weights`. Or `ae`, `unet`, the paths of the weights of its networks.
+    device : "auto", "cuda", "mps" or "cpu"
     inversion : str
         Method from spectrogram to audio, "kl" or "report": see `mel_inversion.invert`.
     sample_rate : float, optional
@@ -49,40 +47,47 @@ def pipeline(recording, model=None, ae=None, unet=None, device="auto", inversion
         Keep the two channels of a stereo recording.
     tune : float, optional
         Frequency in Hz of the A above middle C in the output, such as 440. The default is that of the recording.
+    notes : str or Path, or np.ndarray [shape=(m, 4)], optional
+        Notes to play instead of the transcribed ones: a MIDI file, or an array as `transcribe` returns it.
+    level : str
+        "recorded": as loud as the recording. "peak": the loudest sample is at `hp.peak`.
 
     Returns
     -------
     np.ndarray [shape=(n,), float32], or [shape=(n, 2), float32] for a stereo recording with `stereo`
-        Audio at 22,050 Hz in [-1, 1], as long and as loud as the recording.
+        Audio at 22,050 Hz in [-1, 1], as long as the recording.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If the recording or the weights are missing, damaged or do not fit together, if the recording is silent, if an
-        array has no sample rate, or if `tune` is outside `hp.tune_hertz`.
+        If recording, weights or notes are missing, damaged or do not fit together, or another value is not as above.
 
     Examples
     --------
-    >>> import soundfile
-    >>> audio, sample_rate = soundfile.read("data/demo/mozart_rondo_alla_turca.wav")
-    >>> pipeline(audio, sample_rate=sample_rate).shape
+    >>> pipeline("data/demo/mozart_rondo_alla_turca.wav").shape
     (661500,)
     """
     concert_pitch.check_tune(tune)
-    audio = read_input(recording, sample_rate, stereo)
-    models = load_models(*choose_weights(model, ae, unet), device)
-    notes = transcribe_if_possible(audio, models, recording if isinstance(recording, (str, Path)) else "the array")
-    return resynthesise(audio, models, inversion, notes, tune)[0]
+    loudness.check_level(level)
+    audio, paths = read_input(recording, sample_rate, stereo), choose_weights(model, ae, unet)
+    models, heard, corrected = load_models(*paths, device), None, None
+    if notes is None:
+        heard = transcribe_if_possible(audio, models, recording if isinstance(recording, (str, Path)) else "the array")
+    else:
+        check_notes(models, paths, "leave out notes, or choose another model")
+        corrected = given_notes.read_given(notes, len(audio) / hp.sample_rate)
+    return resynthesise(audio, models, inversion, heard, tune, corrected, level)[0]
 
 
-def resynthesise(audio, models, inversion=None, notes=None, tune=None):
+def resynthesise(audio, models, inversion=None, notes=None, tune=None, corrected=None, level="recorded"):
     """Convert a recording to the electric piano with loaded models: tuning, chunks, autoencoder, U-Net, inversion.
 
     `audio` [shape=(n,) or (n, channels), float32] is at `hp.sample_rate` and not silent. `models` are the autoencoder
-    and the U-Net, or the autoencoder alone. `notes` [shape=(n, 4)] are for a `NoteModel`, by default the output of
-    `transcribe_audio`. See `pipeline` for `inversion` and `tune`. Returns audio of the same shape, as loud as the
-    recording, or softer if the notes explain too little of it, and the log-mel spectrograms [shape=(n_mels, t), in
-    [0, 1]] of the first chunk: input, then the output of each model.
+    and the U-Net, or the autoencoder alone. `notes` [shape=(n, 4 or 5)] are for a `NoteModel`, by default the output of
+    `transcribe_audio`. `corrected` [shape=(m, 4)] are played instead of them, each as loud as if all were `notes`. See
+    `pipeline` for `inversion`, `tune` and `level`. Returns audio of the same shape, as loud as the recording, or softer
+    if the notes explain too little of it, and the log-mel spectrograms [shape=(n_mels, t), in [0, 1]] of the first
+    chunk: input, then the output of each model.
     """
     factor, share = concert_pitch.pitch_factor(audio), 1
     in_tune = concert_pitch.to_concert_pitch(audio, factor)  # the networks know pianos in A 440
@@ -90,9 +95,14 @@ def resynthesise(audio, models, inversion=None, notes=None, tune=None):
     inversion = inversion or hp.inversion
     parts = chunking.chunks(frames, 1 if inversion == "report" else 0)  # one: the report begins with random phase
     if isinstance(models[0], NoteModel):
-        notes = transcribe_in_tune(in_tune, models[0]) if notes is None else notes * np.float32([factor, factor, 1, 1])
+        notes = transcribe_in_tune(in_tune, models[0]) if notes is None else note_events.scale_times(notes, factor)
+        played = notes if corrected is None else note_events.scale_times(corrected, factor)
+        notes = notes if len(notes) else played
         share = transcription.explained_share(in_tune, notes)
-        render = models[0].note_renderer(notes, parts)  # the latent is that of the whole recording
+        share = share if share < transcription.explained_min_share else 1
+        if corrected is not None:
+            share *= models[0].power(played, parts) / models[0].power(notes, parts)
+        render = models[0].note_renderer(played, parts, notes)  # the latent is that of the whole recording
     reference = chunking.loudest_mel_power(in_tune, exponent, parts)
     output, first_stages = np.zeros(((frames - 1) * hp.hop_length, *audio.shape[1:]), np.float32), None
     for first, last in chunking.track(parts, "resynthesis"):
@@ -112,18 +122,18 @@ def resynthesise(audio, models, inversion=None, notes=None, tune=None):
     output = output[:len(in_tune)]
     del in_tune  # a long recording needs its memory
     output = concert_pitch.from_concert_pitch(output, factor, len(audio), tune)
-    share = share if share < transcription.explained_min_share else 1
-    return loudness.match_rms(audio, output, share), first_stages
+    return loudness.match_level(audio, output, share, level), first_stages
 
 
-def transcribe(recording, model=None, ae=None, unet=None, device="auto", sample_rate=None):
+def transcribe(recording, model=None, ae=None, unet=None, device="auto", sample_rate=None, certainty=False):
     """Transcribe a piano recording to notes. The parameters are those of `pipeline`. Returns onset and offset in
-    seconds, MIDI key and velocity from 1 to 127 of each note [shape=(n, 4), float32], sorted by onset. Raises the
-    errors of `pipeline`, and ValueError if the model is the report's autoencoder."""
+    seconds, MIDI key and velocity from 1 to 127 of each note [shape=(n, 4), float32], sorted by onset. With
+    `certainty`, a fifth column has the probability that the note was played. Raises the errors of `pipeline`, and
+    ValueError if the model is the report's autoencoder."""
     audio, paths = read_input(recording, sample_rate), choose_weights(model, ae, unet)
     models = load_models(*paths, device)
     check_notes(models, paths, "choose another model")
-    return transcribe_audio(audio, models[0])
+    return transcribe_audio(audio, models[0], certainty)
 
 
 def check_notes(models, paths, advice):
@@ -133,12 +143,12 @@ def check_notes(models, paths, advice):
 
 
 def transcribe_if_possible(audio, models, name):
-    """Transcribe a recording [shape=(n,) or (n, channels)]. Return None if the autoencoder has no notes. A recording
-    that may not be of a piano causes a warning with its name. If the model is not the shipped one, the warning advises
-    to try that first."""
+    """Transcribe a recording [shape=(n,) or (n, channels)], with certainty: see `transcribe`. Return None if the
+    autoencoder has no notes. A recording that may not be of a piano causes a warning with its name. If the model is not
+    the shipped one, the warning advises to try that first."""
     if not isinstance(models[0], NoteModel):
         return None
-    notes = transcribe_audio(audio, models[0])
+    notes = transcribe_audio(audio, models[0], certainty=True)
     doubt = transcription.doubt_piano(audio, notes)
     if doubt:
         paths = [model.path for model in models]
@@ -157,42 +167,69 @@ def announce_model(chosen, by_default):
         print(f"model: shipped, not {describe_model(*own)}, which is too few; --model own for that")
 
 
-def make_versions(audio, models, notes, result=None, inversion=None, tune=None, compare=None, device="auto"):
-    """Return {name: audio} for `result_page.recording_page`: recording, draft, result, that of the model `compare`."""
-    result = resynthesise(audio, models, inversion, notes, tune)[0] if result is None else result
-    draft = resynthesise(audio, models[:1], inversion, notes, tune)[0]
+def make_versions(audio, models, notes, result=None, compare=None, device="auto", **how):
+    """Return {name: audio} for `result_page.recording_page`: recording, draft, result, that of the model `compare`.
+    `notes` are those of `transcribe_if_possible`, and `how` other parameters of `resynthesise`."""
+    result = resynthesise(audio, models, notes=notes, **how)[0] if result is None else result
+    draft = resynthesise(audio, models[:1], notes=notes, **how)[0]
     versions = dict(zip(result_page.version_names(models[0].pair), (audio, draft, result)))
     if compare:
-        other = load_models(*find_weights(compare), device)
-        versions[compare] = resynthesise(audio, other, inversion, tune=tune)[0]
+        versions[compare] = resynthesise(audio, load_models(*find_weights(compare), device), **how)[0]
     return versions
 
 
-def convert(recording, files, models, options):
-    """Convert a recording, write `files`, see `output_files.name_files`, and return a line that lists them."""
-    started = time.monotonic()
-    audio = read_recording(recording, options.stereo)
+def convert_recording(recording, models, options):
+    """Convert a recording with the `options` of the command line. Return a `conversion.Result`."""
+    audio, corrected = read_recording(recording, options.stereo), None
     if options.stereo and audio.ndim == 1:
         Util.warn(f"{recording} has one channel to keep, and so has the output")
-    notes = transcribe_if_possible(audio, models, recording)
-    result, stages = resynthesise(audio, models, options.inversion, notes, options.tune)
-    mark = marks.make_mark(Util.file_digest(recording))
-    audio_files.write_audio(files["audio"], result, mark)
-    if options.midi:
-        note_events.save_notes(files["midi"], notes, mark)
-    versions = {}
-    if options.page:
-        versions = make_versions(audio, models, notes, result, options.inversion, options.tune, options.compare,
-                                 options.device)
-    if options.play and len(notes):
-        name = f"{Path(options.play[0]).stem} {options.play[1]}:{options.play[2]}"
-        versions[name] = conversion.save_played(files["played"], notes, options.play, audio, options.tune, mark)
-    if options.page:
-        page = result_page.recording_page(recording.stem, versions, notes, models[0].pair)
-        result_page.save_page(files["page"], page, mark)
-    plots.save_figure(files["picture"], plots.plot_stages(stages, recording.name), mark)
-    return (f"{conversion.list_files(files, notes, options.play)}: {len(audio) / hp.sample_rate:.1f} s in "
-            f"{time.monotonic() - started:.1f} s{concert_pitch.describe(audio)}")
+    if options.notes:
+        corrected = given_notes.read_given(options.notes, len(audio) / hp.sample_rate)
+    notes = transcribe_audio(audio, models[0]) if options.notes else transcribe_if_possible(audio, models, recording)
+    how = dict(inversion=options.inversion, tune=options.tune, corrected=corrected, level=options.level)
+    result, stages = resynthesise(audio, models, notes=notes, **how)
+    versions = make_versions(audio, models, notes, result, options.compare, options.device,
+                             **how) if options.page else {}
+    factor = options.tune / 440 if options.tune else concert_pitch.pitch_factor(audio)
+    remark = f"; played from {options.notes}" if options.notes else ""
+    return conversion.Result(result, notes if corrected is None else corrected, versions, factor,
+                             lambda: plots.plot_stages(stages, recording.name), remark + concert_pitch.describe(audio))
+
+
+def play_midi(path, models, options):
+    """Play a MIDI file on the instrument of a model, without a recording. Return a `conversion.Result`."""
+    (notes, seconds), factor = given_notes.read_piece(path), (options.tune or 440) / 440
+    audio = player.play_notes(notes, models[0], seconds, factor)
+    audio, name = loudness.match_level(audio, audio, level="peak"), result_page.version_names(models[0].pair)[-1]
+    return conversion.Result(
+        audio, notes, {name: audio}, factor, lambda: plots.plot_spectrograms(
+            {name: chunking.whole_spectrogram(audio[:hp.limit_s * hp.sample_rate])}, path.name),
+        "; played from the notes, without a recording and without the U-Net")
+
+
+def convert(source, files, models, options):
+    """Convert a recording, or play a MIDI file, and write `files`: see `output_files.name_files`. Return a line that
+    lists them."""
+    started, work = time.monotonic(), play_midi if given_notes.is_midi(source) else convert_recording
+    result = work(source, models, options)
+    conversion.save_result(result, source, files, models[0].pair, options)
+    seconds, needed = len(result.audio) / hp.sample_rate, time.monotonic() - started
+    said = conversion.list_files(files, result.notes, options.play)
+    return f"{said}: {seconds:.1f} s in {needed:.1f} s{result.remark}"
+
+
+def check_models(models, paths, found, options):
+    """Check before any work that loaded models, of `paths`, can do what the options ask for, and replace the names of
+    preset, model and sounds in the options by what they name. `found` are the recordings and MIDI files."""
+    midi = [path for path, _ in found if given_notes.is_midi(path)]
+    flags = [flag for flag in ("midi", "play", "notes", "studio") if getattr(options, flag)]
+    if midi or flags:
+        check_notes(models, paths, f"leave out {f'--{flags[0]}' if flags else midi[0]}, or choose another --model")
+    conversion.check_sources(midi, found, options)
+    if options.compare:
+        load_models(*find_weights(options.compare), options.device)  # tried before the work
+    options.play = options.play and conversion.read_preset(options.play)
+    options.studio = options.studio and studio_voice.load(paths[0], target_instrument(models[0].pair))
 
 
 def main(arguments=None):
@@ -203,14 +240,10 @@ def main(arguments=None):
     chosen = choose_weights(options.model, options.ae, options.unet)
     models = load_models(*chosen, options.device)
     instrument = soundfonts.instrument_names(models[0].pair)[1]
-    outputs = [output_files.name_files(path, options.midi, options.page, options.play)
+    outputs = [output_files.name_files(path, options.midi, options.page, options.play, options.studio)
                for path in output_files.output_paths(found, instrument, options.output)]
-    output_files.check_outputs(found, outputs, options.overwrite)
-    if options.compare:
-        load_models(*find_weights(options.compare), options.device)  # tried before the work
-    if options.midi or options.play:
-        check_notes(models, chosen, f"leave out {'--midi' if options.midi else '--play'}, or choose another --model")
-    options.play = options.play and conversion.read_preset(options.play)
+    output_files.check_outputs(found, outputs, options.overwrite, [options.notes] if options.notes else [])
+    check_models(models, chosen, found, options)
     announce_model(chosen, by_default=not (options.model or options.ae or options.unet))
     errors = []
     progress = tqdm(list(zip(found, outputs)), unit="recording", disable=len(found) < 2)

@@ -1,14 +1,24 @@
-"""The options of `Main.py`, and what it writes and says beside the result."""
+"""The options of `Main.py`, and what it writes and says."""
 import argparse
 import tempfile
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 
 import Hyperparameters as hp
+import Util
 from audio import audio_files, concert_pitch, loudness
-from notes import note_events
+from notes import note_events, studio_voice
+from outputs import marks, plots, result_page
 from rendering import soundfonts
+
+sample_rates = (22050, 32000, 44100, 48000, 88200, 96000)  # Hz, of --play and --studio
+mp3_max_rate = 48000    # Hz
+
+# what is written: audio [shape=(n,) or (n, 2)] at `hp.sample_rate`, the notes that were played, what the page compares,
+# tuning relative to A 440, a function that draws the picture, and what is said of it
+Result = namedtuple("Result", "audio notes versions factor picture remark")
 
 
 def make_parser():
@@ -18,10 +28,11 @@ def make_parser():
         "picture of the spectrograms, <name>_epiano.png, per recording. A model of another instrument gives other "
         "names, such as <name>_vibraphone.wav.")
     parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", default=[hp.demo],
-                        help="audio or video file, or folder of them (default: the demo recording)")
+                        help="audio or video file, or folder of them; or a MIDI file, which is played without a "
+                        "recording (default: the demo recording)")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT",
-                        help="output file, .wav, .flac, .ogg or .mp3, or output folder (default: <name>_epiano.wav in "
-                        "the working folder)")
+                        help="output file, .wav, .flac, .ogg, .mp3 or .m4a, or output folder (default: "
+                        "<name>_epiano.wav in the working folder)")
     parser.add_argument("--overwrite", action="store_true",
                         help="also replace files that Main.py did not write, files that were edited since, and outputs "
                         "of other recordings")
@@ -33,10 +44,21 @@ def make_parser():
     parser.add_argument("--tune", type=float, metavar="HZ",
                         help="tuning of the output: frequency in Hz of the A above middle C, such as 440 (default: "
                         "tuning of the recording)")
-    parser.add_argument("--midi", action="store_true", help="also write the transcribed notes, <name>_epiano.mid")
+    parser.add_argument("--level", choices=loudness.levels, default=loudness.levels[0],
+                        help="level of the output: that of the recording, or a peak just below full scale (default: "
+                        "%(default)s)")
+    parser.add_argument("--midi", action="store_true", help="also write the notes, <name>_epiano.mid")
+    parser.add_argument("--notes", type=Path, metavar="FILE.mid",
+                        help="MIDI file with the notes to play instead of the transcribed ones, such as a corrected "
+                        "file of --midi")
+    parser.add_argument("--studio", action="store_true",
+                        help="also play the notes in studio quality, 44,100 Hz in stereo, <name>_epiano_studio.wav")
     parser.add_argument("--play", metavar="FILE.sf2:BANK:PROGRAM",
-                        help="also render the notes on a preset of a SoundFont with FluidSynth, "
+                        help="also render the notes on a preset of a SoundFont with FluidSynth, in stereo, "
                         "<name>_epiano_played.wav")
+    parser.add_argument("--sample-rate", type=int, choices=sample_rates, metavar="HZ",
+                        help=f"sample rate of --play and --studio: {', '.join(map(str, sample_rates))} Hz (default: "
+                        "44100)")
     add_model_options(parser)
     return parser
 
@@ -63,6 +85,20 @@ def check_options(options):
     concert_pitch.check_tune(options.tune)
     if options.compare and not options.page:
         raise ValueError("--compare adds a version to the page; add --page")
+    if options.sample_rate and not (options.play or options.studio):
+        raise ValueError("--sample-rate is that of --play and --studio; add one of them, or leave it out")
+    if (options.sample_rate or 0) > mp3_max_rate and options.output and options.output.suffix.lower() == ".mp3":
+        raise ValueError(f"{options.output}: an mp3 has at most {mp3_max_rate} Hz; choose another --sample-rate or "
+                         "format")
+
+
+def check_sources(midi, found, options):
+    """Raise ValueError if the options do not fit the recordings and MIDI files `found`, of which `midi` are MIDI."""
+    if options.notes and (midi or len(found) > 1):
+        raise ValueError("--notes belongs to one recording; give one, or leave --notes out")
+    for flag in ("compare", "stereo"):
+        if midi and getattr(options, flag):
+            raise ValueError(f"{midi[0]} has no recording for --{flag}; leave --{flag} out")
 
 
 def read_preset(text):
@@ -71,34 +107,58 @@ def read_preset(text):
 
     preset = soundfonts.parse_preset(text)
     MIDI2Audio.check_preset(preset)
-    return preset
+    return soundfonts.find_soundfont(preset[0]), *preset[1:3], len(preset) > 3
 
 
-def save_played(path, notes, preset, audio, tune, mark):
-    """Render notes on a preset, write them to `path` with `mark`, and return the audio [shape=(n,)]. Length, level and
-    tuning are those of the recording `audio`. `tune` sets another tuning: see `Main.pipeline`. Raises the errors of
-    `MIDI2Audio.synthesise_midi_to_audio`."""
-    import MIDI2Audio
+def save_result(result, source, files, pair, options):
+    """Write a `Result` of the recording or MIDI file `source` to `files`: see `output_files.name_files`. `pair` is that
+    of the weights."""
+    mark, versions = marks.make_mark(Util.file_digest(source)), dict(result.versions)
+    audio_files.write_audio(files["audio"], result.audio, mark)
+    if options.midi:
+        note_events.save_notes(files["midi"], result.notes, mark)
+    seconds, rate = len(result.audio) / hp.sample_rate, options.sample_rate or studio_voice.rate
+    if options.studio and len(result.notes):
+        blocks = options.studio.blocks(result.notes, seconds, result.factor)
+        save_blocks(files["studio"], blocks, studio_voice.rate * result.factor, rate, result.audio, options.level, mark)
+    if options.play and len(result.notes):
+        from rendering import fluidsynth  # slow to import, and rarely needed
 
-    length, factor = len(audio), tune / 440 if tune else concert_pitch.pitch_factor(audio)
-    with tempfile.TemporaryDirectory() as folder:
-        midi, rendered = Path(folder) / "notes.mid", Path(folder) / "rendered.wav"
-        note_events.save_notes(midi, notes)
-        MIDI2Audio.synthesise_midi_to_audio(midi, rendered, *preset, limit_s=length / hp.sample_rate,
-                                            detune=1200 * float(np.log2(factor)))
-        played = audio_files.read_audio(rendered)[:length]
-    mean = audio if audio.ndim == 1 else audio.mean(axis=1)
-    played = loudness.match_rms(mean, np.pad(played, (0, length - played.size)))
-    audio_files.write_audio(path, played, mark)
-    return played
+        blocks = fluidsynth.play_notes(result.notes, options.play, seconds, result.factor, rate)
+        save_blocks(files["played"], blocks, rate, rate, result.audio, options.level, mark)
+        if options.page:
+            name = f"{Path(options.play[0]).stem} {options.play[1]}:{options.play[2]}"
+            versions[name] = audio_files.fix_length(audio_files.read_audio(files["played"]), len(result.audio))
+    if options.page:
+        page = result_page.recording_page(source.stem, versions, result.notes, pair)
+        result_page.save_page(files["page"], page, mark)
+    plots.save_figure(files["picture"], result.picture(), mark)
+
+
+def save_blocks(path, blocks, block_rate, rate, like, level, mark):
+    """Write blocks of audio [shape=(n, 2), float32] at `block_rate` Hz to `path` at `rate` Hz, as long and as loud as
+    `like` [shape=(n,) or (n, 2)], which is at `hp.sample_rate`. See `match_level` for `level`."""
+    samples = round(len(like) * rate / hp.sample_rate)
+    with tempfile.TemporaryFile(dir=path.parent) as file:  # a long recording is larger than the memory
+        try:
+            for part in audio_files.resampled(blocks, block_rate, rate):
+                file.write(np.ascontiguousarray(part, np.float32))
+            file.write(bytes(max(samples * 8 - file.tell(), 0)))
+            file.flush()
+        except OSError as error:  # without a number, it is one sentence already
+            raise Util.write_error(path, error.strerror) if error.errno else error from None
+        audio = np.memmap(file, np.float32, "r+", shape=(samples, 2))
+        loudness.match_level(like, audio, level=level)
+        audio_files.write_audio(path, audio, mark, rate)
 
 
 def list_files(files, notes, preset):
     """Return a sentence part that lists the output files of a recording: see `output_files.name_files`."""
-    words = {"picture": "its picture", "midi": "the notes", "played": f"the notes on {preset and preset[0]}",
-             "page": "the page"}
+    words = {"picture": "its picture", "midi": "the notes", "studio": "the studio version",
+             "played": f"the notes on {preset and preset[0].name}", "page": "the page"}
     said = {kind: f"{words[kind]} {files[kind].name}" for kind in words if kind in files}
-    if "played" in said and not len(notes):
-        said["played"] = "no notes, since none were found"
+    for kind in ("studio", "played"):
+        if kind in said and not len(notes):
+            said[kind] = f"no {files[kind].name}, since no notes were found"
     *first, last = said.values()
     return f"{files['audio']} and " + (f"{', '.join(first)} and {last}" if first else last)

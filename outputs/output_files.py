@@ -59,11 +59,13 @@ def output_names(recordings, instrument):
 def output_paths(recordings, instrument, output=None):
     """Return the path of the output audio file of each recording: see `output_names`. `output` is the file for one
     recording, or a folder, by default the working folder. Raises ValueError if two recordings have the same output
-    path, or if the format of `output` is not supported."""
+    path, or if the format of `output` is not supported or needs a package that is not installed."""
     ending = output.suffix.lower() if output and not output.is_dir() else ""
     if ending in audio_files.audio_formats:
         if len(recordings) > 1:
             raise ValueError(f"{output} is one file for {len(recordings)} recordings; give a folder")
+        if ending == ".m4a":
+            audio_files.import_av()
         return [output]
     if ending in recording_endings or re.fullmatch(r"\.[a-z]\w{0,4}", ending):
         raise ValueError(f"{output}: {ending} is not written; choose {', '.join(audio_files.audio_formats)}, or a "
@@ -77,11 +79,13 @@ def output_paths(recordings, instrument, output=None):
     return list(paths)
 
 
-def name_files(path, midi=False, page=False, play=False):
+def name_files(path, midi=False, page=False, play=False, studio=False):
     """Return the output files of a recording as {kind: path}, where `path` is that of the audio file."""
     files = {"audio": path, "picture": path.with_suffix(".png")}
     if midi:
         files["midi"] = path.with_suffix(".mid")
+    if studio:
+        files["studio"] = path.with_name(f"{path.stem}_studio{path.suffix}")
     if play:
         files["played"] = path.with_name(f"{path.stem}_played{path.suffix}")
     if page:
@@ -89,18 +93,21 @@ def name_files(path, midi=False, page=False, play=False):
     return files
 
 
-def check_outputs(recordings, outputs, overwrite=False):
+def check_outputs(recordings, outputs, overwrite=False, also_read=()):
     """Check that the outputs of recordings can be written and replace nothing that they should not.
 
-    `recordings` are those of `find_recordings`, `outputs` the `name_files` of each. Raises ValueError if an output
-    would replace a recording or, without `overwrite`, a file that `Main.py` did not write, that was edited since or
-    that is the output of another recording: see `marks`. Raises OSError if an output folder is not writable.
+    `recordings` are those of `find_recordings`, `outputs` the `name_files` of each, `also_read` the paths of other
+    files that are read. Raises ValueError if an output would replace one of these or, without `overwrite`, a file that
+    `Main.py` did not write, that was edited since or that is the output of another recording: see `marks`. Raises
+    OSError if an output folder is not writable.
     """
-    inputs, edited, other = {file_identity(recording) for recording, _ in recordings}, [], []
+    inputs = {file_identity(path) for path in (*(recording for recording, _ in recordings), *also_read)}
+    edited, other = [], []
     for (recording, _), files in zip(recordings, outputs):
         for path in files.values():
             if file_identity(path) in inputs:
-                raise ValueError(f"{path} would be written over a recording; choose another name or folder with -o")
+                raise ValueError(f"{path} would be written over a file that is read; choose another name or folder "
+                                 "with -o")
             if path.exists():
                 digest, unchanged = marks.read_mark(path) or (None, False)
                 if not unchanged:

@@ -43,24 +43,29 @@ def plot_stages(stages, title="", width=9):
 
 
 def plot_notes(spectrogram, notes, title="", width=9):
-    """Draw notes [shape=(n, 4)], the louder the brighter, over a pitch spectrogram [shape=(n_pitches, t), in [0, 1]]. A
-    note is onset and offset in seconds, MIDI key and velocity. Returns a figure like `plot_spectrograms`."""
-    from matplotlib import colormaps
+    """Draw notes over a pitch spectrogram: see `draw_notes`. Returns a figure like `plot_spectrograms`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, 3.6), layout="constrained")
-    axis = figure.subplots()
+    draw_notes(figure.subplots(), spectrogram, notes)
+    figure.axes[0].set(xlabel="seconds", title=title)
+    return figure
+
+
+def draw_notes(axis, spectrogram, notes):
+    """Draw notes [shape=(n, 4)], the louder the brighter, over a pitch spectrogram [shape=(n_pitches, t), in [0, 1]] on
+    axes of matplotlib. A note is onset and offset in seconds, MIDI key and velocity."""
+    from matplotlib import colormaps
+
     seconds = spectrogram.shape[1] * hp.pitch_hop_length / hp.sample_rate
     keys = np.array((-1.5, hp.n_pitches - 1.5)) / hp.pitch_bands_per_key + hp.lowest_key  # the lowest is band 1
     axis.imshow(spectrogram, origin="lower", aspect="auto", extent=(0, seconds, *keys), vmin=0, vmax=1, cmap="gray_r",
                 interpolation="nearest")
     onset, end, key, velocity = np.reshape(notes, (-1, 4)).T
     axis.barh(key, end - onset, 0.9, onset, color=colormaps["plasma"](velocity / 127), alpha=0.8)
-    axis.set(xlim=(0, seconds), ylim=(hp.lowest_key - 0.5, hp.lowest_key + hp.n_keys - 0.5), xlabel="seconds",
-             title=title)
+    axis.set(xlim=(0, seconds), ylim=(hp.lowest_key - 0.5, hp.lowest_key + hp.n_keys - 0.5))
     octaves = range(24, hp.lowest_key + hp.n_keys, 12)
     axis.set_yticks(octaves, [f"C{key // 12 - 1}" for key in octaves])
-    return figure
 
 
 def plot_losses(losses, title=""):

@@ -11,6 +11,8 @@ import Util
 from audio import audio_files, chunking
 from rendering import soundfonts
 
+doubtful_below = 0.8    # certainty of a note, below which the page shows it paler
+
 # explanations of the versions of a recording, besides the result
 version_remarks = {"Recording": "as it was recorded", "Draft": "the result before the last correction",
                    "report": "the result of the 2020 report's networks"}
@@ -30,20 +32,22 @@ def version_names(pair=None):
 
 def recording_page(name, versions, notes=None, pair=None):
     """Return the HTML page of one recording. `versions` is a dict from the name of each version to its audio
-    [shape=(n,) or (n, 2)]: see `Main.make_versions`. `notes` [shape=(m, 4)] are shown on the page. `pair` is that of
-    the weights."""
+    [shape=(n,) or (n, 2)]: see `Main.make_versions`. `notes` [shape=(m, 4 or 5)] are shown on the page. `pair` is that
+    of the weights."""
     source, target = soundfonts.instrument_names(pair)
     remarks = {**version_remarks, version_names(pair)[2]: "the result"}
     shown = [(version, remarks.get(version, ""), audio) for version, audio in versions.items()]
     intro = (f"<p>From {html.escape(source)} to {html.escape(target)}: a recording, and the same performance on the "
              "other instrument. A program listened to the recording and played it again.</p>")
+    if version_names()[0] not in versions:
+        intro = f"<p>The notes of a MIDI file, played with the sounds of the {html.escape(target)}.</p>"
     return render_page(name, [make_piece("", shown, notes=notes)], intro)
 
 
 def make_piece(title, versions, remark="", notes=None):
     """Return what a page shows of one piece, as the template takes it: see `render_page`. `versions` holds tuples:
     name, remark and audio [shape=(n,) or (n, 2)]. `title` is the heading, or "" for none, `remark` a line of HTML below
-    it. `notes` [shape=(m, 4)] have a lane of their own, and are lines over the first spectrogram."""
+    it. `notes` [shape=(m, 4 or 5)] have a lane of their own, and are lines over the first spectrogram."""
     from markupsafe import Markup
 
     spectrograms, shown = [chunking.whole_spectrogram(audio) for *_, audio in versions], []
@@ -54,7 +58,9 @@ def make_piece(title, versions, remark="", notes=None):
                  for first, last, start, seconds in minutes]
         shown.append({"name": name, "remark": aside, "parts": parts,
                       "sound": data_uri("audio/mpeg", audio_files.encode_mp3(audio))})
-    roll = None if notes is None else {"number": len(notes), "parts": [
+    times = ["{:.0f}:{:04.1f}".format(*divmod(round(float(onset), 1), 60))
+             for onset in ([] if notes is None else notes[doubtful(notes), 0])]
+    roll = None if notes is None else {"number": len(notes), "doubtful": times, "parts": [
         {"seconds": seconds, "notes": note_paths(notes, start, seconds, hp.n_keys,
                                                  lambda key: key - hp.lowest_key + 0.5)}
         for _, _, start, seconds in minutes]}
@@ -96,13 +102,19 @@ def mel_row(key):
 def note_paths(notes, start, seconds, height, row):
     """Return the notes that sound in some seconds from `start` on as paths of an svg, for the template. `row(key)` is
     the height of a key above the bottom, of `height` in all. There is one path for each of four ranges of velocity,
-    which differ in colour."""
-    paths = [""] * 4
-    for onset, end, key, velocity in notes:
+    which differ in colour, and four paler ones of `doubtful` notes."""
+    paths = [""] * 8
+    for (onset, end, key, velocity, *_), pale in zip(notes, doubtful(notes)):
         if onset < start + seconds and end > start:
-            paths[min(int(velocity / 32), 3)] += (
+            paths[min(int(velocity / 32), 3) + 4 * pale] += (
                 f"M{max(onset - start, 0):.2f} {height - row(key):.4g}H{min(end - start, seconds):.2f}")
     return {"height": height, "paths": paths}
+
+
+def doubtful(notes):
+    """Return which notes [shape=(n, 4 or 5)] have a certainty below `doubtful_below` [shape=(n,), bool]; none without a
+    column of certainty."""
+    return notes[:, 4] < doubtful_below if notes.shape[1] > 4 else np.zeros(len(notes), bool)
 
 
 def render_page(title, pieces, intro="", rest=""):

@@ -117,10 +117,54 @@ def test_what_a_device_does_not_do_is_not_told_as_damaged_weights(play, monkeypa
 @pytest.mark.parametrize("arguments, reason", (
     (("--midi",), "an autoencoder without notes"),
     (("--play", "FluidR3_GM.sf2:0:4"), "leave out --play"),
+    (("--notes", "x.mid"), "leave out --notes"),
+    (("--studio",), "leave out --studio"),
+    (("--sample-rate", "48000"), "add one of them, or leave it out"),
+    (("--studio", "--sample-rate", "96000", "-o", "out.mp3"), "an mp3 has at most 48000 Hz"),
     (("--stereo", "--inversion", "report"), "leave out --inversion or --stereo"),
 ))
 def test_what_main_cannot_do_is_said_before_it_begins(play, arguments, reason):
     assert reason in play(*arguments)
+
+
+empty_type_2 = b"MThd\0\0\0\6\0\2\0\2\1\xf4" + 2 * b"MTrk\0\0\0\4\0\xff\x2f\0"
+midi_files = {
+    "nothing": (lambda path, midi: None, "no such file"),
+    "a folder": (lambda path, midi: path.mkdir(), "cannot be read"),
+    "text": (lambda path, midi: path.write_text("la la la"), "not a MIDI file"),
+    "no notes": (lambda path, midi: midi(path, []), "has no notes of a piano in the first"),
+    "percussion": (lambda path, midi: midi(path, [(9, 40, 0, 1)]), "has no notes of a piano in the first"),
+    "keys that no piano has": (lambda path, midi: midi(path, [(0, 20, 0, 1)]), "has no notes of a piano in the first"),
+    "notes after the end": (lambda path, midi: midi(path, [(0, 60, 3, 4)]), "has no notes of a piano in the first 0 s"),
+    "type 2": (lambda path, midi: path.write_bytes(empty_type_2), "type 2"),
+}
+
+
+@pytest.mark.parametrize("file", midi_files)
+def test_notes_that_cannot_be_read_are_named(complaint, tmp_path, midi, file):
+    (make, reason), bad = midi_files[file], tmp_path / "bad notes.mid"
+    make(bad, midi)
+    wav(tone(0.2))(tmp_path / "in.wav")
+    played = () if file in ("a folder", "notes after the end") else ((bad,),)
+    for arguments in (tmp_path / "in.wav", "--notes", bad), *played:
+        message = complaint(Main.main, *arguments, "-o", tmp_path / "out.wav")
+        assert str(bad) in message and reason in message
+
+
+@pytest.mark.parametrize("arguments, reason", (
+    (("in.wav", "other.wav", "--notes", "in.mid"), "--notes belongs to one recording"),
+    (("in.mid", "--notes", "in.mid"), "--notes belongs to one recording"),
+    (("in.mid", "--model", "report"), "without notes, as --report trains it; leave out in.mid, or choose another"),
+    (("in.mid", "--stereo"), "in.mid has no recording for --stereo; leave --stereo out"),
+    (("in.mid", "in.wav", "--page", "--compare", "report"), "in.mid has no recording for --compare"),
+    (("in.mid", "--midi", "-o", "in.wav", "--overwrite"), "would be written over a file that is read")))
+def test_what_has_no_recording_is_said_before_it_begins(complaint, tmp_path, midi, monkeypatch, arguments, reason):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Main, "convert", lambda *_: pytest.fail("the work begins"))
+    midi(tmp_path / "in.mid")
+    for name in "in.wav", "other.wav":
+        wav(tone(0.2))(tmp_path / name)
+    assert reason in complaint(Main.main, *arguments)
 
 
 def test_more_channels_than_two_are_named(play, tmp_path):

@@ -168,6 +168,21 @@ def test_notes_lie_over_the_spectrogram_and_in_a_lane(page):
         return getComputedStyle(active.section.querySelector("img + svg")).display;""") == "none"
 
 
+def test_doubtful_notes_are_paler_and_counted(browser, open_page, tmp_path):
+    notes = np.array([[0.5, 1, 60, 20, 1], [1, 2, 64, 80, 0.79], [1.5, 2, 67, 127, 0.5], [2, 3, 60, 1, 0.8],
+                      [59.96, 61, 60, 1, 0.5]], np.float32)
+    versions, path = {"Recording": np.zeros(4 * hp.sample_rate, np.float32)}, tmp_path / "mine.html"
+    Util.save_text(path, result_page.recording_page("mine", versions, notes))
+    page = open_page(path)
+    for place in ".lane.notes", ".lane:has(img)":
+        assert page(f"return [...document.querySelectorAll('{place} path')].map(one => [one.classList.value, "
+                    "getComputedStyle(one).opacity < 0.5]);") == [
+            ["v0", False], ["v2 doubtful", True], ["v3 doubtful", True]]
+    assert page("return document.querySelector('.lane.notes small').textContent;") == (
+        "5; a brighter one is louder; 3 paler may be wrong, at 0:01.0, 0:01.5, 1:00.0")
+    assert "may be wrong" not in result_page.recording_page("mine", versions, notes[:, :4])
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_fits_its_window(browser, page, width):
     resize(browser, width)
