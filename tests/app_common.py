@@ -124,21 +124,25 @@ class Visitor:
     def click(self, text):
         wait(lambda: self.run("return arguments[0] && (arguments[0].click(), true)", self.button(text)))
 
-    def is_empty(self):
-        return self.run("return document.querySelector('input[type=file]') !== null")
+    def field(self, inside, name="recording"):
+        """Return what fits a selector in the field for a file, "recording" or "midi", or None."""
+        return next(iter(self.browser.find_elements("css selector", f"#{name} {inside}")), None)
 
-    def file_input(self):
-        return self.browser.find_element("css selector", "input[type=file]")
+    def is_empty(self, name="recording"):
+        return self.file_input(name) is not None
 
-    def remove(self):
-        self.run("document.querySelector('button[aria-label=Clear]').click()")
-        wait(self.is_empty)
+    def file_input(self, name="recording"):
+        return self.field("input[type=file]", name)
 
-    def choose(self, path):
-        if not self.is_empty():
-            self.remove()
-        self.file_input().send_keys(str(path))
-        self.until("document.querySelector('.file-preview') !== null")
+    def remove(self, name="recording"):
+        self.run("arguments[0].click()", self.field("button[aria-label=Clear]", name))
+        wait(lambda: self.is_empty(name))
+
+    def choose(self, path, name="recording"):
+        if not self.is_empty(name):
+            self.remove(name)
+        self.file_input(name).send_keys(str(path))
+        wait(lambda: self.field(".file-preview", name))
 
     def page(self):
         return self.run("return document.body.innerText")
@@ -172,6 +176,17 @@ class Visitor:
         wait(lambda: not self.button("Convert") or len(self.errors()) > known)
         self.finish()
 
+    def tick(self, *labels):
+        """Make choices by their labels."""
+        for label in labels:
+            self.run("""[...document.querySelectorAll('fieldset label')].findLast(
+                one => one.innerText.trim() === arguments[0]).click();""", label)
+
+    def open_notes(self):
+        """Open the part of the form that takes corrected notes."""
+        self.browser.find_element("css selector", "button.label-wrap").click()
+        wait(lambda: self.is_empty("midi"))
+
     def begin(self, path, sign="transcription - [1-9]"):
         """Begin a conversion, and wait until the page shows text that matches `sign`."""
         self.choose(path)
@@ -185,7 +200,9 @@ class Visitor:
         return wait(lambda: self.browser.find_elements("css selector", "#player iframe"))[0]
 
     def download(self, name):
-        """Download a file, and return its path."""
+        """Download a file, and return its path. Earlier downloads are removed."""
+        for path in self.folder.glob("*_epiano.*"):
+            path.unlink()
         before = set(self.folder.iterdir())
         self.click(f"Download {name}")
         return wait(lambda: [path for path in set(self.folder.iterdir()) - before

@@ -16,6 +16,7 @@ from selenium.webdriver import ActionChains
 import Hyperparameters as hp
 import Util
 from audio import audio_files, concert_pitch
+from notes import note_events
 from outputs import marks
 from app_common import ask, browser, long_recording, recording, results, server, servers, visit, wait
 
@@ -111,6 +112,57 @@ def test_wrong_files_give_one_sentence_and_the_next_conversion_works(visit, serv
     assert "Traceback" not in server.log()
 
 
+def test_corrected_notes_and_the_level(visit, server, recording, tmp_path):
+    visitor = visit(server)
+    visitor.convert(recording[0])
+    notes = note_events.read_notes(visitor.download("MIDI"))
+    before, _ = soundfile.read(visitor.download("wav"))
+    early = notes[notes[:, 0] < 2]
+    note_events.save_notes(tmp_path / "early.mid", early)
+    visitor.open_notes()
+    visitor.choose(tmp_path / "early.mid", "midi")
+    wait(lambda: server.files() == ["early.mid", "short.wav", *results])
+    for label, peak in ("as loud as possible", hp.peak), ("as recorded", np.abs(before[:44100]).max()):
+        visitor.tick(label)
+        visitor.convert()
+        after, _ = soundfile.read(visitor.download("wav"))
+        assert np.abs(after).max() == pytest.approx(peak, rel=0.1)
+    assert visitor.errors() == []
+    assert np.linalg.norm(after[:44100]) == pytest.approx(np.linalg.norm(before[:44100]), rel=0.05)
+    assert np.linalg.norm(after[-22050:]) < 0.01 * np.linalg.norm(before[-22050:])
+    assert note_events.read_notes(visitor.download("MIDI")) == pytest.approx(early, abs=2e-3)
+    with visitor.in_player():
+        assert f"Notes {len(early)};" in visitor.page()
+    visitor.remove("midi")
+    wait(lambda: server.files() == ["short.wav", *results])
+    visitor.choose(tmp_path / "early.mid", "midi")
+    visitor.remove()  # the recording, and its notes with it
+    wait(lambda: visitor.is_empty("midi") and server.files() == results)
+    visitor.choose(tmp_path / "early.mid", "midi")  # which may come first
+    visitor.choose(recording[0])
+    wait(lambda: server.files() == ["early.mid", "short.wav", *results])
+    visitor.click("Take the demo recording")
+    wait(lambda: visitor.is_empty("midi") and server.files() == sorted([hp.demo.name, *results]))
+
+
+def test_wrong_corrected_notes_and_notes_instead_of_a_recording(visit, server, recording, tmp_path):
+    (tmp_path / "text.mid").write_text("no notes", encoding="utf-8")
+    (tmp_path / "large.MID").write_bytes(bytes((1 << 20) + 1))
+    note_events.save_notes(tmp_path / "late.mid", np.float32([[5, 6, 60, 64]]))
+    visitor = visit(server)
+    visitor.choose(recording[0])
+    visitor.open_notes()
+    for name in "text.mid", "large.MID", "late.mid":
+        visitor.choose(tmp_path / name, "midi")
+        visitor.convert()
+    visitor.convert(tmp_path / "late.mid")
+    assert visitor.errors() == [
+        "text.mid is not a MIDI file, or is damaged (no complete header); replace or remove it",
+        "large.MID is larger than 1 MB; save the notes of this recording alone",
+        "late.mid has no notes of a piano in the first 4 s; give others",
+        "late.mid is a MIDI file; play it with: python Main.py late.mid"]
+
+
 def upload(server, name, content):
     """Upload a file without a browser."""
     body = (f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode() + content
@@ -193,9 +245,9 @@ def test_nothing_else_is_served(server, root, recording):
         assert ask(f"{server.url}gradio_api/file={path}")[0] in (403, 404), path
     assert json.loads(ask(f"{server.url}gradio_api/info")[1]) == {"named_endpoints": {}, "unnamed_endpoints": {}}
     number = next(one["id"] for one in json.loads(ask(f"{server.url}config")[1])["dependencies"]
-                  if len(one["inputs"]) == 5)
+                  if len(one["inputs"]) == 7)
     for path in str(root / "data" / "demo" / hp.demo.name), "http://127.0.0.1:1/a.wav":
-        body = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, "shipped", 0, 0],
+        body = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, None, "shipped", 0, 0, "recorded"],
                 "fn_index": number, "session_hash": "guess"}
         ask(f"{server.url}gradio_api/queue/join", json.dumps(body).encode(), {"Content-Type": "application/json"})
         answer = ask(f"{server.url}gradio_api/queue/data?session_hash=guess")[1]
@@ -244,9 +296,7 @@ def test_stereo_and_tuning(visit, server, tmp_path):
     audio = audio_files.resample(audio, 10000, round(10000 * 2 ** (30 / 1200)))
     soundfile.write(tmp_path / "flat.flac", np.stack([audio, audio / 2], 1), hp.sample_rate)
     visitor = visit(server)
-    for label in "A = 440 Hz", "stereo":
-        visitor.run("""[...document.querySelectorAll('label')].find(
-            one => one.innerText.trim() === arguments[0]).click();""", label)
+    visitor.tick("A = 440 Hz", "stereo")
     visitor.convert(tmp_path / "flat.flac")
     sound, _ = soundfile.read(visitor.download("wav"), dtype="float32")
     assert sound.shape == audio.shape + (2,)
@@ -254,7 +304,7 @@ def test_stereo_and_tuning(visit, server, tmp_path):
     assert concert_pitch.estimate_cents(sound) == pytest.approx(0, abs=5)
 
 
-def test_a_model_of_few_pieces_without_notes(visit, server, recording, browser):
+def test_a_model_of_few_pieces_without_notes(visit, server, recording, browser, tmp_path):
     visitor = visit(server)
     assert visitor.run("return document.querySelector('input[aria-label=Model]').value") == "shipped"
     browser.find_element("css selector", "input[aria-label=Model]").click()
@@ -269,6 +319,11 @@ def test_a_model_of_few_pieces_without_notes(visit, server, recording, browser):
         assert visitor.run("return [pieces[0].sounds.length, document.querySelector('.notes')]") == [3, None]
         assert "From Vibraphone to Music Box" in visitor.page()
     assert visitor.download("wav").name == "short_music_box.wav"
+    visitor.open_notes()
+    note_events.save_notes(tmp_path / "one.mid", np.float32([[1, 2, 60, 64]]))
+    visitor.choose(tmp_path / "one.mid", "midi")
+    visitor.convert()
+    assert [error.partition(";")[0] for error in visitor.errors()] == ["This model has no notes to correct"]
 
 
 @pytest.mark.parametrize("width, scheme", ((390, "dark"), (1280, "light")))
