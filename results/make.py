@@ -41,6 +41,8 @@ sounds = {
 sides = {"input": "piano recording", "after_autoencoder": "autoencoder", "final": "autoencoder + U-Net",
          "report": "the report's networks", "truth": "true e-piano"}
 picture_size, picture_at = (1200, 1065), 12.5  # the README's picture: pixels, and position in seconds
+corrected_sound, wrong_note = "mz_331_3", (11.7, 64)    # of docs/studio.md: second and key of a note to delete
+doubtful_zoom, doubtful_part = 240, (0, 520, 900, 844)  # of its page: pixels per second; left, top, right, bottom
 browsers = ("chromium", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 intro = """<p>Each piece has five versions: the piano recording, the output of the autoencoder, the output of the U-Net
 behind it, the output of the two networks of the 2020 report, and the same notes rendered on the true electric piano.
@@ -151,6 +153,23 @@ def save_figures(models, folder=results):
         notes = Main.transcribe_audio(audio, models[0])
         plots.save_figure(folder / "figures" / "latent.png", plots.plot_notes(
             DatasetCreator.pitch_spectrogram(audio), notes, f"{len(notes)} notes transcribed from {hp.demo.name}"))
+        save_correction(models, folder)
+
+
+def save_correction(models, folder=results):
+    """Draw correction.png of docs/studio.md: the notes of a recording, and the same without a wrong one."""
+    from matplotlib.figure import Figure
+
+    audio, (seconds, key) = Main.read_recording(folder / f"{corrected_sound}_input.wav"), wrong_note
+    notes, pitch = Main.transcribe_audio(audio, models[0]), DatasetCreator.pitch_spectrogram(audio)
+    wrong = (notes[:, 0] < seconds) & (notes[:, 1] > seconds) & (notes[:, 2] == key)
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    panels = {"transcribed": notes, "corrected": notes[~wrong]}
+    for (name, drawn), axis in zip(panels.items(), figure.subplots(1, 2, sharey=True)):
+        plots.draw_notes(axis, pitch, drawn)
+        axis.plot(seconds, key, "o", markersize=26, markerfacecolor="none", markeredgecolor="C2", markeredgewidth=2)
+        axis.set(xlim=(seconds - 0.8, seconds + 0.8), ylim=(43, 90), xlabel="seconds", title=name)
+    plots.save_figure(folder / "figures" / "correction.png", figure)
 
 
 def sound_piece(name, scores, folder=results):
@@ -212,24 +231,41 @@ def find_browser():
     return browser
 
 
-def save_picture(models, folder=results):
-    """Draw the README's picture, results/figures/page.png: the page that `Main.py --page` writes for the demo. Raises
-    FileNotFoundError if Chromium is missing, ValueError if it fails."""
+def save_pictures(models, folder=results):
+    """Draw page.png, the README's picture: the page that `Main.py --page` writes for the demo. And doubtful.png of
+    docs/studio.md: a part of the page of a recording with doubtful notes. Raises as `draw_page`."""
+    draw_page(hp.demo, models, folder / "figures" / "page.png", picture_size, picture_at, "report")
+    recording = folder / f"{corrected_sound}_input.wav"
+    draw_page(recording, models, folder / "figures" / "doubtful.png", doubtful_part[2:], wrong_note[0] - 0.5,
+              zoom=doubtful_zoom, part=doubtful_part)
+
+
+def draw_page(recording, models, path, size, position, compare=None, zoom=None, part=None):
+    """Draw the page that `Main.py --page` writes for a recording, at a `position` in seconds, to the png `path`. `size`
+    is that of the window in pixels, `zoom` in pixels per second, and `part` what is kept: left, top, right, bottom.
+    Raises FileNotFoundError if Chromium is missing, ValueError if it fails."""
+    from PIL import Image
+
     browser = find_browser()
     with tempfile.TemporaryDirectory() as temporary:
         page, shot = Path(temporary) / "page.html", Path(temporary) / "page.png"
-        audio = Main.read_recording(hp.demo)
-        notes = Main.transcribe_if_possible(audio, models, hp.demo)
-        versions = Main.make_versions(audio, models, notes, compare="report")
-        Util.save_text(page, result_page.recording_page(hp.demo.stem, versions, notes, models[0].pair))
+        audio = Main.read_recording(recording)
+        notes = Main.transcribe_if_possible(audio, models, recording)
+        versions = Main.make_versions(audio, models, notes, compare=compare)
+        text = result_page.recording_page(recording.stem, versions, notes, models[0].pair)
+        zoomed = f"<script>active.rescale({zoom})</script></body>" if zoom else "</body>"
+        Util.save_text(page, text.replace("</body>", zoomed))
         subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                         f"--user-data-dir={temporary}/profile", f"--screenshot={shot}", "--virtual-time-budget=5000",
-                        f"--window-size={picture_size[0]},{picture_size[1]}", f"{page.as_uri()}#{picture_at}"],
+                        f"--window-size={size[0]},{size[1]}", f"{page.as_uri()}#{position}"],
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         if not shot.exists():
             raise ValueError(f"{browser} could not draw the page; try another version")
+        if part:
+            with Image.open(shot) as whole:
+                whole.crop(part).save(shot)
         shot = shot.read_bytes()
-    Util.save_bytes(folder / "figures" / "page.png", lambda file: file.write(shot))
+    Util.save_bytes(path, lambda file: file.write(shot))
 
 
 def main(arguments=None):
@@ -237,16 +273,16 @@ def main(arguments=None):
     parser.add_argument("--scores", action="store_true", help="make only the scores of the three excerpts")
     parser.add_argument("--sounds", action="store_true", help="make only the outputs for the sounds, and their scores")
     parser.add_argument("--figures", action="store_true",
-                        help="draw only figures 1 to 10 of the report, and the stages of the demo recording")
+                        help="draw only figures 1 to 10 of the report, and those of the demo recording and of notes")
     parser.add_argument("--page", action="store_true", help="make only results/index.html, from scores and sounds")
-    parser.add_argument("--picture", action="store_true", help="draw only the README's picture, with Chromium")
+    parser.add_argument("--picture", action="store_true", help="draw only the pictures of HTML pages, with Chromium")
     parser.add_argument("--render", type=Path, metavar="FOLDER",
                         help="render only the inputs and true e-pianos of the sounds, from the MIDI files of "
                         "piano-midi.de in FOLDER; the repository has them")
     parser.add_argument("--device", default="auto", help="as for Main.py")
     options = parser.parse_args(arguments)
     works = {"scores": save_scores, "sounds": save_sounds, "figures": save_figures, "page": lambda models: save_page(),
-             "picture": save_picture}
+             "picture": save_pictures}
     chosen = [name for name in works if getattr(options, name)]
     chosen = chosen if chosen or options.render else list(works)
     check_requirements([*chosen, *["render"] * bool(options.render)])

@@ -15,6 +15,7 @@ import soundfile
 from PIL import Image
 
 import Hyperparameters as hp
+from notes import note_events
 
 root = Path(__file__).resolve().parent.parent
 registries = r"(pypi|pythonhosted|anaconda|rubygems|debian|ubuntu|npmjs|crates)[.](org|com|io)"
@@ -25,6 +26,8 @@ quick = {  # command -> files that it writes, in a folder with the files of the 
     ".venv/bin/python Main.py recording.mp3 --page": ["recording_epiano.wav", "recording_epiano.html"],
     ".venv/bin/python Main.py recordings -o folder": ["folder/one_epiano.wav", "folder/below/two_epiano.wav"],
     ".venv/bin/python Main.py recording.wav --midi --stereo": ["recording_epiano.wav", "recording_epiano.mid"],
+    ".venv/bin/python Main.py recording.wav --notes corrected.mid --studio": ["recording_epiano_studio.wav"],
+    ".venv/bin/python Main.py corrected.mid": ["corrected_epiano.wav"],
     ".venv/bin/python -c 'import Main; audio = Main.pipeline(\"recording.wav\")'": [],
     ".venv/bin/python -c 'import Main; notes = Main.transcribe(\"recording.wav\")'": [],
     ".venv/bin/python MIDI2Audio.py --list FluidR3_GM.sf2": [],
@@ -199,6 +202,7 @@ def recordings(tmp_path, monkeypatch):
     for name in "recording.wav", "recording.mp3", "recordings/one.wav", "recordings/below/two.wav", hp.demo.name:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(tmp_path / name, np.stack([audio, 0.5 * audio], 1), rate)
+    note_events.save_notes(tmp_path / "corrected.mid", [(0.1, 0.5, 60, 80)])
     monkeypatch.setattr(hp, "demo", tmp_path / hp.demo.name)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "report").symlink_to(hp.models / "report")
