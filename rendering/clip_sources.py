@@ -14,7 +14,7 @@ import Hyperparameters as hp
 import Util
 from audio import audio_files
 from notes import note_events
-from rendering import fluidsynth, simulated_rooms, soundfonts, voice_sampling
+from rendering import fluidsynth, sfz, simulated_rooms, soundfonts, voice_sampling
 
 keys = tuple(range(22, 109, 3))     # of a piano
 velocities = (24, 56, 88, 120)
@@ -25,19 +25,44 @@ compression = 0.6                   # of Vorbis, from 0, the best, to 1
 validation_step = 20                # every so many pieces are for validation
 
 
-def sample_preset(preset):
-    """Render sounds [shape=(keys, velocities, n), float32] of a preset, as `soundfonts.parse_preset` returns it. A
-    sound that begins late is shifted, so that a tenth of its peak comes `latest_attack` samples after the onset."""
-    preset = soundfonts.find_soundfont(preset[0]), *preset[1:3], False
+def parse_piano(text):
+    """Read a preset as `soundfonts.parse_preset`, or an instrument as `sfz.parse_instrument`."""
+    return sfz.parse_instrument(text) if sfz.is_sfz(text) else soundfonts.parse_preset(text)
+
+
+def piano_player(piano):
+    """Return a function of a MIDI key that plays a piano, as `parse_piano` returns it, at all `velocities`
+    [shape=(velocities, n), float32]. Raises as `soundfonts.find_soundfont` or `sfz.player`."""
+    if sfz.is_sfz(str(piano[0])):
+        play = sfz.player(*piano)
+        return lambda key: np.stack([play(key, velocity, sound_s) for velocity in velocities])
+    preset = soundfonts.find_soundfont(piano[0]), *piano[1:3], False
     size, slot = int(sound_s * hp.sample_rate), int((sound_s + 2) * hp.sample_rate)
-    sounds = []
-    for key in tqdm(keys, desc=preset[0].name, unit="key", leave=False):
+
+    def play_preset(key):
         events = [(i * slot + at, mido.Message(kind, note=key, velocity=velocity))
                   for i, velocity in enumerate(velocities) for at, kind in ((0, "note_on"), (size, "note_off"))]
-        audio = voice_sampling.render_events(events, len(velocities) * slot, preset).reshape(-1, slot)[:, :size]
+        return voice_sampling.render_events(events, len(velocities) * slot, preset).reshape(-1, slot)[:, :size]
+
+    return play_preset
+
+
+def sample_piano(piano):
+    """Return sounds [shape=(keys, velocities, n), float32] of a piano, as `parse_piano` returns it. A sound that begins
+    late is shifted, so that a tenth of its peak comes `latest_attack` samples after the onset."""
+    play, sounds = piano_player(piano), []
+    for key in tqdm(keys, desc=Path(piano[0]).name, unit="key", leave=False):
+        audio = play(key)
         delays = map(attack_delay, audio)
         sounds.append([np.append(sound[late:], np.zeros(late, np.float32)) for sound, late in zip(audio, delays)])
     return np.array(sounds, np.float32)
+
+
+def piano_name(piano):
+    """Return the name under which the sounds of a piano are stored."""
+    if sfz.is_sfz(str(piano[0])):
+        return "_".join([piano[0].stem, *(f"{number}-{value}" for number, value in piano[1].items())])
+    return f"{Path(piano[0]).stem}_{piano[1]}_{piano[2]}"
 
 
 def attack_delay(sound):
@@ -47,7 +72,7 @@ def attack_delay(sound):
 
 
 def save_piano(path, sounds):
-    """Write the sounds of `sample_preset` as one Vorbis stream per velocity, for `random_pianos.read_piano`."""
+    """Write the sounds of `sample_piano` as one Vorbis stream per velocity, for `random_pianos.read_piano`."""
     sounds = sounds.copy()
     sounds[..., -fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
     content, gains = {}, []
@@ -109,20 +134,21 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description="Sample pianos, simulate rooms and collect notes for training clips.")
     parser.add_argument("midi", type=Path, nargs="+", help="folders with MIDI files")
     parser.add_argument("--data", type=Path, default=hp.data, help="folder in which clips/ is written (default: data/)")
-    parser.add_argument("--pianos", nargs="+", type=soundfonts.parse_preset, metavar="FILE.sf2:BANK:PROGRAM",
-                        default=hp.clip_pianos, help="presets to sample (default: eight pianos of four SoundFonts)")
+    parser.add_argument("--pianos", nargs="+", metavar="FILE.sf2:BANK:PROGRAM",
+                        help="presets to sample, or SFZ instruments, as FILE.sfz or "
+                        "FILE.sfz:CONTROLLER=VALUE,... (default: eight pianos of four SoundFonts)")
     options = parser.parse_args(arguments)
-    folder = options.data / "clips"
+    folder, pianos = options.data / "clips", list(map(parse_piano, options.pianos or [])) or hp.clip_pianos
     fluidsynth.find_fluidsynth()  # what is missing is said before any work begins
-    for preset in options.pianos:
-        soundfonts.find_soundfont(preset[0])
+    for piano in pianos:
+        piano_player(piano)
     if not (folder / "pieces.npz").exists():
         pieces = collect_pieces(options.midi)
         Util.save_bytes(folder / "pieces.npz", lambda file: np.savez_compressed(file, **pieces))
-    for preset in options.pianos:
-        path = folder / "pianos" / f"{Path(preset[0]).stem}_{preset[1]}_{preset[2]}.npz"
+    for piano in pianos:
+        path = folder / "pianos" / f"{piano_name(piano)}.npz"
         if not path.exists():
-            save_piano(path, sample_preset(preset))
+            save_piano(path, sample_piano(piano))
     if not (folder / "rooms.npz").exists():
         rooms = simulated_rooms.room_responses(hp.clip_rooms, hp.clip_rooms_seed)
         Util.save_bytes(folder / "rooms.npz", lambda file: np.savez(file, *[room.astype(np.float16) for room in rooms]))

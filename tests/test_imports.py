@@ -102,7 +102,7 @@ def test_each_script_finds_what_it_imports_in_its_requirements(root, imports):
 
     scripts_and_packages = {module: names for module, names in imports.items()
                             if module != "app" and module.split(".")[0] in scripts | {"Evaluation", *packages}}
-    only_developers = {"ipython", "pyroomacoustics"}    # in notebooks; to make data/clips, which says so
+    only_developers = {"ipython", "pyroomacoustics", "pysfizz"}    # in notebooks; to make data/clips, which says so
     behind_librosa = {"scipy"}
     assert third_party(scripts_and_packages.values()) - only_developers | behind_librosa == user
     named_by_benchmarks = {"basic_pitch", "pretty_midi", "transkun", "moduleconf", "visqol"}

@@ -1,0 +1,65 @@
+"""SFZ instruments, pianos as folders of recordings, as sources of training clips.
+
+sfizz plays them, by the package pysfizz.
+"""
+import time
+from pathlib import Path
+
+import numpy as np
+
+import Hyperparameters as hp
+
+block_size = 64     # samples
+most_plays = 10     # of a note, until it is whole
+loading_s = 0.01    # to wait between them
+
+
+def is_sfz(text):
+    """Return whether a text names an SFZ instrument: see `parse_instrument`."""
+    return ".sfz" in text.lower()
+
+
+def parse_instrument(text):
+    """Read an instrument from "FILE.sfz", or from "FILE.sfz:74=127,77=0" with the values of controllers, from 0 to 127,
+    which choose among the microphones of some pianos. Returns the path and a dict from controller to value. Raises
+    ValueError if the text is not that."""
+    path, _, values = text.partition(":")
+    try:
+        controllers = {int(number): int(value) for number, value in (
+            pair.split("=") for pair in values.split(",") if values)}
+    except ValueError:
+        controllers = {-1: 0}
+    if not all(0 <= number <= 127 for pair in controllers.items() for number in pair):
+        raise ValueError(f"'{text}' is not an SFZ instrument; write FILE.sfz, or FILE.sfz:74=127,77=0 with values of "
+                         "controllers")
+    return Path(path), controllers
+
+
+def player(path, controllers):
+    """Return a function of MIDI key, velocity and seconds that plays a held note of an instrument, and returns the mean
+    of both channels at `hp.sample_rate` [shape=(n,), float32]. Raises FileNotFoundError if the file is missing, and
+    ValueError if sfizz does not read it, or if pysfizz is not installed."""
+    try:
+        import pysfizz
+    except ImportError:
+        raise ValueError("pysfizz is not installed; pip install pysfizz") from None
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such SFZ instrument; give the path of an .sfz file")
+    synth = pysfizz.Synth(hp.sample_rate, block_size)
+    if not synth.load_sfz_file(path):
+        raise ValueError(f"{path} is not an SFZ instrument that sfizz reads, or its recordings are missing")
+
+    def play(key, velocity, seconds):
+        power = -1.0
+        for _ in range(most_plays):  # sfizz loads a recording while it plays it, and what is not loaded yet is missing
+            synth._synth.all_sound_off()
+            for number, value in controllers.items():
+                synth._synth.cc(0, number, value)
+            audio, before = synth.render_note(key, velocity, seconds, seconds).mean(axis=0, dtype=np.float32), power
+            power = float(audio @ audio)
+            if before >= 0 and power <= before * 1.001:
+                break
+            time.sleep(loading_s)
+        return audio
+
+    return play
