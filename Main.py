@@ -84,10 +84,10 @@ def resynthesise(audio, models, inversion=None, notes=None, tune=None, corrected
 
     `audio` [shape=(n,) or (n, channels), float32] is at `hp.sample_rate` and not silent. `models` are the autoencoder
     and the U-Net, or the autoencoder alone. `notes` [shape=(n, 4 or 5)] are for a `NoteModel`, by default the output of
-    `transcribe_audio`. `corrected` [shape=(m, 4)] are played instead of them, each as loud as if all were `notes`. See
-    `pipeline` for `inversion`, `tune` and `level`. Returns audio of the same shape, as loud as the recording, or softer
-    if the notes explain too little of it, and the log-mel spectrograms [shape=(n_mels, t), in [0, 1]] of the first
-    chunk: input, then the output of each model.
+    `transcribe_audio`. `corrected` [shape=(m, 4)] are played instead of them. A note that is in both keeps its level.
+    See `pipeline` for `inversion`, `tune` and `level`. Returns audio of the same shape, as loud as the recording, or
+    softer if the notes explain too little of it, and the log-mel spectrograms [shape=(n_mels, t), in [0, 1]] of the
+    first chunk: input, then the output of each model.
     """
     factor, share = concert_pitch.pitch_factor(audio), 1
     in_tune = concert_pitch.to_concert_pitch(audio, factor)  # the networks know pianos in A 440

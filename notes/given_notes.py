@@ -37,7 +37,7 @@ def read_given(notes, seconds):
 
 def read_piece(path):
     """Return the notes of a MIDI file that is played without a recording [shape=(n, 4), float32], and its length in
-    seconds, with `hp.release_s` after the last note. Raises as `read_given`, and ValueError if it is too long."""
+    seconds, with `hp.release_s` after the last message. Raises as `read_given`, and ValueError if it is too long."""
     messages = midi_reader.read_messages(path)
     seconds = max((time for time, _ in messages), default=0) + hp.release_s
     if seconds > longest_s:

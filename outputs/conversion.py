@@ -102,7 +102,8 @@ def check_sources(midi, found, options):
 
 
 def read_preset(text):
-    """Return the preset of `--play`. Raises the errors of `parse_preset` and of `MIDI2Audio.check_preset`."""
+    """Return the preset of `--play`: path, bank, program, reverberation. Raises the errors of `parse_preset` and of
+    `MIDI2Audio.check_preset`."""
     import MIDI2Audio  # slow to import, and rarely needed
 
     preset = soundfonts.parse_preset(text)

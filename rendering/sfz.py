@@ -2,6 +2,7 @@
 
 sfizz plays them, by the package pysfizz.
 """
+import re
 import time
 from pathlib import Path
 
@@ -23,16 +24,13 @@ def parse_instrument(text):
     """Read an instrument from "FILE.sfz", or from "FILE.sfz:74=127,77=0" with the values of controllers, from 0 to 127,
     which choose among the microphones of some pianos. Returns the path and a dict from controller to value. Raises
     ValueError if the text is not that."""
-    path, _, values = text.partition(":")
-    try:
-        controllers = {int(number): int(value) for number, value in (
-            pair.split("=") for pair in values.split(",") if values)}
-    except ValueError:
-        controllers = {-1: 0}
-    if not all(0 <= number <= 127 for pair in controllers.items() for number in pair):
+    written = re.fullmatch(r"(.+\.sfz)(?::(\d+=\d+(?:,\d+=\d+)*))?", text, re.IGNORECASE)
+    pairs = re.findall(r"(\d+)=(\d+)", written[2] or "") if written else []
+    controllers = {int(number): int(value) for number, value in pairs}
+    if not written or max((*controllers, *controllers.values()), default=0) > 127:
         raise ValueError(f"'{text}' is not an SFZ instrument; write FILE.sfz, or FILE.sfz:74=127,77=0 with values of "
                          "controllers")
-    return Path(path), controllers
+    return Path(written[1]), controllers
 
 
 def player(path, controllers):

@@ -171,14 +171,17 @@ def encode_sound(sound, key, rate):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Sample the target instrument of a model for Main.py --studio.")
-    parser.add_argument("--target", type=parse_preset, default=hp.synth_preset, metavar="FILE.sf2:BANK:PROGRAM",
-                        help="preset that the model was trained for (default: that of the shipped model)")
+    parser.add_argument("--target", default=preset_text(hp.synth_preset), metavar="FILE.sf2:BANK:PROGRAM",
+                        help="preset that the model was trained for (default: %(default)s)")
     parser.add_argument("--ae", type=Path, default=hp.ae_weights, metavar="FILE",
                         help="weights of the model, beside which studio.torch is written (default: the shipped ones)")
     options = parser.parse_args(arguments)
-    path = studio_voice.studio_file(options.ae)
-    signals = record_scale(options.target, studio_voice.rate, studio_voice.middle_and_side, studio_bytes)
-    studio_voice.save(path, StudioVoice(*signals), preset_text(options.target))
+    path, target = studio_voice.studio_file(options.ae), parse_preset(options.target)
+    if not options.ae.is_file():
+        raise FileNotFoundError(f"{options.ae}: no such weights; give those of a model to --ae")
+    Util.check_writable(path)
+    signals = record_scale(target, studio_voice.rate, studio_voice.middle_and_side, studio_bytes)
+    studio_voice.save(path, StudioVoice(*signals), preset_text(target))
     print(f"{path} is ready; next: python Main.py recording.wav --studio")
 
 
