@@ -230,7 +230,7 @@ def main(arguments=None):
                 share=False, quiet=True, prevent_thread_lock=True, footer_links=[], run_history=False, ssr_mode=False,
                 enable_monitoring=False, theme=theme, css=style, head=result_page.fit_frames,
                 i18n=gr.I18n(en={"common.complete": "done"}))[1]  # Gradio lacks this word for screen readers
-        except OSError:
+        except (OSError, OverflowError):  # the latter of a number that no port has
             raise OSError(f"port {options.port} of {options.address} is not free; choose another --port") from None
         print(f"open {url} in a browser; Ctrl-C ends it", flush=True)
         threading.Event().wait()
