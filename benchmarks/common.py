@@ -58,13 +58,14 @@ def check_packages(purpose, modules, install, without):
                          f"{install}; or use {without}")
 
 
-def copy_pieces(pieces, folder):
-    """Make a folder hold just these MIDI files, a dict from name to path, and return it. Equal files stay untouched."""
+def copy_pieces(pieces, folder, read=Path.read_bytes):
+    """Make a folder hold just these MIDI files, a dict from name to path, and return it. Equal files stay untouched.
+    `read` maps a path to the content of the copy."""
     for path in folder.glob("*.mid"):
         if path.stem not in pieces:
             path.unlink()
     for name, path in pieces.items():
-        content, copy = path.read_bytes(), folder / f"{name}.mid"
+        content, copy = read(path), folder / f"{name}.mid"
         if not copy.exists() or copy.read_bytes() != content:
             Util.save_bytes(copy, lambda file, content=content: file.write(content))
     return folder

@@ -2,10 +2,12 @@
 
 `python benchmarks/own_instrument.py TRAIN TEST` takes 24 MIDI files of the folder TRAIN and six of TEST, evenly spaced.
 It renders them on each instrument and on the electric piano, and trains with the defaults of AEMain.py below
-data/own_instrument. Finished renders and trainings are kept, and the same command resumes after an interruption. With
-other pieces, the page is written to the working folder.
+data/own_instrument. The pieces are played without the sustain pedal, which none of these instruments has. Finished
+renders and trainings are kept, and the same command resumes after an interruption. With other pieces, the page is
+written to the working folder.
 """
 import argparse
+import io
 import os
 import sys
 import time
@@ -34,10 +36,19 @@ def choose(folder, number):
     return dict(pieces[i * len(pieces) // number] for i in range(number))
 
 
+def without_pedal(path):
+    """Return the content of a MIDI file with the notes of another, but without its sustain pedal."""
+    events = [(time, 0, message) for time, message in note_events.read_played_messages(path)
+              if not message.is_cc(note_events.sustain)]
+    content = io.BytesIO()
+    note_events.single_track(events).save(file=content)
+    return content.getvalue()
+
+
 def prepare(data, program, training, scored):
     """Render pieces on a preset and on the electric piano below `data`. `training` and `scored` come from `choose`."""
     for folder, pieces in ("MIDI", training), ("MIDI_test", scored):
-        copy_pieces(pieces, data / folder)
+        copy_pieces(pieces, data / folder, without_pedal)
     MIDI2Audio.main(["--data", str(data), "--source", f"{soundfont}:0:{program}"])
 
 
@@ -69,7 +80,8 @@ def make_page(scores, training, scored):
             for source, (*both, minutes) in scores.items()]
     return (f"Onset F1 / F1 with offsets / F1 with offsets and velocities of the transcription, means over {scored} "
             "pieces that are not in the training. *Before* are the shipped weights. *After* is a training on "
-            f"{training} pieces with the defaults of `AEMain.py`, on {os.cpu_count()} processor cores. Made by "
+            f"{training} pieces with the defaults of `AEMain.py`, on {os.cpu_count()} processor cores. The pieces are "
+            "played without the piano's sustain pedal, which none of these instruments has. Made by "
             "`python benchmarks/own_instrument.py TRAIN TEST`.\n\n"
             + table([("source", "before", "after", "minutes"), *rows]))
 
