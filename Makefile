@@ -32,17 +32,17 @@ notebooks: .venv/dev
 	.venv/bin/python -m pip install -q -r requirements.txt -r $<
 	@touch $@
 
-# Install FluidSynth and a SoundFont where they are missing.
+# Install FluidSynth, a SoundFont and espeak-ng, for tests and results, where they are missing.
 system:
 	@set -e; sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
-	if command -v fluidsynth > /dev/null && ls $(SOUNDFONTS) 2> /dev/null | grep -q .; then exit 0; fi; \
+	if command -v fluidsynth > /dev/null && command -v espeak-ng > /dev/null && ls $(SOUNDFONTS) 2> /dev/null | grep -q .; then exit 0; fi; \
 	if command -v apt-get > /dev/null; then \
-	  echo "installing with apt-get: fluidsynth fluid-soundfont-gm"; \
+	  echo "installing with apt-get: fluidsynth fluid-soundfont-gm espeak-ng"; \
 	  $$sudo apt-get update -qq; \
-	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends fluidsynth fluid-soundfont-gm > /dev/null; \
-	elif command -v brew > /dev/null && ! command -v fluidsynth > /dev/null; then \
-	  echo "installing with brew: fluid-synth"; \
-	  brew install fluid-synth; \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends fluidsynth fluid-soundfont-gm espeak-ng > /dev/null; \
+	elif command -v brew > /dev/null; then \
+	  echo "installing with brew: fluid-synth espeak-ng"; \
+	  brew install fluid-synth espeak-ng; \
 	fi; \
 	if ! command -v fluidsynth > /dev/null; then \
 	  echo "FluidSynth is missing: install FluidSynth 2 (package fluidsynth or fluid-synth)" >&2; exit 1; fi; \

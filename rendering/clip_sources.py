@@ -1,6 +1,6 @@
-"""What training clips are made of, data/clips: sounds of pianos, impulse responses of rooms, and notes of pieces.
+"""What training clips are made of, data/clips: sounds of instruments, what is heard beside them, rooms, and notes.
 
-`python -m rendering.clip_sources MIDI_FOLDER ...` writes those that are missing, in 15 minutes on two cores, 40 MB.
+`python -m rendering.clip_sources MIDI_FOLDER ...` writes those that are missing.
 """
 import argparse
 import io
@@ -14,7 +14,7 @@ import Hyperparameters as hp
 import Util
 from audio import audio_files
 from notes import note_events
-from rendering import fluidsynth, sfz, simulated_rooms, soundfonts, voice_sampling
+from rendering import bystanders, fluidsynth, sfz, simulated_rooms, soundfonts, voice_sampling
 
 keys = tuple(range(22, 109, 3))     # of a piano
 velocities = (24, 56, 88, 120)
@@ -137,18 +137,25 @@ def main(arguments=None):
     parser.add_argument("--pianos", nargs="+", metavar="FILE.sf2:BANK:PROGRAM",
                         help="presets to sample, or SFZ instruments, as FILE.sfz or "
                         "FILE.sfz:CONTROLLER=VALUE,... (default: eight pianos of four SoundFonts)")
+    parser.add_argument("--others", nargs="*", metavar="FILE.sf2:BANK:PROGRAM",
+                        help="the same of instruments that are not pianos, for a fifth of the clips (default: nine of "
+                        "two SoundFonts)")
     options = parser.parse_args(arguments)
     folder, pianos = options.data / "clips", list(map(parse_piano, options.pianos or [])) or hp.clip_pianos
+    others = hp.clip_others if options.others is None else list(map(parse_piano, options.others))
     fluidsynth.find_fluidsynth()  # what is missing is said before any work begins
-    for piano in pianos:
+    bystanders.find_espeak()
+    for piano in (*pianos, *others):
         piano_player(piano)
     if not (folder / "pieces.npz").exists():
         pieces = collect_pieces(options.midi)
         Util.save_bytes(folder / "pieces.npz", lambda file: np.savez_compressed(file, **pieces))
-    for piano in pianos:
-        path = folder / "pianos" / f"{piano_name(piano)}.npz"
-        if not path.exists():
-            save_piano(path, sample_piano(piano))
+    for kind, instruments in ("pianos", pianos), ("others", others):
+        for piano in instruments:
+            path = folder / kind / f"{piano_name(piano)}.npz"
+            if not path.exists():
+                save_piano(path, sample_piano(piano))
+    bystanders.store(folder / "beside")
     if not (folder / "rooms.npz").exists():
         rooms = simulated_rooms.room_responses(hp.clip_rooms, hp.clip_rooms_seed)
         Util.save_bytes(folder / "rooms.npz", lambda file: np.savez(file, *[room.astype(np.float16) for room in rooms]))

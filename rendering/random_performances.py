@@ -7,7 +7,8 @@ import Hyperparameters as hp
 from notes.note_events import next_onsets
 
 # a "share" is a probability, a "deviation" a standard one; two numbers are limits between which a value is drawn
-exercise_share = 0.15               # of the clips; the others are parts of pieces
+exercise_share = 0.15               # of the clips; most others are parts of pieces
+silent_share = 0.02
 min_velocity = 4
 shortest_note_s = 0.03
 shortest_cut_note_s = 0.02          # that is cut off by the next one of its key
@@ -130,12 +131,15 @@ def draw_exercise(rng, seconds, lead):
 
 
 def draw_notes(pieces, seconds, rng):
-    """Draw what a clip of so many seconds plays: an exercise, or a performance variant of a part of a piece. `pieces`
-    is a list of (notes [shape=(n, 4)], pedal [shape=(m, 2)]) as `clip_sources.read_pieces` returns them. Returns notes
-    [shape=(k, 4)] and pedal [shape=(j, 2)], both float32: see `draw_performance`. A key's note ends at the latest when
-    the key is struck again."""
-    if rng.random() < exercise_share:
+    """Draw what a clip of so many seconds plays: an exercise, a performance variant of a part of a piece, or nothing.
+    `pieces` is a list of (notes [shape=(n, 4)], pedal [shape=(m, 2)]) as `clip_sources.read_pieces` returns them.
+    Returns notes [shape=(k, 4)] and pedal [shape=(j, 2)], both float32: see `draw_performance`. A key's note ends at
+    the latest when the key is struck again."""
+    kind = rng.random()
+    if kind < exercise_share:
         notes, pedal = draw_exercise(rng, seconds, hp.clip_lead_s)
+    elif kind > 1 - silent_share:
+        notes, pedal = np.zeros((0, 4)), np.zeros((0, 2))
     else:
         notes, pedal = draw_performance(*pieces[rng.integers(len(pieces))], rng, seconds, hp.clip_lead_s)
     if len(notes):

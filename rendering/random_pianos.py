@@ -25,6 +25,7 @@ equaliser_db = dict(deviation=7, tilt=(-2, 2), key_deviation=(0, 3), bounds=(-40
 faster_decay = dict(share=0.5, rate=(0, 0.8), key_deviation=0.3, bounds=(-0.1, 2))      # 1 / s
 level_deviation_db = dict(curve=2.5, key=1.2)
 knock = dict(share=0.5, db=(-28, -53), samples=3000, fall=90)   # of the action; relative to the peak; 1 / s
+other_share = 0.2               # that are other instruments, where there are any
 layers = 5                      # of a piano in the pool, at most
 loudest_layer_db = -25          # in the middle of the keyboard
 touch_deviation = 0.25          # of the logarithm of the velocities' exponent, clip by clip
@@ -37,13 +38,13 @@ undamped = dict(lowest_key=(89, 94), seconds=2.0)       # keys without a damper
 
 
 def read_piano(stored, device="cpu"):
-    """Return sounds [shape=(k, layers, n)], their MIDI keys [shape=(k,)] and the velocities of the layers of a piano
-    that `clip_sources.save_piano` has written and `np.load` has opened."""
+    """Return sounds [shape=(k, layers, n), float16], their MIDI keys [shape=(k,)] and the velocities of the layers of a
+    piano that `clip_sources.save_piano` has written and `np.load` has opened."""
     keys = torch.as_tensor(stored["keys"], device=device).float()
     sounds = []
     for i, gain in enumerate(stored["gains"]):
         audio, _ = soundfile.read(io.BytesIO(stored[f"stream{i}"].tobytes()), dtype="float32")
-        sounds.append(torch.from_numpy(audio * np.float32(gain)).view(len(keys), -1))
+        sounds.append(torch.from_numpy(audio * np.float32(gain)).view(len(keys), -1).half())
     return torch.stack(sounds, 1).to(device), keys, torch.as_tensor(stored["velocities"], device=device)
 
 
@@ -110,12 +111,14 @@ def random_timbre(sounds):
     return sounds
 
 
-def draw_piano(pianos):
-    """Draw a piano from those that `read_piano` returns: sounds of every key [shape=(n_keys, layers, n)], and the
+def draw_piano(pianos, others=()):
+    """Draw a piano, or another instrument, from those that `read_piano` returns: sounds of every key [shape=(n_keys, layers, n)], and the
     velocities of the layers. Most are changed: sounds come from other keys, as those of strings of another size; two
     sounds are mixed, so that they beat; strings are detuned; timbre and decay change (`random_timbre`)."""
+    chosen = others if others and often(other_share) else pianos
+
     def pick():
-        return pianos[int(torch.randint(len(pianos), ()))]
+        return chosen[int(torch.randint(len(chosen), ()))]
 
     def between(limits, share):
         return limits[0] + (limits[1] - limits[0]) * share
@@ -139,13 +142,14 @@ def draw_piano(pianos):
 
 
 class Instruments:
-    """A pool of `size` pianos drawn from those that `read_piano` returns, numbered in the order of their use. Sounds
-    are kept for each key and layer of velocity; a piano with fewer layers has its last ones twice."""
+    """A pool of `size` pianos and other instruments, drawn from those that `read_piano` returns and numbered in the
+    order of their use. Sounds are kept for each key and layer of velocity; a piano with fewer layers has its last ones
+    twice."""
 
-    def __init__(self, pianos, size, dtype=torch.float16):
-        self.pianos, self.size, self.numbers = pianos, size, [None] * size
+    def __init__(self, pianos, others, size):
+        self.pianos, self.others, self.size, self.numbers = pianos, others, size, [None] * size
         device, length = pianos[0][0].device, pianos[0][0].shape[-1]
-        self.sounds = torch.zeros(size, hp.n_keys, layers, length, dtype=dtype, device=device)
+        self.sounds = torch.zeros(size, hp.n_keys, layers, length, dtype=torch.float16, device=device)
         self.velocities = torch.zeros(size, layers, device=device)
         self.level = torch.zeros(size, hp.n_keys, layers, device=device)
 
@@ -156,7 +160,7 @@ class Instruments:
             if self.numbers[place] == number:
                 continue
             with Util.seeded(hp.seed * 1_000_003 + number):
-                sounds, velocities = draw_piano(self.pianos)
+                sounds, velocities = draw_piano(self.pianos, self.others)
             level = 10 * (sounds[..., :hp.sample_rate // 2].float() ** 2).mean(-1).clamp(min=1e-12).log10()
             loudest = level[30:60].mean(0).max()
             for layer in range(layers):

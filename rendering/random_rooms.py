@@ -28,6 +28,7 @@ strings = dict(number=66, partials=10, max_hertz=8000, inharmonicity=0.0004)    
 string_fall = dict(rate=1.2, hertz=1500)        # 1 / s, and the frequency at which it is larger by 1
 resonance = dict(share=0.6, db=(-32, -8))
 room_share = 0.72
+beside = dict(share=0.25, db=(-25, 6))    # somebody or something beside the piano; level relative to it
 equaliser = dict(share=0.7, points=10, db=(0, 5), tilt_db=(-9, 9))
 fine_equaliser = dict(share=0.5, points=60, db=(0, 2.5))
 low_pass = dict(share=0.15, hertz=(3000, 9000), db=36)  # per octave
@@ -121,11 +122,11 @@ def string_resonance(device):
     return unit_energy(response)
 
 
-def record(audio, open_strings, rooms, string_response):
+def record(audio, open_strings, rooms, string_response, others=None):
     """Return dry audio [shape=(clips, n)] as recordings sound. String resonance (`string_resonance`, where
-    `open_strings` [shape as audio] is 1 because the pedal is down), one of `Rooms`, equaliser, compressor, clipping,
-    noise and lossy coding, each in a share of the clips. Filters are periodic with the clip, so the first seconds
-    contain reverberation of the last ones."""
+    `open_strings` [shape as audio] is 1 because the pedal is down), one of `Rooms`, in which `others` [shape as audio]
+    may be heard too, equaliser, compressor, clipping, noise and lossy coding, each in a share of the clips. Filters are
+    periodic with the clip, so the first seconds contain reverberation of the last ones."""
     clips, size = audio.shape
     each, n_fft = (audio.device, clips, 1), 1 << (size - 1).bit_length()
     audio = unit_power(audio)
@@ -135,10 +136,18 @@ def record(audio, open_strings, rooms, string_response):
     response = rooms.draw(clips)
     dry = torch.zeros_like(response)
     dry[:, 0] = 1
-    response = torch.where(often(room_share, *each), response, dry)
+    in_room = often(room_share, *each)
     gain = recording_gains(clips, torch.fft.rfftfreq(n_fft, 1 / hp.sample_rate).to(audio.device))
-    spectrum = torch.fft.rfft(audio, n_fft) * torch.fft.rfft(response, n_fft) * 10 ** (gain / 20)
-    audio = unit_power(torch.fft.irfft(spectrum, n_fft)[:, :size])
+
+    def heard(sound, response):
+        response = torch.where(in_room, response, dry)
+        spectrum = torch.fft.rfft(sound, n_fft) * torch.fft.rfft(response, n_fft) * 10 ** (gain / 20)
+        return unit_power(torch.fft.irfft(spectrum, n_fft)[:, :size])
+
+    audio = heard(audio, response)
+    if others is not None:
+        level = often(beside["share"], *each) * decibels(beside["db"], *each)
+        audio = unit_power(audio + heard(others, rooms.draw(clips)) * level)
     return coded(add_noise(clipped(compressed(audio))))
 
 

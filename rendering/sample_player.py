@@ -30,10 +30,10 @@ def spread_keys(sounds, keys, shift=0.0, cents=0.0):
     nearest = (wanted[:, None] + shift - keys[None]).abs().argmin(1)
     speed = 2 ** (((wanted - keys[nearest]).float() + cents / 100).double() / 12)
     times = torch.arange(sounds.shape[-1], device=sounds.device, dtype=torch.float64)
-    result = torch.empty(hp.n_keys, *sounds.shape[1:], device=sounds.device, dtype=sounds.dtype)
+    result = torch.empty(hp.n_keys, *sounds.shape[1:], device=sounds.device)
     for part in torch.arange(hp.n_keys, device=sounds.device).split(11):
         positions = (times * speed[part, None])[:, None].expand(-1, sounds.shape[1], -1)
-        result[part] = interpolate(sounds[nearest[part]], positions)
+        result[part] = interpolate(sounds[nearest[part]].float(), positions)
     return result
 
 

@@ -11,11 +11,13 @@ import torch
 import DatasetCreator
 import Hyperparameters as hp
 import Util
+from audio import audio_files
 from notes.note_events import frame_rate
 from rendering.random_pianos import Instruments, read_piano
 from rendering.random_rooms import Rooms, record, string_resonance
 
-pool_size = 16              # pianos at a time, of which one is replaced every other step
+pool_size = 16              # pianos at a time
+clips_per_piano = 128       # crops after which a piano is replaced: to draw one takes seconds
 quieter_share = 0.5         # of the clips
 quieter_db = 25             # dB below full scale, at most
 
@@ -73,7 +75,8 @@ def label_clips(notes, clips, frames):
 
 class ClipMaker:
     """Play notes on drawn pianos, and hear audio through drawn rooms and microphones. `folder` is what `clip_sources`
-    has written. A folder without pianos/ only hears; one without rooms.npz has artificial rooms alone."""
+    has written. A folder without pianos/ only hears; one without rooms.npz has artificial rooms alone, and without
+    recordings in beside/ nothing is heard beside the piano."""
 
     lead = 2.0  # seconds before a clip that are heard in its room, and thrown away
 
@@ -82,18 +85,18 @@ class ClipMaker:
         self.rooms = Rooms(list(np.load(rooms).values()) if rooms.exists() else [], device)
         with Util.seeded(hp.seed):
             self.resonances = [string_resonance(device) for _ in range(3)]
-        self.piano_files, self.instruments = sorted(Path(folder).glob("pianos/*.npz")), None
+        self.folder, self.instruments, self.beside = Path(folder), None, None
 
-    def play(self, notes, pedal, clips, frames, step):
-        """Play notes on the pianos of a training step. The columns of `notes` [shape=(n, 5)] are clip, onset and end in
+    def play(self, notes, pedal, clips, frames, first):
+        """Play notes on the pianos from number `first` on of the pool. The columns of `notes` [shape=(n, 5)] are clip, onset and end in
         seconds, MIDI key and velocity, those of `pedal` [shape=(m, 3)] clip, and times in seconds when the pedal goes
         down and up. Returns the dry audio, with `lead` seconds before each clip, and 1 where the pedal is down
         [shape=(clips, n) each]."""
         if self.instruments is None:
-            dtype = torch.float16 if self.device.type == "cuda" else torch.float32
-            pianos = [read_piano(np.load(path), self.device) for path in self.piano_files]
-            self.instruments = Instruments(pianos, pool_size, dtype)
-        self.instruments.hold(step // 2)
+            self.instruments = Instruments(*([
+                read_piano(np.load(path), self.device) for path in sorted(self.folder.glob(f"{kind}/*.npz"))
+            ] for kind in ("pianos", "others")), pool_size)
+        self.instruments.hold(first)
         lead, samples = int(self.lead * hp.sample_rate), frames * hp.hop_length
         dry = self.instruments.play(notes, clips, lead + samples, lead)
         down = torch.zeros(clips, lead + samples + 1, device=self.device)
@@ -106,7 +109,22 @@ class ClipMaker:
         """Return audio [shape=(clips, n)] as it is heard in drawn rooms, through drawn microphones: see `record`.
         Without `down`, which is 1 where the pedal is down, no strings resonate."""
         resonance = self.resonances[int(torch.randint(len(self.resonances), ()))]
-        return record(dry, torch.zeros_like(dry) if down is None else down, self.rooms, resonance)
+        down = torch.zeros_like(dry) if down is None else down
+        return record(dry, down, self.rooms, resonance, self.draw_beside(*dry.shape))
+
+    def draw_beside(self, clips, samples):
+        """Return what is heard beside the pianos of clips [shape=(clips, samples)]: for each, a part of one of the
+        recordings in beside/. Returns None if there are none."""
+        if self.beside is None:
+            self.beside = [torch.from_numpy(audio_files.read_audio(path)).half().to(self.device)
+                           for path in sorted(self.folder.glob("beside/*"))]
+        parts = []
+        for _ in range(clips if self.beside else 0):
+            recording = self.beside[int(torch.randint(len(self.beside), ()))]
+            start = int(torch.randint(max(len(recording) - samples, 0) + 1, ()))
+            part = recording[start:start + samples].float()
+            parts.append(torch.nn.functional.pad(part, (0, samples - len(part))))
+        return torch.stack(parts) if parts else None
 
     def hear_recording(self, audio, seed):
         """Return a recording [shape=(n,), float32] as it is heard in a room that the seed draws."""

@@ -20,7 +20,7 @@ from rendering.random_performances import draw_notes
 from training.heard_notes import match_notes
 from training.note_validation import NoteTrainer, predict
 
-refiner_clips_per_piano = 16    # after which a piano of the pool is replaced
+refiner_clips_per_piano = 16    # after which a piano is replaced: few clips are to show many
 refiner_guess_weight = 0.5  # of the first scores of the offset candidates, beside 1 for the final ones
 refiner_level_weight = 0.1  # of the error of a clip's mean velocity, beside 1 for that of single notes
 head_clip_frames = 1378     # 16 s
@@ -69,7 +69,7 @@ def made_sounds(maker, pieces, number):
         notes, pedal = draw_notes(pieces, seconds, np.random.default_rng((hp.seed, i)))
         numbered = (torch.from_numpy(np.insert(part, 0, 0, axis=1)).to(maker.device) for part in (notes, pedal))
         with Util.seeded(i):
-            dry, down = maker.play(*numbered, 1, head_clip_frames, 2 * (i // refiner_clips_per_piano))
+            dry, down = maker.play(*numbered, 1, head_clip_frames, i // refiner_clips_per_piano)
             audio = maker.hear(dry, down)[0, int(maker.lead * hp.sample_rate):].cpu().numpy()
         return audio, notes[(notes[:, 0] >= 0) & (notes[:, 0] < seconds)]
 

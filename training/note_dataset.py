@@ -8,7 +8,7 @@ import torch
 import Hyperparameters as hp
 import Util
 from rendering.random_performances import draw_notes
-from rendering.training_clips import ClipMaker
+from rendering.training_clips import ClipMaker, clips_per_piano
 
 most_notes, most_pedals = 768, 128  # of a crop; more are left out
 
@@ -17,12 +17,12 @@ class NoteDataset(torch.utils.data.Dataset):
     """Crops for the encoder: audio of the pieces `names` on the pianos `sources` with their notes, and notes of
     `pieces`, as `clip_sources.read_pieces` returns them, to be played by a `training_clips.ClipMaker`.
 
-    The key is (number of the piece or -1, first frame, frames, step, seed). An item is a dict, for batches:
+    The key is (number of the piece or -1, first frame, frames, number of the first piano, seed). An item is a dict, for batches:
 
     - "audio" [shape=(n,)]: `ClipMaker.lead` seconds and the crop; zero if it is to be made
     - "notes" [shape=(most_notes, 4)] and "pedal" [shape=(most_pedals, 2)]: relative to the crop, padded with zeros
     - "made", "heard": whether the audio is to be made, and whether it is to be heard in a room
-    - "step", "seed": numbers of the training step, and for what is drawn
+    - "first_piano", "seed": numbers of the first of the pianos that play, and for what is drawn
     """
 
     def __init__(self, names, data, sources=("piano",), pieces=()):
@@ -37,16 +37,17 @@ class NoteDataset(torch.utils.data.Dataset):
         steps, share = settings["epoch_steps"], hp.made_share if self.names else 1
         lengths = [recordings[0].samples // hp.hop_length for recordings in self.recordings]
 
-        def draw(step):
+        def draw(piano):
             if self.pieces and rng.random() < share:
-                return -1, 0, frames, step, rng.getrandbits(32)
+                return -1, 0, frames, piano, rng.getrandbits(32)
             piece = rng.choices(range(len(lengths)), lengths)[0]
-            return piece, rng.randint(0, max(lengths[piece] - frames, 0)), frames, step, rng.getrandbits(32)
+            return piece, rng.randint(0, max(lengths[piece] - frames, 0)), frames, piano, rng.getrandbits(32)
 
-        return [[draw(epoch * steps + i) for _ in range(settings["batch_size"])] for i in range(steps)]
+        size = settings["batch_size"]
+        return [[draw((epoch * steps + i) * size // clips_per_piano) for _ in range(size)] for i in range(steps)]
 
     def __getitem__(self, key):
-        piece, first, frames, step, seed = key
+        piece, first, frames, piano, seed = key
         rng, lead = np.random.default_rng(seed), int(ClipMaker.lead * hp.sample_rate)
         start, samples, seconds = first * hp.hop_length, frames * hp.hop_length, frames * hp.hop_length / hp.sample_rate
         audio, pedal = np.zeros(lead + samples, np.float32), np.zeros((0, 2))
@@ -58,7 +59,8 @@ class NoteDataset(torch.utils.data.Dataset):
             notes = self.notes[piece][:, :4] - np.float32([start / hp.sample_rate] * 2 + [0, 0])
             notes = notes[(notes[:, 0] < seconds) & (notes[:, 1] > -hp.clip_lead_s)]
         return {"audio": audio, "notes": padded(notes, most_notes), "pedal": padded(pedal, most_pedals),
-                "made": piece < 0, "heard": piece < 0 or rng.random() < hp.heard_share, "step": step, "seed": seed}
+                "made": piece < 0, "heard": piece < 0 or rng.random() < hp.heard_share, "first_piano": piano,
+                "seed": seed}
 
     def clip(self, piece, source=0):
         """Return audio [shape=(n,)] and notes [shape=(m, 4)] of a whole piece."""

@@ -8,8 +8,8 @@ import DatasetCreator
 import Hyperparameters as hp
 import MIDI2Audio
 from notes import note_events
-from rendering import (clip_sources, random_performances, random_pianos, random_rooms, sample_player, simulated_rooms,
-                       training_clips)
+from rendering import (bystanders, clip_sources, random_performances, random_pianos, random_rooms, sample_player,
+                       simulated_rooms, training_clips)
 from notes_common import clip_notes, late, note_labels, pedal, rate, some_notes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -103,7 +103,7 @@ def test_a_sampled_piano_sounds_like_the_rendered_one(instruments, monkeypatch, 
     assert piano[0].shape == (3, 4, hp.sample_rate) and piano[1].tolist() == [50, 60, 70]
     torch.manual_seed(0)
     notes = np.array([(onset, onset + 0.4, key, 90) for onset, key in ((0.3, 60), (0.8, 50), (1.3, 70), (2, 60))])
-    pool = random_pianos.Instruments([piano], 1, torch.float32)
+    pool = random_pianos.Instruments([piano], [], 1)
     pool.hold(0)
     played = pool.play(clip_notes(notes), 1, 3 * hp.sample_rate, 0)[0]
     path = midi(tmp_path / "notes.mid", [(0, int(key), onset, end) for onset, end, key, _ in notes])
@@ -120,6 +120,9 @@ def test_drawn_pianos_differ_and_plain_ones_do_not(monkeypatch):
     pianos = [sine_piano(seconds=0.3)]
     monkeypatch.setattr(random_pianos, "plain_share", 1)
     assert torch.equal(random_pianos.draw_piano(pianos)[0], sample_player.spread_keys(*pianos[0][:2]))
+    other = sine_piano(keys=(50,), layers=(64,), seconds=0.3)
+    drawn = [random_pianos.draw_piano(pianos, [other])[1] for _ in range(60)]
+    assert 2 < sum(len(velocities) == 1 for velocities in drawn) < 30
     monkeypatch.setattr(random_pianos, "plain_share", 0)
     first, second, third = (random_pianos.draw_piano(pianos)[0] for _ in range(3))
     assert all(sounds.isfinite().all() for sounds in (first, second, third))
@@ -167,12 +170,15 @@ def test_simulated_rooms_begin_with_the_direct_sound_and_depend_on_their_seed():
 # clips
 
 def clip_maker(folder, responses, monkeypatch):
-    """Return a maker of clips with one piano of sines and two rooms."""
+    """Return a maker of clips with one piano of sines, two rooms and a recording of noise beside the piano."""
     monkeypatch.setattr(clip_sources, "keys", (30, 60, 90))
     monkeypatch.setattr(training_clips, "pool_size", 2)
     (folder / "pianos").mkdir(parents=True, exist_ok=True)
     clip_sources.save_piano(folder / "pianos" / "sines.npz", sine_piano(seconds=0.3)[0].numpy())
     np.savez(folder / "rooms.npz", *[response.astype(np.float16) for response in responses])
+    (folder / "beside").mkdir(exist_ok=True)
+    noise = np.random.default_rng(0).uniform(-1, 1, hp.sample_rate)
+    soundfile.write(folder / "beside" / "noise.wav", noise, hp.sample_rate)
     return training_clips.ClipMaker(folder)
 
 
@@ -194,21 +200,39 @@ def test_clips_of_the_same_notes_differ(responses, tmp_path, monkeypatch):
         assert (images[0][0] - other).abs().mean() > 0.01
 
 
-def test_the_pianos_and_the_rooms_of_a_step_are_always_the_same(responses, tmp_path, monkeypatch):
+def test_the_pianos_of_a_number_and_the_rooms_of_a_seed_are_always_the_same(responses, tmp_path, monkeypatch):
     monkeypatch.setattr(random_pianos, "plain_share", 0)
     notes, audio = clip_notes(np.array([[0.2, 0.5, 60, 90]])), {}
-    for steps in (0, 8), (8,):  # the second as if resumed
+    for numbers in (0, 8), (8,):  # the second as if resumed
         maker = clip_maker(tmp_path, responses, monkeypatch)
-        for step in steps:
+        for first in numbers:
             torch.manual_seed(7)
-            audio[steps, step] = maker.play(notes, torch.zeros(0, 3), 1, 32, step)[0][0].numpy()
-        assert maker.instruments.numbers == [4, 5]
+            audio[numbers, first] = maker.play(notes, torch.zeros(0, 3), 1, 32, first)[0][0].numpy()
+        assert maker.instruments.numbers == [8, 9]
         before = torch.get_rng_state()
-        audio[steps, "heard"] = maker.hear_recording(audio[steps, 8], 3)
+        audio[numbers, "heard"] = maker.hear_recording(audio[numbers, 8], 3)
         assert torch.equal(torch.get_rng_state(), before)
     for made in 8, "heard":
         np.testing.assert_array_equal(audio[(0, 8), made], audio[(8,), made])
     assert not np.array_equal(audio[(0, 8), 0], audio[(0, 8), 8])
+
+
+def test_what_is_beside_the_piano_is_heard_at_its_level(responses, tmp_path, monkeypatch):
+    for part in ("equaliser", "fine_equaliser", "low_pass", "high_pass", "compressor", "clipping", "noise_level", "coder",
+                 "resonance"):
+        monkeypatch.setitem(getattr(random_rooms, part), "share", 0)
+    monkeypatch.setattr(random_rooms, "room_share", 0)
+    maker, size = clip_maker(tmp_path, responses, monkeypatch), 2 * hp.sample_rate
+    tone = torch.sin(torch.arange(size) * 0.1)[None].repeat(40, 1)
+    for share, db in (0, (-10, -10)), (1, (-10, -10)), (1, (-20, -20)):
+        monkeypatch.setitem(random_rooms.beside, "share", share), monkeypatch.setitem(random_rooms.beside, "db", db)
+        heard = maker.hear(tone)
+        rest = heard - tone * (heard * tone).sum(1, keepdim=True) / (tone * tone).sum(1, keepdim=True)
+        found = (rest.norm(dim=1) / (heard - rest).norm(dim=1)).mean()
+        assert found == pytest.approx(share * 10 ** (db[0] / 20), abs=2e-3)
+    assert maker.hear(0 * tone).std(1).min() == pytest.approx(1, abs=0.1)  # nobody plays
+    notes, pedal = (torch.zeros(0, columns) for columns in (5, 3))
+    assert not maker.play(notes, pedal, 1, 32, 0)[0].any()
 
 
 @pytest.mark.parametrize("exercise_share", (0, 1))
@@ -228,7 +252,35 @@ def test_drawn_notes_are_valid_and_repeatable(monkeypatch, exercise_share):
         assert (end[order][:-1][same] <= onset[order][1:][same] + 1e-4).all()
 
 
+def test_some_clips_are_silent():
+    pieces = [(some_notes(80, 20).astype(float), np.zeros((0, 2)))]
+    drawn = [len(random_performances.draw_notes(pieces, 4.0, np.random.default_rng(seed))[0]) for seed in range(200)]
+    assert 0 < drawn.count(0) < 20
+
+
 # sources
+
+def test_bystanders_are_heard_and_written_once(instruments, tmp_path, monkeypatch):
+    monkeypatch.setattr(bystanders, "seconds_each", 3)
+    monkeypatch.setattr(bystanders, "kits", (0,)), monkeypatch.setattr(bystanders, "singers", (53,))
+    bystanders.store(tmp_path)
+    paths = sorted(tmp_path.glob("*"))
+    assert [path.stem for path in paths] == sorted(bystanders.kinds)
+    shares = {}
+    for path in paths:
+        audio, rate = soundfile.read(path, dtype="float32")
+        assert rate == hp.sample_rate and len(audio) >= 3 * rate - 1 and np.abs(audio).max() > 0.5
+        power = DatasetCreator.mel_power(DatasetCreator.stft(audio))
+        peaks = np.sort(power, axis=0)[-6:].sum(0)  # a harmonic sound has most of its power in few bands
+        shares[path.stem] = float(peaks.sum() / power.sum())
+    assert shares["singing"] > shares["clapping"] + 0.2 and shares["speech"] > shares["clapping"]
+    times = [path.stat().st_mtime_ns for path in paths]
+    bystanders.store(tmp_path)
+    assert times == [path.stat().st_mtime_ns for path in paths]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="apt-get install espeak-ng"):
+        bystanders.find_espeak()
+
 
 def test_pieces_are_collected_and_read_again(midi, tmp_path, capsys, monkeypatch):
     for i in range(4):
@@ -277,5 +329,5 @@ def test_folders_without_notes_are_one_sentence(instruments, midi, tmp_path):
                                        ("empty", "Missing.sf2", FileNotFoundError, "Missing.sf2"),
                                        ("high", "FluidR3_GM.sf2", ValueError, "no MIDI file with notes")):
         with pytest.raises(error, match=text):
-            clip_sources.main([str(tmp_path / folder), "--data", str(tmp_path), "--pianos", f"{piano}:0:0"])
+            clip_sources.main([str(tmp_path / folder), "--data", str(tmp_path), "--pianos", f"{piano}:0:0", "--others"])
     assert not (tmp_path / "clips").exists()

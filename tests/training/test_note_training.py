@@ -19,7 +19,7 @@ from notes import note_events
 from notes.note_autoencoder import NoteAutoencoder
 from notes.table_decoder import TableDecoder
 from rendering import clip_sources, training_clips, voice_sampling
-from training import head_training, note_training
+from training import head_training, note_dataset, note_training
 from training.checkpoints import save_tensors
 from training.encoder_training import frame_loss
 from notes_common import make_voice, note_labels, small, some_notes
@@ -93,7 +93,8 @@ def clips(tmp_path, responses, monkeypatch):
             hp: dict(clip_lead_s=1.0, note_max_steps=6, note_epochs=2, head_epochs=1, head_clips=2,
                      max_validation_pieces=1, encoder_form=small),
             clip_sources: dict(keys=(40, 60, 80), fade=100, validation_step=2),
-            training_clips: dict(pool_size=2), head_training: dict(head_clip_frames=128)}.items():
+            training_clips: dict(pool_size=2), note_dataset: dict(clips_per_piano=4),
+            head_training: dict(head_clip_frames=128)}.items():
         for name, value in constants.items():
             monkeypatch.setattr(module, name, value)
     t = np.arange(6000) / hp.sample_rate
