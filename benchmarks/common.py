@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import MIDI2Audio
 import Util
+from notes import note_events
 
 # The committed pages are about these pieces: those of piano-midi.de, and those of data/MIDI_test.
 scored_pieces = ("bach_846", "br_im2", "chpn_op66", "clementi_opus36_1_1", "deb_clai", "elise", "gra_esp_2", "muss_1",
@@ -69,6 +70,22 @@ def copy_pieces(pieces, folder, read=Path.read_bytes):
         if not copy.exists() or copy.read_bytes() != content:
             Util.save_bytes(copy, lambda file, content=content: file.write(content))
     return folder
+
+
+def choose(folder, number):
+    """Return at most `number` MIDI files of a folder, evenly spaced by name: a dict from name to path."""
+    pieces = sorted(Util.find_pieces(folder, note_events.midi_endings).items())
+    number = min(number, len(pieces))
+    return dict(pieces[i * len(pieces) // number] for i in range(number))
+
+
+def without_pedal(path):
+    """Return the content of a MIDI file with the notes of another, but without its sustain pedal."""
+    events = [(time, 0, message) for time, message in note_events.read_played_messages(path)
+              if not message.is_cc(note_events.sustain)]
+    content = io.BytesIO()
+    note_events.single_track(events).save(file=content)
+    return content.getvalue()
 
 
 @contextlib.contextmanager

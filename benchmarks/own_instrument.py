@@ -7,7 +7,6 @@ renders and trainings are kept, and the same command resumes after an interrupti
 written to the working folder.
 """
 import argparse
-import io
 import os
 import sys
 import time
@@ -21,28 +20,12 @@ import Util
 from AEModel import load_model
 from Autoencoder import Autoencoder
 from notes import note_events
-from common import check_soundfonts, copy_pieces, output_path, scored_pieces, table
+from common import check_soundfonts, choose, copy_pieces, output_path, scored_pieces, table, without_pedal
 from goals import score_notes
 
 instruments = {"organ": 19, "nylon guitar": 24, "harp": 46}     # programs of `soundfont`
 soundfont = "FluidR3_GM.sf2"
 n_training, n_scored = 24, 6    # pieces
-
-
-def choose(folder, number):
-    """Return at most `number` MIDI files of a folder, evenly spaced by name: a dict from name to path."""
-    pieces = sorted(Util.find_pieces(folder, note_events.midi_endings).items())
-    number = min(number, len(pieces))
-    return dict(pieces[i * len(pieces) // number] for i in range(number))
-
-
-def without_pedal(path):
-    """Return the content of a MIDI file with the notes of another, but without its sustain pedal."""
-    events = [(time, 0, message) for time, message in note_events.read_played_messages(path)
-              if not message.is_cc(note_events.sustain)]
-    content = io.BytesIO()
-    note_events.single_track(events).save(file=content)
-    return content.getvalue()
 
 
 def prepare(data, program, training, scored):

@@ -1,4 +1,4 @@
-"""What is heard beside the piano in training clips: somebody who speaks or sings, drums, clapping, chairs and traffic."""
+"""What is heard beside the piano in training clips: somebody who speaks or sings, drums, clapping and noises."""
 import io
 import math
 import shutil
@@ -16,39 +16,35 @@ from notes import note_events
 from rendering import fluidsynth, soundfonts
 
 # two numbers are limits between which a value is drawn
-seconds_each = 240
+stored_s = 240                      # seconds of each kind
 languages = ("en-us", "en-gb", "de", "fr-fr", "it", "es", "nl", "sv", "pl", "pt")   # voices of espeak-ng
 speakers = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5")    # its variants of each voice
-speech = dict(words_per_minute=(110, 230), pitch=(10, 90), numbers=(2, 12), digits=(1, 7), pause_s=(0, 1.5))
+speech = dict(words_per_minute=(110, 230), pitch=(10, 90), numbers=(2, 12), digits=(1, 7))
 soundfont = "FluidR3_GM.sf2"
 singers = 52, 53, 54, 85            # programs: choir, voice, synthesised voice, lead voice
-song = dict(lowest=(45, 62), span=19, log_note_s=(-1.8, 0.6), pause_share=0.15, step=2.5, modulation=(0, 127))
+song = dict(notes=30, lowest=(45, 62), span=19, step=2.5, note_s=(0.15, 1.8), modulation=(0, 127))
 kits = 0, 8, 16, 24, 25, 32, 40     # programs of the percussion channel
-rhythm = dict(beat_s=(0.35, 0.9), velocity=(40, 127), bars=4)
 drums = {36: (0, 8), 38: (4, 12), 42: (0, 2, 4, 6, 8, 10, 12, 14), 46: (14,), 45: (10, 11), 49: (0,)}  # key -> places
-left_out_share = 0.3                # of the beats of a drum
-applause = dict(per_second=(1.5, 80), hertz=(700, 2600), fall_s=(0.003, 0.02), span_s=(2, 10))
-clap_size = 4000                    # samples
-chair = dict(pause_s=(0.1, 2), seconds=(0.05, 0.8), hertz=(60, 1500), rate=(15, 90))
-street = dict(span_s=(4, 15), hertz=(30, 160), partials=12, noise=0.6)
+rhythm = dict(bars=4, sixteenth_s=(0.08, 0.22), left_out=0.3)
+velocity = 40, 127                  # of singers and drums
+applause = dict(seconds=(2, 10), per_second=(1.5, 80), in_time=4, hertz=(700, 2600), fall_s=(0.003, 0.02), size=4000)
+noises = {"knock": ((0.05, 0.8), (60, 1500)), "scrape": ((0.05, 0.8), (60, 1500)), "car": ((4, 15), (50, 900))}
+noise_form = dict(knock_s=(0.01, 0.1), scrapes_per_second=(15, 90), radius=(0.8, 0.995))    # above: seconds, Hz
+pause_s = 0.7                       # mean pause after each sound
 
 
-def speak(seconds, rng):
-    """Return audio [shape=(n,)] of at least so many seconds: voices of espeak-ng read numbers in their languages."""
-    parts, size = [], 0
-    while size < seconds * hp.sample_rate:
-        numbers = [str(rng.integers(10 ** rng.integers(*speech["digits"]))) for _ in range(rng.integers(
-            *speech["numbers"]))]
-        done = subprocess.run([
-            find_espeak(), "--stdout", "-v", f"{rng.choice(languages)}+{rng.choice(speakers)}",
-            "-s", str(rng.integers(*speech["words_per_minute"])), "-p", str(rng.integers(*speech["pitch"])),
-            ", ".join(numbers)], stdin=subprocess.DEVNULL, capture_output=True)
-        if done.returncode:
-            raise ValueError(f"espeak-ng could not speak: {done.stderr.decode(errors='replace').strip()}")
-        samples = np.frombuffer(done.stdout[44:], "<i2") / np.float32(32768)  # the header is that of a stream
-        parts += [samples, np.zeros(int(rng.uniform(*speech["pause_s"]) * hp.sample_rate), np.float32)]
-        size += sum(map(len, parts[-2:]))
-    return np.concatenate(parts)
+def speak(rng):
+    """Return audio [shape=(n,)] of a voice of espeak-ng that reads numbers in its language. Raises FileNotFoundError if
+    espeak-ng is not installed, and ValueError if it fails."""
+    numbers = [str(rng.integers(10 ** rng.integers(*speech["digits"]))) for _ in range(
+        rng.integers(*speech["numbers"]))]
+    done = subprocess.run([
+        find_espeak(), "--stdout", "-v", f"{rng.choice(languages)}+{rng.choice(speakers)}",
+        "-s", str(rng.integers(*speech["words_per_minute"])), "-p", str(rng.integers(*speech["pitch"])),
+        ", ".join(numbers)], stdin=subprocess.DEVNULL, capture_output=True)
+    if done.returncode:
+        raise ValueError(f"espeak-ng could not speak: {done.stderr.decode(errors='replace').strip()}")
+    return np.frombuffer(done.stdout[44:], "<i2") / np.float32(32768)  # the length in the header is not the true one
 
 
 def find_espeak():
@@ -60,90 +56,65 @@ def find_espeak():
     return found
 
 
-def sing(seconds, rng):
-    """Return audio [shape=(n,)] of so many seconds: one voice after the other sings notes that nobody composed."""
-    parts = []
-    for program in singers:
-        now, events, lowest = 0.0, [], rng.uniform(*song["lowest"])
-        key = lowest + song["span"] / 2
-        while now < seconds / len(singers):
-            key = float(np.clip(key + rng.normal(0, song["step"]), lowest, lowest + song["span"]))
-            end = now + math.exp(rng.uniform(*song["log_note_s"]))
-            events += [(now, mido.Message("control_change", control=1, value=int(rng.integers(*song["modulation"])))),
-                       (now, mido.Message("note_on", note=round(key), velocity=int(rng.integers(50, 127)))),
-                       (end, mido.Message("note_off", note=round(key)))]
-            now = end + (rng.random() < song["pause_share"]) * rng.exponential(0.5)
-        parts.append(render(events, now, program))
-    return np.concatenate(parts)
+def sing(rng):
+    """Return audio [shape=(n,)] of one voice that sings notes that nobody composed."""
+    now, events, lowest = 0.0, [], rng.uniform(*song["lowest"])
+    key = lowest + song["span"] / 2
+    for _ in range(song["notes"]):
+        key = float(np.clip(key + rng.normal(0, song["step"]), lowest, lowest + song["span"]))
+        end, vibrato = now + log_uniform(song["note_s"], rng), int(rng.integers(*song["modulation"]))
+        events += [(now, mido.Message("control_change", control=1, value=vibrato)),
+                   (now, mido.Message("note_on", note=round(key), velocity=int(rng.integers(*velocity)))),
+                   (end, mido.Message("note_off", note=round(key)))]
+        now = end
+    return render(events, now, int(rng.choice(singers)))
 
 
-def drum(seconds, rng):
-    """Return audio [shape=(n,)] of so many seconds: drum kits that change their rhythm every few bars."""
-    parts = []
-    for kit in kits:
-        now, events = 0.0, []
-        while now < seconds / len(kits):
-            sixteenth = rng.uniform(*rhythm["beat_s"]) / 4
-            struck = [(key, place) for key, places in drums.items() if rng.random() > left_out_share for place in places
-                      if rng.random() > left_out_share]
-            for bar in range(rhythm["bars"]):
-                for key, place in struck:
-                    velocity = int(rng.integers(*rhythm["velocity"]))
-                    events.append((now + (16 * bar + place) * sixteenth, mido.Message(
-                        "note_on", channel=note_events.percussion_channel, note=key, velocity=velocity)))
-            now += 16 * rhythm["bars"] * sixteenth
-        parts.append(render(events, now, kit))
-    return np.concatenate(parts)
+def drum(rng):
+    """Return audio [shape=(n,)] of a rhythm on a drum kit."""
+    sixteenth, struck = rng.uniform(*rhythm["sixteenth_s"]), [
+        (key, place) for key, places in drums.items() if rng.random() > rhythm["left_out"] for place in places
+        if rng.random() > rhythm["left_out"]]
+    events = [((16 * bar + place) * sixteenth, mido.Message("note_on", channel=note_events.percussion_channel, note=key,
+                                                            velocity=int(rng.integers(*velocity))))
+              for bar in range(rhythm["bars"]) for key, place in struck]
+    return render(events, 16 * rhythm["bars"] * sixteenth, int(rng.choice(kits)))
 
 
 def render(events, seconds, program):
     """Return the audio [shape=(n,)] of events (time in seconds, message) on a preset of `soundfont`."""
-    preset = soundfonts.find_soundfont(soundfont), 0, program, False
     midi = fluidsynth.play_on_preset(sorted(events, key=lambda event: event[0]), seconds, 0, program)
-    return fluidsynth.render(midi, int(seconds * hp.sample_rate), preset, "a voice")
+    preset = soundfonts.find_soundfont(soundfont), 0, program, False
+    return fluidsynth.render(midi, int(seconds * hp.sample_rate), preset, "a bystander")
 
 
-def clap(seconds, rng):
-    """Return audio [shape=(n,)] of so many seconds: single hands and audiences, each clap a burst of filtered noise."""
-    audio, now = np.zeros(int(seconds * hp.sample_rate) + clap_size, np.float32), 0.0
-    t = np.arange(clap_size) / hp.sample_rate
+def clap(rng):
+    """Return audio [shape=(n,)] of a single person, who claps in time, or of an audience."""
+    rate, size, now = log_uniform(applause["per_second"], rng), applause["size"], 0.0
+    seconds = rng.uniform(*applause["seconds"])
+    audio = np.zeros(int(seconds * hp.sample_rate) + size)
     while now < seconds:
-        end, rate = now + rng.uniform(*applause["span_s"]), math.exp(rng.uniform(*np.log(applause["per_second"])))
-        steady = rate < 4  # a single person claps in time
-        while now < min(end, seconds):
-            burst = resonant_noise(clap_size, math.exp(rng.uniform(*np.log(applause["hertz"]))), 0.9, rng)
-            start = int(now * hp.sample_rate)
-            audio[start:start + clap_size] += burst * np.exp(-t / rng.uniform(*applause["fall_s"])) * rng.uniform(0.3, 1)
-            now += rng.normal(1, 0.03) / rate if steady else rng.exponential(1 / rate)
+        start, fall_s = int(now * hp.sample_rate), rng.uniform(*applause["fall_s"])
+        noise = resonant_noise(size, log_uniform(applause["hertz"], rng), 0.9, rng)
+        audio[start:start + size] += rng.uniform(0.3, 1) * noise * np.exp(-np.arange(size) / hp.sample_rate / fall_s)
+        now += rng.normal(1, 0.03) / rate if rate < applause["in_time"] else rng.exponential(1 / rate)
     return audio
 
 
-def move_chairs(seconds, rng):
-    """Return audio [shape=(n,)] of about so many seconds: knocks and scrapes, as of chairs, steps and doors."""
-    parts, size = [], 0
-    while size < seconds * hp.sample_rate:
-        t = np.arange(int(rng.uniform(*chair["seconds"]) * hp.sample_rate)) / hp.sample_rate
-        noise = resonant_noise(len(t), math.exp(rng.uniform(*np.log(chair["hertz"]))), rng.uniform(0.9, 0.995), rng)
-        scrapes = np.abs(np.sin(math.pi * rng.uniform(*chair["rate"]) * t)) * np.sin(math.pi * t / t[-1])
-        shape = scrapes if rng.random() < 0.5 else np.exp(-t / rng.uniform(0.01, 0.1))
-        parts += [noise * shape * rng.uniform(0.1, 1), np.zeros(int(rng.uniform(*chair["pause_s"]) * hp.sample_rate))]
-        size += sum(map(len, parts[-2:]))
-    return np.concatenate(parts)
+def make_noise(rng):
+    """Return audio [shape=(n,)] of a knock or a scrape, as of chairs and doors, or of a car that drives past."""
+    kind = rng.choice(list(noises))
+    seconds, hertz = (log_uniform(limits, rng) for limits in noises[kind])
+    t = np.arange(int(seconds * hp.sample_rate)) / hp.sample_rate
+    place = 2 * t / seconds - 1
+    shape = {"knock": np.exp(-t / rng.uniform(*noise_form["knock_s"])), "car": np.exp(-6 * place ** 2), "scrape": (
+        1 - place ** 2) * np.abs(np.sin(math.pi * rng.uniform(*noise_form["scrapes_per_second"]) * t))}[kind]
+    return rng.uniform(0.1, 1) * shape * resonant_noise(len(t), hertz, rng.uniform(*noise_form["radius"]), rng)
 
 
-def drive_past(seconds, rng):
-    """Return audio [shape=(n,)] of about so many seconds: engines and tyres that come and go, as of traffic."""
-    parts, size = [], 0
-    while size < seconds * hp.sample_rate:
-        t = np.arange(int(rng.uniform(*street["span_s"]) * hp.sample_rate)) / hp.sample_rate
-        place = 2 * t / t[-1] - 1
-        hertz = rng.uniform(*street["hertz"]) * (1 - 0.06 * np.tanh(4 * place) + 0.1 * rng.random() * place)
-        phase = 2 * math.pi * np.cumsum(hertz) / hp.sample_rate
-        engine = sum(rng.random() * np.sin(n * phase) / n for n in range(1, street["partials"]))
-        tyres = resonant_noise(len(t), rng.uniform(100, 900), 0.8, rng)
-        parts.append((engine + street["noise"] * tyres) * np.exp(-6 * place ** 2))
-        size += len(t)
-    return np.concatenate(parts)
+def log_uniform(limits, rng):
+    """Draw a number between two limits, whose logarithm has a uniform distribution."""
+    return math.exp(rng.uniform(*map(math.log, limits)))
 
 
 def resonant_noise(size, hertz, radius, rng):
@@ -154,16 +125,23 @@ def resonant_noise(size, hertz, radius, rng):
     return noise / (noise.std() + 1e-9)
 
 
-kinds = {"speech": speak, "singing": sing, "drums": drum, "clapping": clap, "chairs": move_chairs,
-         "traffic": drive_past}
+kinds = {"speech": speak, "singing": sing, "drums": drum, "clapping": clap, "noises": make_noise}
+
+
+def record(kind, seconds, rng):
+    """Return so many seconds of sounds of a kind, with pauses between them [shape=(n,), float32]."""
+    audio = np.zeros(0, np.float32)
+    while len(audio) < seconds * hp.sample_rate:
+        silence = np.zeros(int(rng.exponential(pause_s) * hp.sample_rate))
+        audio = np.concatenate([audio, kinds[kind](rng), silence]).astype(np.float32)
+    return audio[:int(seconds * hp.sample_rate)]
 
 
 def store(folder):
     """Write a recording of each kind to a folder, as Vorbis, where it is missing."""
-    for number, (name, make) in enumerate(tqdm(kinds.items(), desc="beside the piano", unit="kind", leave=False)):
-        path, content = folder / f"{name}.ogg", io.BytesIO()
+    for number, kind in enumerate(tqdm(kinds, desc="beside the piano", unit="kind", leave=False)):
+        path, content = folder / f"{kind}.ogg", io.BytesIO()
         if not path.exists():
-            audio = make(seconds_each, np.random.default_rng((hp.seed, number)))
-            audio_files.encode_audio(content, audio * (hp.peak / np.abs(audio).max()), format="OGG",
-                                     subtype="VORBIS")
+            audio = record(kind, stored_s, np.random.default_rng((hp.seed, number)))
+            audio_files.encode_audio(content, audio * (hp.peak / np.abs(audio).max()), format="OGG", subtype="VORBIS")
             Util.save_bytes(path, lambda file: file.write(content.getvalue()))

@@ -2,16 +2,19 @@
 import sys
 from pathlib import Path
 
+import mido
 import numpy as np
 import pytest
 import torch
 
+import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
 import Main
 import Util
 from AEModel import snapshot
 from audio import audio_files
+from notes import note_events
 from training.checkpoints import save_tensors
 from notes_common import late
 
@@ -21,6 +24,7 @@ import cases
 import common
 import experiments
 import goals
+import instruments as instruments_page
 import own_instrument
 import peers
 
@@ -237,6 +241,24 @@ def test_own_instrument_writes_a_row_each_and_keeps_what_is_finished(instruments
         assert (source, after, minutes) == ("grand harpsichord", "0.000 / 0.000 / 0.000", "0")
         assert float(before.split(" / ")[0]) > 0.6
     assert trained == [tmp_path / "data" / "own_instrument" / "grand_harpsichord"]
+
+
+# instruments.py
+
+def test_instruments_writes_a_row_each(instruments, tmp_path, monkeypatch, midi, root_copy):
+    midi(tmp_path / "MIDI" / "a.mid", [(0, key, 0.2 + 0.4 * i, 0.5 + 0.4 * i) for i, key in enumerate((60, 67, 72))],
+         [mido.Message("control_change", control=64, value=127, time=0.3)])
+    monkeypatch.setattr(instruments_page, "instruments", {"harpsichord": 6}), monkeypatch.setattr(hp, "data", tmp_path)
+    monkeypatch.setattr(instruments_page, "beside", ("clapping",)), monkeypatch.setattr(hp, "limit_s", 3)
+    monkeypatch.setattr(instruments_page, "left_out", hp.piano_preset)
+    instruments_page.main([str(tmp_path / "MIDI")])
+    rows = table_rows(Path("instruments.md").read_text())
+    assert [row[0] for row in rows] == ["harpsichord", "piano alone", "piano and clapping"]
+    assert all(0 <= float(score) <= 1 for row in rows for score in row[1:]) and float(rows[1][3]) > 0.7
+    copies = [tmp_path / "evaluation" / "instruments" / name / "a.mid" for name in ("harpsichord", "piano")]
+    assert [bool(note_events.read_keys_and_pedal(path)[1]) for path in copies] == [False, True]
+    pairs = [DatasetCreator.find_pairs(path.parent.parent)["a"] for path in tmp_path.glob("evaluation/*/piano/a.wav")]
+    assert len({paths[0].read_bytes() for paths in pairs}) == 3 > len({paths[1].read_bytes() for paths in pairs})
 
 
 # peers.py
