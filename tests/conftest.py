@@ -20,6 +20,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 import Hyperparameters as hp
 import MIDI2Audio
 from AEModel import NoteModel
+from audio import audio_files
 from notes.note_autoencoder import NoteAutoencoder
 from notes.table_decoder import TableDecoder
 from outputs import plots
@@ -118,6 +119,12 @@ def short_pair(tmp_path_factory, root, instruments):
     return folder
 
 
+@pytest.fixture(scope="session")
+def demo():
+    """The first six seconds of the demo recording."""
+    return audio_files.read_audio(hp.demo)[:6 * hp.sample_rate]
+
+
 @pytest.fixture
 def short_demo(tmp_path, monkeypatch):
     """The first two seconds of the demo recording, in place of it."""
@@ -135,10 +142,9 @@ def quick_inversion(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def three_seconds(tmp_path_factory, root, instruments):
+def three_seconds(tmp_path_factory, root, instruments, weights):
     """A data folder with the first three seconds of the excerpts: piano/, synth/ and generated/."""
     import DatasetCreator
-    from Autoencoder import Autoencoder
 
     data = tmp_path_factory.mktemp("three_seconds")
     for folder, preset in zip(("piano", "synth"), instruments):
@@ -146,8 +152,7 @@ def three_seconds(tmp_path_factory, root, instruments):
             MIDI2Audio.synthesise_midi_to_audio(excerpt, data / folder / f"{excerpt.stem}.wav", *preset, limit_s=3)
     untrained = data / "models" / "untrained" / "ae.torch"
     untrained.parent.mkdir(parents=True)
-    torch.manual_seed(0)
-    torch.save(Autoencoder(channels=(16, 32, 32)).state_dict(), untrained)
+    shutil.copy(weights[0], untrained)
     DatasetCreator.build(data)
     return data
 
@@ -195,6 +200,21 @@ def weights(tmp_path_factory):
     for name, network in ("ae", Autoencoder(channels=(16, 32, 32))), ("unet", UNet(wf=3)):
         torch.save(network.state_dict(), folder / f"{name}.torch")
     return folder / "ae.torch", folder / "unet.torch"
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory):
+    """Paths of the random weights of two tiny networks, of the default form. What they play is not silent."""
+    from Autoencoder import Autoencoder
+    from UNet import UNet
+
+    folder = tmp_path_factory.mktemp("networks")
+    torch.manual_seed(0)
+    unet = UNet(2, 1, in_channels=hp.unet_in_channels, residual=hp.unet_residual, batch_norm=hp.unet_batch_norm)
+    torch.nn.init.constant_(unet.last.bias, 0.5)
+    torch.save(Autoencoder(channels=(4, 4, 4)).state_dict(), folder / "ae.torch")
+    torch.save(unet.state_dict(), folder / "unet.torch")
+    return {"ae": folder / "ae.torch", "unet": folder / "unet.torch"}
 
 
 @pytest.fixture(scope="module")
@@ -255,12 +275,6 @@ def rendered(tmp_path_factory, instruments, midi):
             midi(data / "MIDI" / f"{take}.mid", notes, pedal((0.0, 0), (1.9, 127), (2.2, 0)))
     MIDI2Audio.main(["--data", str(data)])
     return data
-
-
-@pytest.fixture
-def takes(rendered, tmp_path):
-    """A copy of `rendered` that a test may train on and change."""
-    return shutil.copytree(rendered, tmp_path / "takes")
 
 
 @pytest.fixture

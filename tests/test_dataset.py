@@ -384,10 +384,10 @@ def test_a_shard_keeps_the_spectrograms_of_another_shard(wavs, monkeypatch):
 # notes
 
 @pytest.mark.parametrize("side", ("piano", "synth"))
-def test_labels_are_at_the_onsets_of_the_audio(takes, side):
-    DatasetCreator.build(takes)
+def test_labels_are_at_the_onsets_of_the_audio(rendered, side):
+    DatasetCreator.build(rendered)
     for name in "one", "two":
-        folder = takes / "generated" / name
+        folder = rendered / "generated" / name
         notes, image = np.load(folder / "notes.npy"), np.load(folder / f"{side}.npy").astype(np.float32)
         rise, late = np.maximum(np.diff(image, axis=1), 0).sum(axis=0), []
         assert len(notes) == 5

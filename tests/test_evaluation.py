@@ -53,11 +53,6 @@ def test_scores_go_to_the_working_folder_and_those_of_another_inversion_apart(tm
     assert str(tmp_path / "evaluation_report.md") in capsys.readouterr().out
 
 
-def test_renders_of_folders_whose_paths_are_alike_lie_apart(tmp_path):
-    folders = [Evaluation.cache_folder(tmp_path / place) for place in ("a/b_c", "a_b/c", "a/b/c", "a/b_c")]
-    assert len(set(folders)) == 3 and folders[0] == folders[3]
-
-
 @pytest.fixture
 def recordings(tmp_path, instruments, midi, monkeypatch):
     """A folder like MAESTRO's: stand-ins for three recordings below it, the second late, the third early and an mp3."""

@@ -66,18 +66,6 @@ def outcome(tmp_path):
     return call
 
 
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory):
-    """Paths of the random weights of two tiny networks."""
-    folder = tmp_path_factory.mktemp("networks")
-    torch.manual_seed(0)
-    unet = UNet(depth=2, wf=1, in_channels=2)
-    torch.nn.init.constant_(unet.last.bias, 0.5)
-    torch.save(Autoencoder(channels=(4, 4, 4)).state_dict(), folder / "ae.torch")
-    torch.save(unet.state_dict(), folder / "unet.torch")
-    return {"ae": folder / "ae.torch", "unet": folder / "unet.torch"}
-
-
 sound = tone(0.25)
 
 
@@ -116,7 +104,7 @@ def test_extreme_samples(tmp_path, networks, outcome, value, where):
             audio = np.stack([audio, audio], axis=1)
     soundfile.write(path, audio, 44100 if where == "stereo" else hp.sample_rate, subtype="FLOAT")
     played = outcome(path, lambda: Main.pipeline(path, **networks, device="cpu"))
-    assert playable(played)
+    assert playable(played) and (played is None or 0 < np.abs(played).max() <= hp.peak + 1e-6)
     # the sum of two samples of 3e38 is infinite
     assert (played is not None) == (abs(value) <= 1e30 or value == 3e38 and where != "stereo")
 

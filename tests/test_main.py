@@ -23,18 +23,6 @@ from notes import note_events
 from notes.note_autoencoder import NoteAutoencoder
 
 
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory):
-    """Paths of two small networks with random weights: what is tested here does not depend on training."""
-    folder = tmp_path_factory.mktemp("networks")
-    torch.manual_seed(0)
-    torch.save(Autoencoder().state_dict(), folder / "ae.torch")
-    unet = UNet(wf=2, in_channels=hp.unet_in_channels, residual=hp.unet_residual, batch_norm=hp.unet_batch_norm)
-    torch.nn.init.constant_(unet.last.bias, 0.5)  # not silent
-    torch.save(unet.state_dict(), folder / "unet.torch")
-    return {"ae": folder / "ae.torch", "unet": folder / "unet.torch"}
-
-
 @pytest.fixture
 def models(networks):
     return Main.load_models(**networks)
@@ -90,14 +78,6 @@ def test_loudness_follows_the_input_and_the_notes_do_not_change(models, gain):
     assert rms_db(output) == pytest.approx(rms_db(gain * audio), abs=0.01)
     assert rms_db(output / gain - reference) < rms_db(reference) - 25
     np.testing.assert_allclose(stages[-1], reference_stages[-1], atol=1e-3)
-
-
-@pytest.mark.parametrize("level, spike", ((1e30, 1), (1e-30, 1), (1e-42, 1), (0.03, 1e33), (100, 1)))
-def test_extreme_samples_are_played_and_do_not_clip(models, level, spike):
-    audio = (level * notes(0.5)).astype(np.float32)
-    audio[5000] *= np.float32(spike)
-    output, _ = Main.resynthesise(audio, models)
-    assert np.isfinite(output).all() and 0 < np.abs(output).max() <= hp.peak + 1e-6
 
 
 @pytest.mark.parametrize("bfloat16", (False, True), ids=("single precision", "as shipped"))
@@ -323,7 +303,8 @@ def test_a_clip_of_another_rate_is_played_without_what_is_slow_to_import(tmp_pat
     modules = subprocess.run([sys.executable, "-c", code, "in.wav", "--page", *flags], cwd=tmp_path,
                              capture_output=True, text=True, check=True).stdout.splitlines()[1].split()
     assert "torch" in modules
-    assert not {"librosa", "matplotlib", "scipy", "numba", "mido", "pandas", "jinja2", "av"} & set(modules)
+    assert not {"librosa", "matplotlib", "scipy", "numba", "mido", "pandas", "jinja2", "av", "PIL", "AEDataset",
+                "UNetDataset", "training"} & set(modules)
     assert (tmp_path / "in_epiano.html").stat().st_size > 10_000
 
 
@@ -338,14 +319,6 @@ def test_stereo_keeps_the_sides_and_its_mean_is_the_mono_output(models):
     assert rms_db(mean - mono) < rms_db(mono) - 60
     assert rms_db(output) == pytest.approx(rms_db(stereo), abs=0.05)
     assert rms_db(output[:, 0]) > rms_db(output[:, 1]) + 3
-
-
-def test_stereo_is_written_and_mono_stays_mono(tmp_path, flags):
-    paths = [tmp_path / "mono.wav", tmp_path / "stereo.wav"]
-    for channels, path in enumerate(paths, 1):
-        soundfile.write(path, both_sides(0.4)[:, :channels], 44100)
-    Main.main([*map(str, paths), "--stereo", "-o", str(tmp_path / "out"), *flags])
-    assert [soundfile.info(tmp_path / "out" / f"{path.stem}_epiano.wav").channels for path in paths] == [1, 2]
 
 
 # notes

@@ -59,14 +59,6 @@ def test_a_page_compares_two_models(recording, quick_inversion):
     assert not np.allclose(versions["report"], versions["Electric piano"], atol=0.01)
 
 
-def test_what_cannot_be_compared_is_said_before_the_work(recording):
-    with pytest.raises(ValueError, match="--compare adds a version to the page; add --page"):
-        Main.main(["in.wav", "--compare", "report"])
-    with pytest.raises(FileNotFoundError, match="nosuch"):
-        Main.main(["in.wav", "--page", "--compare", "nosuch"])
-    assert [path.name for path in recording.parent.iterdir()] == ["in.wav"]
-
-
 def test_the_script_trains_such_a_pair_and_keeps_the_epoch_that_sounds_best(
         tmp_path, midi, instruments, monkeypatch, capsys, quick_inversion, one_thread):
     for i in range(9):

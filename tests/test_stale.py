@@ -234,10 +234,9 @@ def test_a_voice_is_rendered_once_and_again_for_other_settings(tmp_path, instrum
 
 def test_folders_of_like_names_do_not_share_renders(tmp_path, midi, instruments, monkeypatch):
     monkeypatch.setattr(hp, "data", tmp_path / "data")
-    first, second = tmp_path / "a" / "b_c", tmp_path / "a_b" / "c"
-    midi(first / "piece.mid", [(0, 60, 0.0, 0.2)]), midi(second / "piece.mid", [(0, 60, 0.0, 0.7)])
-    for path in first / "piece.mid", second / "piece.mid":
-        os.utime(path, (1_000_000_000, 1_000_000_000))
-    sizes = [audio_files.read_audio(Evaluation.render_pair(folder) / "piano" / "piece.wav").size
-             for folder in (first, second)]
-    assert sizes == [round(seconds * hp.sample_rate) for seconds in (1.2, 1.7)]
+    folders = [tmp_path / place for place in ("a/b_c", "a_b/c", "a/b/c")]
+    for folder, seconds in zip(folders, (0.2, 0.7, 1.2)):
+        os.utime(midi(folder / "piece.mid", [(0, 60, 0.0, seconds)]), (1_000_000_000, 1_000_000_000))
+    renders = [Evaluation.render_pair(folder) / "piano" / "piece.wav" for folder in (*folders, folders[0])]
+    sizes = [audio_files.read_audio(path).size for path in renders]
+    assert sizes == [round(seconds * hp.sample_rate) for seconds in (1.2, 1.7, 2.2, 1.2)] and renders[0] == renders[3]

@@ -91,10 +91,6 @@ def test_weights_that_do_not_fit_are_named(play, weights, tmp_path, option, othe
         assert f"{path} does not hold the weights" in play(option, path)
 
 
-def test_an_untrained_model_is_named(complaint, tmp_path):
-    assert "nosuchmodel" in complaint(Main.main, tmp_path / "in.wav", "--model", "nosuchmodel")
-
-
 @pytest.mark.parametrize("device", ("tpu", "cuda:99", "cpu:x", ""))
 def test_a_device_that_is_not_there_is_named(play, complaint, data, device):
     for message in (play("--device", device), *(complaint(script.main, "--data", data, "--device", device)
@@ -152,13 +148,16 @@ def test_notes_that_cannot_be_read_are_named(complaint, tmp_path, midi, file):
 
 
 @pytest.mark.parametrize("arguments, reason", (
+    (("in.wav", "--model", "nosuchmodel"), "nosuchmodel"),
+    (("in.wav", "--page", "--compare", "nosuchmodel"), "nosuchmodel"),
+    (("in.wav", "--compare", "report"), "--compare adds a version to the page; add --page"),
     (("in.wav", "other.wav", "--notes", "in.mid"), "--notes belongs to one recording"),
     (("in.mid", "--notes", "in.mid"), "--notes belongs to one recording"),
     (("in.mid", "--model", "report"), "without notes, as --report trains it; leave out in.mid, or choose another"),
     (("in.mid", "--stereo"), "in.mid has no recording for --stereo; leave --stereo out"),
     (("in.mid", "in.wav", "--page", "--compare", "report"), "in.mid has no recording for --compare"),
     (("in.mid", "--midi", "-o", "in.wav", "--overwrite"), "would be written over a file that is read")))
-def test_what_has_no_recording_is_said_before_it_begins(complaint, tmp_path, midi, monkeypatch, arguments, reason):
+def test_what_is_missing_for_a_flag_is_said_before_it_begins(complaint, tmp_path, midi, monkeypatch, arguments, reason):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Main, "convert", lambda *_: pytest.fail("the work begins"))
     midi(tmp_path / "in.mid")

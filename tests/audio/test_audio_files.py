@@ -19,11 +19,6 @@ def cases(root):
     return root / "tests" / "cases"
 
 
-@pytest.fixture(scope="module")
-def demo():
-    return audio_files.read_audio(hp.demo)[:5 * hp.sample_rate]
-
-
 # containers
 
 @pytest.mark.parametrize("ending, codec, rate", (

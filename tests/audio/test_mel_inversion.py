@@ -1,26 +1,23 @@
-"""Inversion: from the mel spectrogram to audio."""
+"""Inversion: from the mel spectrogram to audio, and the chunks of a long one."""
 import numpy as np
 import pytest
 import torch
 
 import Evaluation
 import Hyperparameters as hp
-import MIDI2Audio
 import Main
 from AEModel import AEModel
-from audio import audio_files, mel_inversion
+from audio import audio_files, chunking, mel_inversion
 from audio.mel_inversion import griffin_lim, invert, power_from_mel
 from DatasetCreator import log_mel, mel_filters, mel_from_log, mel_power, stft
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
+def pair(three_seconds):
     """Spectra of the demo's first seconds on both instruments, and the audio of the second."""
-    wav, audio = tmp_path_factory.mktemp("pair") / "render.wav", []
-    for preset in hp.piano_preset, hp.synth_preset:
-        MIDI2Audio.synthesise_midi_to_audio(hp.data / "MIDI_test" / f"{hp.demo.stem}.mid", wav, *preset, limit_s=3)
-        audio.append(audio_files.read_audio(wav)[:250 * hp.hop_length])
-    return stft(audio[0]), stft(audio[1]), audio[1]
+    piano, synth = (audio_files.read_audio(three_seconds / side / f"{hp.demo.stem}.wav")[:250 * hp.hop_length]
+                    for side in ("piano", "synth"))
+    return stft(piano), stft(synth), synth
 
 
 def test_the_round_trip_of_a_render_is_better_than_the_reports(pair):
@@ -84,3 +81,19 @@ def test_the_inversion_runs_on_the_device_of_the_networks(pair, monkeypatch):
 def test_an_unknown_inversion_is_refused(pair):
     with pytest.raises(ValueError, match="'kl' or 'report', not 'magic'"):
         invert(mel_power(pair[0]), pair[0], "magic")
+
+
+@pytest.mark.parametrize("chunk_frames", (16, 64, 200))
+def test_chunks_of_all_lengths_fade_into_each_other(monkeypatch, chunk_frames):
+    monkeypatch.setattr(hp, "chunk_frames", chunk_frames)
+    monkeypatch.setattr(hp, "hop_length", 4)
+    for frames in range(2, 700):
+        parts = chunking.chunks(frames)
+        assert parts[0][0] == 0 and parts[-1][1] == frames
+        assert all(end == start for (_, end), (start, _) in zip(parts, parts[1:]))
+        assert len(parts) == 1 or min(end - start for start, end in parts) >= chunking.fade_frames
+        output = np.zeros((frames - 1) * 4, np.float32)
+        for first, last in parts:
+            before, after = max(first - 12, 0), min(last + 12, frames)
+            chunking.add_faded(output, np.ones((after - before - 1) * 4, np.float32), before, first, last)
+        np.testing.assert_allclose(output, 1, atol=1e-6)

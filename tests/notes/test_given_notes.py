@@ -56,7 +56,7 @@ def test_a_file_of_midi_comes_back_with_notes(tmp_path, cut, channels, capsys):
     notes = note_events.read_notes(file)
     found = audio_files.read_audio(again, channels > 1)
     wanted = Main.pipeline(path, notes=notes, stereo=channels > 1)
-    assert difference_db(found, wanted) < -50 and found.shape == wanted.shape
+    assert difference_db(found, wanted) < -50 and found.shape == wanted.shape == (len(cut), 2)[:channels]
     np.testing.assert_array_equal(note_events.read_notes(tmp_path / "again.mid"), notes)
     assert f"; played from {file}" in capsys.readouterr().out
 
@@ -114,11 +114,3 @@ def test_notes_that_no_piano_plays_or_that_come_late_are_left_out_with_a_warning
     assert capsys.readouterr().err == "".join(
         f"warning: notes: 1 of 4 notes {reason}, and are left out\n"
         for reason in ("begin after the end of the recording", "are not on a piano"))
-
-
-def test_the_file_of_notes_is_never_replaced(tmp_path, midi):
-    (tmp_path / "link.mid").symlink_to(midi(tmp_path / "mine.mid"))
-    for name in "mine", "link":
-        with pytest.raises(ValueError, match=f"{name}.mid would be written over a file that is read"):
-            Main.main(["--notes", str(tmp_path / "mine.mid"), "--midi", "--overwrite", "-o",
-                       str(tmp_path / f"{name}.wav")])

@@ -99,6 +99,7 @@ def test_the_command_line_doubts(tmp_path, model, monkeypatch, capsys, quick_inv
     monkeypatch.setattr(Main, "load_models", lambda *_: [model])
     monkeypatch.setattr(Main, "transcribe_audio", lambda *_, **__: np.array([[1.0, 1.6, 69, 90]], np.float32))
     Main.main([str(tmp_path / "in.wav"), "-o", str(tmp_path / "out"), "--stereo"])
+    assert soundfile.info(tmp_path / "out" / "in_epiano.wav").channels == 1
     complaints = capsys.readouterr().err
     assert f"warning: {tmp_path / 'in.wav'}: few notes in 8 s; is this a piano?" in complaints
     assert f"warning: {tmp_path / 'in.wav'} has one channel to keep, and so has the output" in complaints

@@ -7,7 +7,6 @@ import torch
 import DatasetCreator
 import Hyperparameters as hp
 import MIDI2Audio
-from notes import note_events
 from rendering import (bystanders, clip_sources, random_performances, random_pianos, random_rooms, sample_player,
                        simulated_rooms, training_clips)
 from notes_common import clip_notes, late, note_labels, pedal, rate, some_notes

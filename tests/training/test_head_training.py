@@ -5,7 +5,7 @@ import torch
 
 import AEModel
 import Hyperparameters as hp
-from notes import dereverberation, note_autoencoder, note_events, post_processing
+from notes import dereverberation, note_autoencoder, post_processing
 from notes.note_autoencoder import NoteAutoencoder, NoteRefiner
 from training import head_training
 from notes_common import HighestOffset, as_views, every_onset_refiner, note_labels, rate, small, some_notes

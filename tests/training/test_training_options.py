@@ -10,6 +10,7 @@ import torch
 import AEMain
 import DatasetCreator
 import Hyperparameters as hp
+import Main
 import UNetDataset
 import UNetMain
 import Util
@@ -170,9 +171,10 @@ def test_weights_of_another_kind_are_nothing_to_start_from(data):
 @pytest.mark.parametrize("name", ("../escape", "..", ".", "", "/tmp/escape", "a/b", "a\\b", "c:d", ".hidden",
                                   "two\nlines"))
 def test_the_name_of_a_model_is_that_of_a_single_folder(tmp_path, name):
-    for script in AEMain, UNetMain:
+    training = ["--data", str(tmp_path), "--model", name]
+    for call, given in (AEMain.main, training), (UNetMain.main, training), (Main.find_weights, name or ".."):
         with pytest.raises(ValueError, match="is not the name of a single folder; choose a --model such as"):
-            script.main(["--data", str(tmp_path), "--model", name])
+            call(given)  # to play, an empty name is the default
     assert not list(tmp_path.iterdir())
     for other in "vibraphone", "my model 2", "Klavier_\u00fc", "two.words":
         assert training_options.check_model_name(other) == other
