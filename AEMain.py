@@ -93,6 +93,10 @@ def train_notes(data, names, weights, settings, device, part, decoder, from_scra
         return [], {**settings, "pieces": examples.names, "trained_for": examples.trained_for}
     note_training.print_plan(parts, examples, initial, settings)
     for number, name in enumerate(parts):
+        if name == "heads" and examples.shipped and losses and not losses[-1]["kept"]:  # they heard more than this
+            if name == parts[-1]:
+                training_loop.save_finished(network, weights, examples.trained_for)
+            continue
         path = weights if name == parts[-1] else weights.with_name(f"ae_{name}.torch")
         trainer, training, validation, own = note_training.prepare(
             name, network, examples, weights.parent, settings, number == 0, bool(initial) or number > 0)

@@ -57,6 +57,7 @@ def load_start(path):
 
 class TrainingData:
     """What the parts learn from: the pairs `names` of a data folder with their notes, and clips made of data/clips.
+    `shipped` says whether the initial weights are the shipped ones, which know these instruments.
     Pairs without any MIDI file are transcribed by `initial`, a `NoteModel` or None. Raises ValueError if they cannot be
     transcribed, or there are neither pairs nor clips."""
 
@@ -78,6 +79,7 @@ class TrainingData:
         self.sources, self.held_out = choose_sources(data, settings["validation_source"]) if names else ([], [])
         pair = DatasetCreator.pair(data) if names else initial and initial.pair
         self.target = target_instrument(pair)
+        self.shipped = bool(initial and initial.pair == pair and Path(initial.path) == hp.ae_weights)
         self.trained_for = {"front_end": DatasetCreator.front_end(), "pair": pair,
                             "pieces": len({name.partition("~")[0] for name in self.training}) + len(self.pieces[1])}
 
@@ -194,7 +196,7 @@ def print_plan(parts, data, initial, settings):
           flush=True)
     if data.heard:
         print(f"the pairs have no MIDI files: their notes are those that the initial weights hear in {data.heard}/")
-    if initial and initial.pair == pair and Path(initial.path) == hp.ae_weights:
+    if data.shipped:
         print("these are the instruments of the shipped weights, so little is to be gained; --report trains the "
               "report's networks, --from-scratch a note autoencoder from nothing")
     if not initial:
