@@ -34,7 +34,7 @@ n_scored = 6        # pieces
 
 
 def add_bystander(folder, kind):
-    """Add sounds of a kind to the piano recordings of a folder with piano/ and synth/. Return a folder of the result."""
+    """Add sounds of a kind to the piano recordings of a folder with piano/ and synth/. Return the folder of both."""
     mixed = folder.with_name(f"{folder.name}_{kind}")
     for i, (name, (piano, synth)) in enumerate(DatasetCreator.find_pairs(folder).items()):
         audio = audio_files.read_audio(piano)

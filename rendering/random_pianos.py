@@ -112,9 +112,9 @@ def random_timbre(sounds):
 
 
 def draw_piano(pianos, others=()):
-    """Draw a piano, or another instrument, from those that `read_piano` returns: sounds of every key [shape=(n_keys, layers, n)], and the
-    velocities of the layers. Most are changed: sounds come from other keys, as those of strings of another size; two
-    sounds are mixed, so that they beat; strings are detuned; timbre and decay change (`random_timbre`)."""
+    """Draw a piano, or another instrument, from those that `read_piano` returns: sounds of every key [shape=(n_keys,
+    layers, n)], and the velocities of the layers. Most are changed: sounds come from other keys, as those of strings of
+    another size; two are mixed, so that they beat; strings are detuned; timbre and decay change (`random_timbre`)."""
     chosen = others if others and often(other_share) else pianos
 
     def pick():

@@ -88,10 +88,10 @@ class ClipMaker:
         self.folder, self.instruments, self.beside = Path(folder), None, None
 
     def play(self, notes, pedal, clips, frames, first):
-        """Play notes on the pianos from number `first` on of the pool. The columns of `notes` [shape=(n, 5)] are clip, onset and end in
-        seconds, MIDI key and velocity, those of `pedal` [shape=(m, 3)] clip, and times in seconds when the pedal goes
-        down and up. Returns the dry audio, with `lead` seconds before each clip, and 1 where the pedal is down
-        [shape=(clips, n) each]."""
+        """Play notes on a pool of pianos, from number `first` on. The columns of `notes` [shape=(n, 5)] are clip, onset
+        and end in seconds, MIDI key and velocity, those of `pedal` [shape=(m, 3)] clip, and times in seconds when the
+        pedal goes down and up. Returns the dry audio, with `lead` seconds before each clip, and 1 where the pedal is
+        down [shape=(clips, n) each]."""
         if self.instruments is None:
             self.instruments = Instruments(*([
                 read_piano(np.load(path), self.device) for path in sorted(self.folder.glob(f"{kind}/*.npz"))

@@ -67,7 +67,7 @@ class EncoderTrainer(NoteTrainer):
         audio, down, made = batch["audio"], torch.zeros_like(batch["audio"]), batch["made"]
         if made.any():
             notes, pedal = (numbered(batch[name][made]) for name in ("notes", "pedal"))
-            audio[made], down[made] = self.maker.play(notes, pedal, int(made.sum()), frames, batch["first_piano"][0].item())
+            audio[made], down[made] = self.maker.play(notes, pedal, int(made.sum()), frames, batch["piano"][0].item())
         heard = batch["heard"] if self.heard else made
         return torch.where(heard[:, None], self.maker.hear(audio, down), audio)
 

@@ -17,12 +17,12 @@ class NoteDataset(torch.utils.data.Dataset):
     """Crops for the encoder: audio of the pieces `names` on the pianos `sources` with their notes, and notes of
     `pieces`, as `clip_sources.read_pieces` returns them, to be played by a `training_clips.ClipMaker`.
 
-    The key is (number of the piece or -1, first frame, frames, number of the first piano, seed). An item is a dict, for batches:
+    The key is (number of the piece or -1, first frame, frames, piano, seed). An item is a dict, for batches:
 
     - "audio" [shape=(n,)]: `ClipMaker.lead` seconds and the crop; zero if it is to be made
     - "notes" [shape=(most_notes, 4)] and "pedal" [shape=(most_pedals, 2)]: relative to the crop, padded with zeros
     - "made", "heard": whether the audio is to be made, and whether it is to be heard in a room
-    - "first_piano", "seed": numbers of the first of the pianos that play, and for what is drawn
+    - "piano", "seed": numbers of the first piano of the pool, and for what is drawn
     """
 
     def __init__(self, names, data, sources=("piano",), pieces=()):
@@ -59,8 +59,7 @@ class NoteDataset(torch.utils.data.Dataset):
             notes = self.notes[piece][:, :4] - np.float32([start / hp.sample_rate] * 2 + [0, 0])
             notes = notes[(notes[:, 0] < seconds) & (notes[:, 1] > -hp.clip_lead_s)]
         return {"audio": audio, "notes": padded(notes, most_notes), "pedal": padded(pedal, most_pedals),
-                "made": piece < 0, "heard": piece < 0 or rng.random() < hp.heard_share, "first_piano": piano,
-                "seed": seed}
+                "made": piece < 0, "heard": piece < 0 or rng.random() < hp.heard_share, "piano": piano, "seed": seed}
 
     def clip(self, piece, source=0):
         """Return audio [shape=(n,)] and notes [shape=(m, 4)] of a whole piece."""

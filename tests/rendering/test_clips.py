@@ -217,8 +217,8 @@ def test_the_pianos_of_a_number_and_the_rooms_of_a_seed_are_always_the_same(resp
 
 
 def test_what_is_beside_the_piano_is_heard_at_its_level(responses, tmp_path, monkeypatch):
-    for part in ("equaliser", "fine_equaliser", "low_pass", "high_pass", "compressor", "clipping", "noise_level", "coder",
-                 "resonance"):
+    for part in ("equaliser", "fine_equaliser", "low_pass", "high_pass", "compressor", "clipping", "noise_level",
+                 "coder", "resonance"):
         monkeypatch.setitem(getattr(random_rooms, part), "share", 0)
     monkeypatch.setattr(random_rooms, "room_share", 0)
     maker, size = clip_maker(tmp_path, responses, monkeypatch), 2 * hp.sample_rate
