@@ -57,10 +57,9 @@ def score_instrument(name, pieces, model):
 def make_page(scores, scored):
     """Return the page of scores, a dict from what is heard to precision, recall and three F1."""
     rows = [(name, *(f"{score:.3f}" for score in values)) for name, values in scores.items()]
-    return (f"Means over {scored} pieces that are not in the training. The instruments are presets of FluidR3, played "
-            "without the piano's sustain pedal but for the vibraphone and the electric piano. The last rows are the "
-            f"piano of TimGM6mb and, {-beside_db} dB below it, what is heard beside it. Made by `python "
-            "benchmarks/instruments.py FOLDER`.\n\n"
+    return (f"Transcription, means over {scored} pieces that are not in the training. Instruments of FluidR3, without "
+            "the piano's sustain pedal but for vibraphone and electric piano; and the piano of TimGM6mb with what is "
+            f"beside it, {-beside_db} dB softer. Made by `python benchmarks/instruments.py FOLDER`.\n\n"
             + table([("heard", "onset precision", "onset recall", "onset F1", "F1 with offsets", "F1 with velocities"),
                      *rows]))
 
