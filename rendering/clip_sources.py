@@ -145,7 +145,7 @@ def main(arguments=None):
     others = hp.clip_others if options.others is None else list(map(parse_piano, options.others))
     fluidsynth.find_fluidsynth()  # what is missing is said before any work begins
     bystanders.find_espeak()
-    for piano in (*pianos, *others):
+    for piano in (*pianos, *others, (bystanders.soundfont, 0, 0)):
         piano_player(piano)
     if not (folder / "pieces.npz").exists():
         pieces = collect_pieces(options.midi)
