@@ -11,7 +11,7 @@ import DatasetCreator
 import Hyperparameters as hp
 import Util
 from AEDataset import make_datasets
-from AEModel import NoteModel, load_model
+from AEModel import NoteModel, digest, load_model
 from Autoencoder import Autoencoder
 from training import note_training, processes, progress, training_loop, training_options
 
@@ -92,8 +92,9 @@ def train_notes(data, names, weights, settings, device, part, decoder, from_scra
         training_loop.save_finished(network, weights, examples.trained_for)
         return [], {**settings, "pieces": examples.names, "trained_for": examples.trained_for}
     note_training.print_plan(parts, examples, initial, settings)
+    before = digest(network.state_dict())  # every process knows it; only the first knows which epoch was kept
     for number, name in enumerate(parts):
-        if name == "heads" and examples.shipped and losses and not losses[-1]["kept"]:  # they heard more than this
+        if name == "heads" and losses and examples.shipped and digest(network.state_dict()) == before:
             if name == parts[-1]:
                 training_loop.save_finished(network, weights, examples.trained_for)
             continue
