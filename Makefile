@@ -40,7 +40,7 @@ system:
 	  echo "installing with apt-get: fluidsynth fluid-soundfont-gm espeak-ng"; \
 	  $$sudo apt-get update -qq; \
 	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends fluidsynth fluid-soundfont-gm espeak-ng > /dev/null; \
-	elif command -v brew > /dev/null; then \
+	elif command -v brew > /dev/null && ! { command -v fluidsynth && command -v espeak-ng; } > /dev/null; then \
 	  echo "installing with brew: fluid-synth espeak-ng"; \
 	  brew install fluid-synth espeak-ng; \
 	fi; \

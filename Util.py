@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -104,6 +105,14 @@ def file_digest(path):
 def is_up_to_date(path, *sources):
     """True if `path` exists and is not older than any of `sources`."""
     return path.exists() and all(path.stat().st_mtime >= source.stat().st_mtime for source in sources)
+
+
+def find_program(name, advice):
+    """Return the path of a program. Raises FileNotFoundError with the advice if it is not on PATH."""
+    found = shutil.which(name)
+    if not found:
+        raise FileNotFoundError(f"{name} is not on PATH; {advice}")
+    return found
 
 
 def write_error(path, reason):

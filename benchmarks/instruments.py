@@ -1,8 +1,8 @@
-"""Score the transcription of instruments that are not pianos, and of a piano beside people: results/instruments.md.
+"""Score the transcription of other instruments, and of a piano with interfering sounds: results/instruments.md.
 
 `python benchmarks/instruments.py FOLDER` takes six MIDI files of the folder, evenly spaced. It renders them on the
-instruments and on the piano of TimGM6mb, adds what is heard beside the piano, and scores the notes of the shipped
-weights. With other pieces or weights, the page is written to the working folder.
+instruments and on the piano of TimGM6mb, adds interfering sounds, and scores the notes of the shipped weights. With
+other pieces or weights, the page is written to the working folder.
 """
 import argparse
 import sys
@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
-import Main
 import Util
 from AEModel import find_weights, load_model
 from Autoencoder import Autoencoder
@@ -29,7 +28,7 @@ soundfont = "FluidR3_GM.sf2"
 instruments = {"harpsichord": 6, "vibraphone": 11, "electric piano": 4, "nylon guitar": 24, "harp": 46, "organ": 19}
 with_pedal = "vibraphone", "electric piano"     # of these instruments
 beside = "speech", "singing", "drums", "clapping"   # of `bystanders.kinds`
-beside_db = -6      # level of what is beside the piano, relative to it
+beside_db = -6      # level of the interfering sounds, relative to the piano
 n_scored = 6        # pieces
 
 
@@ -55,13 +54,13 @@ def score_instrument(name, pieces, model):
 
 
 def make_page(scores, scored):
-    """Return the page of scores, a dict from what is heard to precision, recall and three F1."""
+    """Return the page of scores, a dict from recording to precision, recall and three F1."""
     rows = [(name, *(f"{score:.3f}" for score in values)) for name, values in scores.items()]
     return (f"Transcription, means over {scored} pieces that are not in the training. Instruments of FluidR3, without "
-            "the piano's sustain pedal but for vibraphone and electric piano; and the piano of TimGM6mb with what is "
-            f"beside it, {-beside_db} dB softer. Made by `python benchmarks/instruments.py FOLDER`.\n\n"
-            + table([("heard", "onset precision", "onset recall", "onset F1", "F1 with offsets", "F1 with velocities"),
-                     *rows]))
+            "the piano's sustain pedal but for vibraphone and electric piano; and the piano of TimGM6mb with "
+            f"interfering sounds, {-beside_db} dB softer. Made by `python benchmarks/instruments.py FOLDER`.\n\n"
+            + table([("recording", "onset precision", "onset recall", "onset F1", "F1 with offsets",
+                      "F1 with velocities"), *rows]))
 
 
 def main(arguments=None):

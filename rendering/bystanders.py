@@ -1,7 +1,6 @@
-"""What is heard beside the piano in training clips: somebody who speaks or sings, drums, clapping and noises."""
+"""Make interfering sounds for training clips: speech, singing, drums, clapping and noises."""
 import io
 import math
-import shutil
 import subprocess
 
 import mido
@@ -49,15 +48,11 @@ def speak(rng):
 
 def find_espeak():
     """Return the path of espeak-ng. Raises FileNotFoundError if it is not on PATH."""
-    found = shutil.which("espeak-ng")
-    if not found:
-        raise FileNotFoundError("espeak-ng is not on PATH; install it: apt-get install espeak-ng, or brew install "
-                                "espeak-ng")
-    return found
+    return Util.find_program("espeak-ng", "install it: apt-get install espeak-ng, or brew install espeak-ng")
 
 
 def sing(rng):
-    """Return audio [shape=(n,)] of one voice that sings notes that nobody composed."""
+    """Return audio [shape=(n,)] of one voice that sings a random melody."""
     now, events, lowest = 0.0, [], rng.uniform(*song["lowest"])
     key = lowest + song["span"] / 2
     for _ in range(song["notes"]):
@@ -139,7 +134,7 @@ def record(kind, seconds, rng):
 
 def store(folder):
     """Write a recording of each kind to a folder, as Vorbis, where it is missing."""
-    for number, kind in enumerate(tqdm(kinds, desc="beside the piano", unit="kind", leave=False)):
+    for number, kind in enumerate(tqdm(kinds, desc="interfering sounds", unit="kind", leave=False)):
         path, content = folder / f"{kind}.ogg", io.BytesIO()
         if not path.exists():
             audio = record(kind, stored_s, np.random.default_rng((hp.seed, number)))

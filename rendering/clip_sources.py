@@ -1,4 +1,4 @@
-"""What training clips are made of, data/clips: sounds of instruments, what is heard beside them, rooms, and notes.
+"""What training clips are made of, data/clips: sounds of instruments, interfering sounds, rooms, and notes.
 
 `python -m rendering.clip_sources MIDI_FOLDER ...` writes those that are missing.
 """
@@ -138,8 +138,8 @@ def main(arguments=None):
                         help="presets to sample, or SFZ instruments, as FILE.sfz or "
                         "FILE.sfz:CONTROLLER=VALUE,... (default: eight pianos of four SoundFonts)")
     parser.add_argument("--others", nargs="*", metavar="FILE.sf2:BANK:PROGRAM",
-                        help="the same of instruments that are not pianos, for a fifth of the clips (default: nine of "
-                        "two SoundFonts)")
+                        help="the same, for instruments other than pianos, which play a fifth of the clips (default: "
+                        "nine presets each of two SoundFonts)")
     options = parser.parse_args(arguments)
     folder, pianos = options.data / "clips", list(map(parse_piano, options.pianos or [])) or hp.clip_pianos
     others = hp.clip_others if options.others is None else list(map(parse_piano, options.others))

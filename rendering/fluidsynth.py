@@ -1,7 +1,6 @@
 """FluidSynth: its command line, and MIDI files that play on one preset with one tuning."""
 import contextlib
 import re
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -22,11 +21,8 @@ block_size = 1 << 18    # samples of a render that are read at once
 
 def find_fluidsynth():
     """Return the path of FluidSynth. Raises FileNotFoundError if it is not on PATH."""
-    found = shutil.which("fluidsynth")
-    if not found:
-        raise FileNotFoundError("fluidsynth is not on PATH; install FluidSynth 2: apt-get install fluidsynth, "
-                                "or brew install fluid-synth")
-    return found
+    return Util.find_program("fluidsynth", "install FluidSynth 2: apt-get install fluidsynth, or brew install "
+                             "fluid-synth")
 
 
 def play_on_preset(events, length, bank, program, detune=0):

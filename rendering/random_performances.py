@@ -8,7 +8,7 @@ from notes.note_events import next_onsets
 
 # a "share" is a probability, a "deviation" a standard one; two numbers are limits between which a value is drawn
 exercise_share = 0.15               # of the clips; most others are parts of pieces
-silent_share = 0.02
+silent_share = 0.02                 # of the clips, without notes
 min_velocity = 4
 shortest_note_s = 0.03
 shortest_cut_note_s = 0.02          # that is cut off by the next one of its key

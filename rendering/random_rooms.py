@@ -28,7 +28,7 @@ strings = dict(number=66, partials=10, max_hertz=8000, inharmonicity=0.0004)    
 string_fall = dict(rate=1.2, hertz=1500)        # 1 / s, and the frequency at which it is larger by 1
 resonance = dict(share=0.6, db=(-32, -8))
 room_share = 0.72
-beside = dict(share=0.25, db=(-25, 6))    # somebody or something beside the piano; level relative to it
+beside = dict(share=0.25, db=(-25, 6))    # interfering sounds; level relative to the piano
 equaliser = dict(share=0.7, points=10, db=(0, 5), tilt_db=(-9, 9))
 fine_equaliser = dict(share=0.5, points=60, db=(0, 2.5))
 low_pass = dict(share=0.15, hertz=(3000, 9000), db=36)  # per octave
@@ -124,9 +124,9 @@ def string_resonance(device):
 
 def record(audio, open_strings, rooms, string_response, others=None):
     """Return dry audio [shape=(clips, n)] as recordings sound. String resonance (`string_resonance`, where
-    `open_strings` [shape as audio] is 1 because the pedal is down), one of `Rooms`, in which `others` [shape as audio]
-    may be heard too, equaliser, compressor, clipping, noise and lossy coding, each in a share of the clips. Filters are
-    periodic with the clip, so the first seconds contain reverberation of the last ones."""
+    `open_strings` [shape as audio] is 1 because the pedal is down), one of `Rooms`, the interfering sounds `others`
+    [shape as audio] in the same room, equaliser, compressor, clipping, noise and lossy coding, each in a share of the
+    clips. Filters are periodic with the clip, so the first seconds contain reverberation of the last ones."""
     clips, size = audio.shape
     each, n_fft = (audio.device, clips, 1), 1 << (size - 1).bit_length()
     audio = unit_power(audio)

@@ -76,7 +76,7 @@ def label_clips(notes, clips, frames):
 class ClipMaker:
     """Play notes on drawn pianos, and hear audio through drawn rooms and microphones. `folder` is what `clip_sources`
     has written. A folder without pianos/ only hears; one without rooms.npz has artificial rooms alone, and without
-    recordings in beside/ nothing is heard beside the piano."""
+    recordings in beside/ there are no interfering sounds."""
 
     lead = 2.0  # seconds before a clip that are heard in its room, and thrown away
 
@@ -93,9 +93,9 @@ class ClipMaker:
         pedal goes down and up. Returns the dry audio, with `lead` seconds before each clip, and 1 where the pedal is
         down [shape=(clips, n) each]."""
         if self.instruments is None:
-            self.instruments = Instruments(*([
-                read_piano(np.load(path), self.device) for path in sorted(self.folder.glob(f"{kind}/*.npz"))
-            ] for kind in ("pianos", "others")), pool_size)
+            pianos, others = ([read_piano(np.load(path), self.device) for path in sorted(self.folder.glob(pattern))]
+                              for pattern in ("pianos/*.npz", "others/*.npz"))
+            self.instruments = Instruments(pianos, others, pool_size)
         self.instruments.hold(first)
         lead, samples = int(self.lead * hp.sample_rate), frames * hp.hop_length
         dry = self.instruments.play(notes, clips, lead + samples, lead)
@@ -113,8 +113,8 @@ class ClipMaker:
         return record(dry, down, self.rooms, resonance, self.draw_beside(*dry.shape))
 
     def draw_beside(self, clips, samples):
-        """Return what is heard beside the pianos of clips [shape=(clips, samples)]: for each, a part of one of the
-        recordings in beside/. Returns None if there are none."""
+        """Return an interfering sound for each clip [shape=(clips, samples)], a part of one of the recordings in
+        beside/. Returns None if there are no recordings."""
         if self.beside is None:
             self.beside = [torch.from_numpy(audio_files.read_audio(path)).half().to(self.device)
                            for path in sorted(self.folder.glob("beside/*"))]
