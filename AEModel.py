@@ -205,7 +205,7 @@ class NoteModel(AEModel):
         `pitch` is a list of pitch spectrograms [shape=(n_pitches, steps)], one with steps from the first frame and, if
         at hand, one with steps from the second frame, which the second run of the encoder then takes."""
         late, once = len(pitch) - 1, self.predict_frames(pitch[0], mel)
-        dry = (dereverberation.reduce_reverberation(image, hop / hp.sample_rate) for image, hop in (
+        dry = (dereverberation.reduce_reverberation(torch.from_numpy(image), hop).numpy() for image, hop in (
             (pitch[late], hp.pitch_hop_length), (mel[:, late:], hp.hop_length)))
         again = self.predict_frames(*dry)[:HarmonicEncoder.outputs]
         return np.concatenate([once, np.pad(again, ((0, 0), (late, 0), (0, 0)), "edge")])

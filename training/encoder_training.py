@@ -6,11 +6,12 @@ from torch import nn
 import Hyperparameters as hp
 import Util
 from AEModel import autocast
-from notes import post_processing
+from notes import dereverberation, post_processing
 from notes.note_events import frame_rate, interpolate_peaks
 from rendering.training_clips import ClipMaker, label_clips
 from training.note_validation import NoteTrainer, predict
 
+dry_share = 0.5             # of the crops, that lose their late reverberation as for the encoder's second run
 offset_loss_weight = 0.5    # beside the onsets' 1
 absolute_velocity_weight = 0.25     # relative to a weight of 1 for velocities relative to the mean of the crop
 
@@ -47,6 +48,9 @@ class EncoderTrainer(NoteTrainer):
         frames = (batch["audio"].shape[1] - lead) // hp.hop_length
         with torch.no_grad(), Util.seeded(batch["seed"][0].item()):
             pitch, mel = self.maker.spectrograms(self.sound(batch, frames)[:, lead:], frames)
+            dry = torch.rand(clips, 1, 1, device=self.device) < dry_share
+            pitch, mel = (torch.where(dry, dereverberation.reduce_reverberation(images, hop), images)
+                          for images, hop in ((pitch, hp.pitch_hop_length), (mel, hp.hop_length)))
         labels = label_clips(numbered(batch["notes"]), clips, frames)
         with autocast(self.device, self.bfloat16):
             logits = self.network.encoder(pitch, mel)
