@@ -18,6 +18,7 @@ log_tempo = (-0.35, 0.3)            # logarithm of the tempo factor
 transposition = 7                   # semitones, at most
 velocity = dict(log_exponent=(-0.6, 0.6), mean=(0.2, 0.85), deviations=(0, 0.03, 0.06, 0.1))    # of 127
 log_length = dict(share=0.5, limits=(-0.4, 0.2))    # logarithm of the factor of note lengths
+struck_again = dict(share=0.25, notes=(0.05, 0.4), after_s=(0.08, 0.4), louder=(0.6, 1.3))  # of the clips; of their notes
 onset_deviations = (0, 0.005, 0.012, 0.02)  # seconds, of which one is drawn
 no_pedal, shifted_pedal, new_pedal = 0.2, 0.45, 0.75    # cumulative shares
 pedal_shift_s = (-0.05, 0.15)
@@ -73,7 +74,16 @@ def draw_performance(notes, pedal, rng, seconds, lead):
     onset = onset + rng.choice(onset_deviations) * rng.standard_normal(len(key))
     off = onset + length.clip(shortest_note_s)
     pedal = draw_pedal(pedal, onset, rng, lead)
-    return np.stack([onset, with_pedal(off, pedal), key, loudness], 1), pedal
+    notes = np.stack([onset, with_pedal(off, pedal), key, loudness], 1)
+    return (strike_again(notes, rng) if rng.random() < struck_again["share"] else notes), pedal
+
+
+def strike_again(notes, rng):
+    """Return notes [shape=(n, 4)] with more of them: some keys are struck again while they sound."""
+    again = notes[rng.random(len(notes)) < rng.uniform(*struck_again["notes"])]
+    again[:, 0] += rng.uniform(*struck_again["after_s"], len(again))
+    again[:, 3] = (again[:, 3] * rng.uniform(*struck_again["louder"], len(again))).clip(min_velocity, 127)
+    return np.concatenate([notes, again[again[:, 0] < again[:, 1]]])
 
 
 def draw_pedal(pedal, onset, rng, lead):
