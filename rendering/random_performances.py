@@ -18,7 +18,7 @@ log_tempo = (-0.35, 0.3)            # logarithm of the tempo factor
 transposition = 7                   # semitones, at most
 velocity = dict(log_exponent=(-0.6, 0.6), mean=(0.2, 0.85), deviations=(0, 0.03, 0.06, 0.1))    # of 127
 log_length = dict(share=0.5, limits=(-0.4, 0.2))    # logarithm of the factor of note lengths
-struck_again = dict(share=0.25, notes=(0.05, 0.4), after_s=(0.08, 0.4), louder=(0.6, 1.3))  # of the clips; of their notes
+struck_again = dict(share=0.25, notes=(0.05, 0.4), after_s=(0.08, 0.4), louder=(0.6, 1.3))     # clips; of their notes
 onset_deviations = (0, 0.005, 0.012, 0.02)  # seconds, of which one is drawn
 no_pedal, shifted_pedal, new_pedal = 0.2, 0.45, 0.75    # cumulative shares
 pedal_shift_s = (-0.05, 0.15)
