@@ -1,6 +1,7 @@
-"""The recordings that `goals.py` and `peers.py` score: five cases, from a piano in the training set to a hall.
+"""The recordings that `goals.py` and `peers.py` score: seven cases, from a piano in the training set to a hall.
 
-A simulated hall recording is a performance variant, with random tempo, key, dynamics and timing, in a hall, from two
+Somebody who speaks is a voice of espeak-ng, 6 dB softer than the piano. The real room is that of the Headroom Piano, a
+Yamaha C3, before whose open lid a Decca tree of microphones stood. A simulated hall recording is a performance variant, with random tempo, key, dynamics and timing, in a hall, from two
 microphones, with noise, as mp3 at 96 kbit/s. The one with much pedal is another variant, in other halls. The folder
 performances/ has the variants of twelve pieces.
 """
@@ -21,7 +22,7 @@ import Hyperparameters as hp
 import Util
 from audio import audio_files
 from notes import note_events
-from rendering import simulated_rooms
+from rendering import bystanders, sfz, simulated_rooms
 from rendering.generated_files import join_names
 from common import copy_pieces
 
@@ -30,22 +31,31 @@ signal_to_noise = 45                # dB
 mp3_compression = 0.4               # 96 kbit/s
 performances = Path(__file__).resolve().parent / "performances"
 
-# preset; folder of the performances; number and random seed of the halls (other halls than in training)
-Case = namedtuple("Case", "preset folder halls", defaults=(None, None))
+beside_db = -6                      # level of interfering sounds, relative to the piano
+headroom = hp.soundfonts / "headroom" / "Headroom Piano (NoFX).sfz", {74: 0, 77: 127}   # its distant microphones alone
+
+# preset; folder of the performances; number and random seed of the halls (other halls than in training); kind of the
+# interfering sounds; SFZ instrument
+Case = namedtuple("Case", "preset folder halls beside instrument", defaults=(None, None, None, None))
 cases = {
     "piano in the training set": Case(hp.piano_preset),
     "unseen piano": Case(left_out),
     "unseen piano with reverberation": Case((*left_out, True)),
+    "unseen piano and speech": Case(left_out, beside="speech"),
+    "unseen piano in a real room": Case(left_out, instrument=headroom),
     "simulated hall recording": Case(left_out, "variants", (12, 1)),
     "simulated hall recording, much pedal": Case(left_out, "performed", (12, 2)),
 }
 
 
 def cases_of(pieces, chosen):
-    """Return those of the `chosen` cases that `pieces` have: two need the MIDI files of performances/.
+    """Return those of the `chosen` cases that `pieces` have: two need the MIDI files of performances/, one a piano.
 
     A case that is left out is named. Raises ValueError if none is left.
     """
+    if not headroom[0].exists():
+        print(f"{headroom[0]} is missing, and with it its room; SoundFonts/README.md says where it is from")
+        chosen = [case for case in chosen if not cases[case].instrument]
     others = set(pieces) - {path.stem for path in performances.glob("*/*.mid")}
     without = [case for case in chosen if others and cases[case].folder]
     sentence = (f"{performances} has no performances of {join_names(others)}, which these cases need: "
@@ -80,6 +90,29 @@ def record_in_halls(folder, halls):
     return recorded
 
 
+def add_bystander(folder, kind):
+    """Add sounds of a kind of `bystanders.kinds` to the piano renders of a folder; return as `record_in_halls`."""
+    mixed = folder.with_name(f"{folder.name}_{kind}")
+    for i, (name, (piano, synth)) in enumerate(DatasetCreator.find_pairs(folder).items()):
+        audio = audio_files.read_audio(piano)
+        other = bystanders.record(kind, audio.size / hp.sample_rate, np.random.default_rng((1, i)))
+        other = audio_files.fix_length(other, audio.size)
+        audio = audio + other * (audio.std() / other.std() * 10 ** (beside_db / 20))
+        audio_files.write_audio(mixed / "piano" / f"{name}.wav", audio * (hp.peak / np.abs(audio).max()))
+        audio_files.write_audio(mixed / "synth" / f"{name}.wav", audio_files.read_audio(synth))
+    return mixed
+
+
+def play_instrument(folder, midi_files, instrument):
+    """Play MIDI files on an SFZ instrument, beside the synth renders of a folder; return as `record_in_halls`."""
+    played, play = folder.with_name(f"{folder.name}_{Path(instrument[0]).stem}"), sfz.player(*instrument)
+    for name, (piano, synth) in DatasetCreator.find_pairs(folder).items():
+        audio = play(note_events.read_played_messages(midi_files[name]), soundfile.info(piano).duration)
+        audio_files.write_audio(played / "piano" / f"{name}.wav", audio * (hp.peak / np.abs(audio).max()))
+        audio_files.write_audio(played / "synth" / f"{name}.wav", audio_files.read_audio(synth))
+    return played
+
+
 def prepare(case, midi_folder):
     """Render the recordings of a case, of the pieces in `midi_folder`. Two cases take the files of performances/.
 
@@ -91,5 +124,11 @@ def prepare(case, midi_folder):
         midi_folder = copy_pieces({name: performances / case.folder / f"{name}.mid" for name in names},
                                   hp.data / "evaluation" / case.folder)
     folder = Evaluation.render_pair(midi_folder, case.preset)
-    return (record_in_halls(folder, case.halls) if case.halls else folder,
-            Util.find_pieces(midi_folder, note_events.midi_endings))
+    midi_files = Util.find_pieces(midi_folder, note_events.midi_endings)
+    if case.halls:
+        folder = record_in_halls(folder, case.halls)
+    if case.beside:
+        folder = add_bystander(folder, case.beside)
+    if case.instrument:
+        folder = play_instrument(folder, midi_files, case.instrument)
+    return folder, midi_files

@@ -1,4 +1,4 @@
-"""Score the shipped weights on the five kinds of recordings of `cases.py`: results/goals.md.
+"""Score the shipped weights on the seven kinds of recordings of `cases.py`: results/goals.md.
 
 `python benchmarks/goals.py FOLDER` renders the MIDI files of FOLDER in each case, and scores the sound of the output
 and the transcription. The page in results/ is about the twelve pieces that results/README.md names. With other pieces,
@@ -153,7 +153,7 @@ def make_page(sound, notes, names, columns, command):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Score sound and notes on five kinds of recordings.")
+    parser = argparse.ArgumentParser(description="Score sound and notes on seven kinds of recordings.")
     parser.add_argument("midi", type=Path, help="folder with MIDI files")
     parser.add_argument("--model", default="shipped", help="as for Main.py (default: shipped)")
     parser.add_argument("--inversion", choices=("kl", "report"), default=hp.inversion,
@@ -176,13 +176,14 @@ def main(arguments=None):
     if not options.no_notes:
         check_packages("the note F1 of the audio", basic_pitch_modules, to_install, "--no-notes")
     report = options.model == "report"
+    chosen = cases_of(names, cases)
     full = (weights == Main.find_weights("report" if report else "shipped") and names == sorted(scored_pieces)
-            and not options.no_notes and is_default(parser, options, "inversion"))
+            and not options.no_notes and is_default(parser, options, "inversion") and chosen == list(cases))
     page, flags = ("goals_report.md", " --model report") if report else ("goals.md", "")
     command = f"python benchmarks/goals.py FOLDER{flags}"
     output = output_path(hp.root / "results" / page, full, options.output)
     models, sound, notes = Main.load_models(*weights), {}, {}
-    for case in cases_of(names, cases):
+    for case in chosen:
         folder, midi_files = prepare(case, options.midi)
         sound[case] = score_sound(folder, midi_files, models, columns, options.inversion)
         if isinstance(models[0], NoteModel):

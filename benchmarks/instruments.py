@@ -8,19 +8,16 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import DatasetCreator
 import Evaluation
 import Hyperparameters as hp
 import Util
 from AEModel import find_weights, load_model
 from Autoencoder import Autoencoder
-from audio import audio_files
 from notes import note_events
 from rendering import bystanders
-from cases import left_out
+from cases import add_bystander, beside_db, left_out
 from common import check_soundfonts, choose, copy_pieces, output_path, scored_pieces, table, without_pedal
 from goals import score_notes
 
@@ -28,21 +25,7 @@ soundfont = "FluidR3_GM.sf2"
 instruments = {"harpsichord": 6, "vibraphone": 11, "electric piano": 4, "nylon guitar": 24, "harp": 46, "organ": 19}
 with_pedal = "vibraphone", "electric piano"     # of these instruments
 beside = "speech", "singing", "drums", "clapping"   # of `bystanders.kinds`
-beside_db = -6      # level of the interfering sounds, relative to the piano
 n_scored = 6        # pieces
-
-
-def add_bystander(folder, kind):
-    """Add sounds of a kind to the piano recordings of a folder with piano/ and synth/. Return the folder of both."""
-    mixed = folder.with_name(f"{folder.name}_{kind}")
-    for i, (name, (piano, synth)) in enumerate(DatasetCreator.find_pairs(folder).items()):
-        audio = audio_files.read_audio(piano)
-        other = bystanders.record(kind, audio.size / hp.sample_rate, np.random.default_rng((1, i)))
-        other = audio_files.fix_length(other, audio.size)
-        audio = audio + other * (audio.std() / other.std() * 10 ** (beside_db / 20))
-        audio_files.write_audio(mixed / "piano" / f"{name}.wav", audio * (hp.peak / np.abs(audio).max()))
-        audio_files.write_audio(mixed / "synth" / f"{name}.wav", audio_files.read_audio(synth))
-    return mixed
 
 
 def score_instrument(name, pieces, model):

@@ -183,8 +183,10 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description="Score other systems beside this repository.")
     parser.add_argument("midi", type=Path, help="folder with MIDI files")
     parser.add_argument("--pieces", type=Util.positive_int, metavar="N", help="score the first N pieces only")
-    parser.add_argument("--cases", nargs="+", choices=cases, default=list(cases), metavar="CASE",
-                        help=f"cases to score, of: {'; '.join(cases)} (default: all)")
+    parser.add_argument("--cases", nargs="+", choices=cases, metavar="CASE",
+                        default=[name for name, case in cases.items() if not case.beside and not case.instrument],
+                        help=f"cases to score, of: {'; '.join(cases)} (default: those of a piano alone that FluidSynth "
+                        "plays)")
     parser.add_argument("--players", nargs="+", choices=peers, default=list(peers),
                         help="systems to score (default: all)")
     parser.add_argument("--model", default="shipped", help="as for Main.py (default: shipped)")

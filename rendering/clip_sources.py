@@ -35,7 +35,8 @@ def piano_player(piano):
     [shape=(velocities, n), float32]. Raises as `soundfonts.find_soundfont` or `sfz.player`."""
     if sfz.is_sfz(str(piano[0])):
         play = sfz.player(*piano)
-        return lambda key: np.stack([play(key, velocity, sound_s) for velocity in velocities])
+        return lambda key: np.stack([play([(0, mido.Message("note_on", note=key, velocity=velocity))], sound_s)
+                                     for velocity in velocities])
     preset = soundfonts.find_soundfont(piano[0]), *piano[1:3], False
     size, slot = int(sound_s * hp.sample_rate), int((sound_s + 2) * hp.sample_rate)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 import Hyperparameters as hp
+from audio import audio_files
 
 block_size = 64     # samples
-most_plays = 10     # of a note, until it is whole
+most_plays = 10     # of the same, until it is whole
 loading_s = 0.01    # to wait between them
 
 
@@ -34,9 +35,9 @@ def parse_instrument(text):
 
 
 def player(path, controllers):
-    """Return a function of MIDI key, velocity and seconds that plays a held note of an instrument, and returns the mean
-    of both channels at `hp.sample_rate` [shape=(n,), float32]. Raises FileNotFoundError if the file is missing, and
-    ValueError if sfizz does not read it, or if pysfizz is not installed."""
+    """Return a function of events (time in seconds, message) and seconds that plays them on an instrument, and returns
+    the mean of both channels at `hp.sample_rate` [shape=(n,), float32]. Raises FileNotFoundError if the file is
+    missing, and ValueError if sfizz does not read it, or if pysfizz is not installed."""
     try:
         import pysfizz
     except ImportError:
@@ -46,14 +47,28 @@ def player(path, controllers):
     synth = pysfizz.Synth(hp.sample_rate, block_size)
     if not synth.load_sfz_file(path):
         raise ValueError(f"{path} is not an SFZ instrument that sfizz reads, or its recordings are missing")
+    sfizz = synth._synth
 
-    def play(key, velocity, seconds):
+    def play_once(events, samples):
+        sfizz.all_sound_off()
+        for number, value in controllers.items():
+            sfizz.cc(0, number, value)
+        blocks, waiting = [], [(round(at * hp.sample_rate), message) for at, message in events][::-1]
+        for start in range(0, samples, block_size):
+            while waiting and waiting[-1][0] < start + block_size:
+                at, message = waiting.pop()
+                if message.type in ("note_on", "note_off"):
+                    act = sfizz.note_on if message.type == "note_on" and message.velocity else sfizz.note_off
+                    act(at - start, message.note, message.velocity)
+                elif message.type == "control_change" and message.control not in controllers:
+                    sfizz.cc(at - start, message.control, message.value)
+            blocks.append(np.mean(sfizz.render_block(), axis=0, dtype=np.float32))
+        return audio_files.fix_length(np.concatenate(blocks), samples)
+
+    def play(events, seconds):
         power = -1.0
         for _ in range(most_plays):  # sfizz loads a recording while it plays it, and what is not loaded yet is missing
-            synth._synth.all_sound_off()
-            for number, value in controllers.items():
-                synth._synth.cc(0, number, value)
-            audio, before = synth.render_note(key, velocity, seconds, seconds).mean(axis=0, dtype=np.float32), power
+            audio, before = play_once(events, int(seconds * hp.sample_rate)), power
             power = float(audio @ audio)
             if before >= 0 and power <= before * 1.001:
                 break

@@ -5,6 +5,7 @@ from pathlib import Path
 import mido
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import DatasetCreator
@@ -172,13 +173,38 @@ def test_the_cases_in_halls_play_stored_performances_in_different_halls(instrume
     assert len(set(found.values())) == 2
 
 
-def test_pieces_without_performances_are_named_and_their_cases_left_out(capsys):
+def test_what_cases_lack_is_named_and_they_are_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cases, "headroom", (tmp_path / "piano.sfz", {}))
+    assert cases.cases_of(common.scored_pieces, cases.cases) == [
+        name for name, case in cases.cases.items() if not case.instrument]
+    assert "piano.sfz is missing" in capsys.readouterr().out
+    (tmp_path / "piano.sfz").touch()
     assert cases.cases_of(common.scored_pieces, cases.cases) == list(cases.cases)
     assert capsys.readouterr().out == ""
-    assert cases.cases_of(["elise", "own"], cases.cases) == list(cases.cases)[:3]
+    assert cases.cases_of(["elise", "own"], cases.cases) == list(cases.cases)[:5]
     assert "no performances of own, which these cases need: simulated hall rec" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no performances of own.*; choose other cases"):
         cases.cases_of(["own"], ["simulated hall recording"])
+
+
+def test_speech_and_an_sfz_instrument_come_to_the_renders(instruments, one_piece, tmp_path, monkeypatch):
+    seconds = np.arange(hp.sample_rate) / hp.sample_rate
+    soundfile.write(tmp_path / "a4.wav", np.sin(2 * np.pi * 440 * seconds), hp.sample_rate)
+    (tmp_path / "sine.sfz").write_text("<region> sample=a4.wav pitch_keycenter=69 lokey=0 hikey=127")
+    heard = {}
+    for name, change in ("dry", {}), ("speech", dict(beside="speech")), (
+            "sine", dict(instrument=(tmp_path / "sine.sfz", {}))):
+        monkeypatch.setitem(cases.cases, name, cases.Case(hp.piano_preset, **change))
+        folder, midi_files = cases.prepare(name, one_piece)
+        assert [path.name for path in (folder / "synth").glob("*.wav")] == [f"{excerpt.stem}.wav"]
+        heard[name] = audio_files.read_audio(folder / "piano" / f"{excerpt.stem}.wav")
+    voice = heard["speech"] - heard["dry"] * (heard["speech"] @ heard["dry"] / (heard["dry"] @ heard["dry"]))
+    assert 20 * np.log10(voice.std() / (heard["speech"] - voice).std()) == pytest.approx(cases.beside_db, abs=0.5)
+    first = note_events.read_notes(excerpt)[0]
+    start = int(first[0] * hp.sample_rate)
+    assert not heard["sine"][:max(start - 99, 0)].any() and heard["sine"][start:start + 2000].std() > 0.05
+    peak = np.abs(np.fft.rfft(heard["sine"][start:start + 8000] * np.hanning(8000), 1 << 17)).argmax()
+    assert 12 * np.log2(peak * hp.sample_rate / (1 << 17) / 440) + 69 == pytest.approx(first[2], abs=0.2)
 
 
 def test_mp3_keeps_length_and_time():
