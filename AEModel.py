@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import DatasetCreator
 import Hyperparameters as hp
@@ -183,6 +185,16 @@ def half_precision(state):
     return state
 
 
+def fold_batch_norms(network):
+    """Fold the batch normalisations of a trained network into the convolutions before them, in place. It then computes
+    the same but for rounding, faster, and cannot be trained."""
+    network.eval()
+    for layers in network.modules():
+        for i, layer in enumerate(layers if isinstance(layers, nn.Sequential) else ()):
+            if isinstance(layer, nn.BatchNorm2d) and type(layers[i - 1]) is nn.Conv2d:  # the report's are others
+                layers[i - 1], layers[i] = fuse_conv_bn_eval(layers[i - 1], layer), nn.Identity()
+
+
 class NoteModel(AEModel):
     """Run a `NoteAutoencoder`: transcribe spectrograms to notes, and decode notes to spectrograms."""
 
@@ -335,4 +347,6 @@ def read_models(ae, unet, device, *stamps):
     if wanted != found:
         raise ValueError(f"{unet} was trained behind an autoencoder with the weights {wanted}, and {ae} has {found}; "
                          "train the U-Net anew with UNetMain.py --overwrite, or restore the autoencoder")
+    for model in models:
+        fold_batch_norms(model.network)
     return models

@@ -1,9 +1,11 @@
 """Both networks: any width in, the same out; parameters named and shaped as in the report's checkpoints."""
+import copy
+
 import pytest
 import torch
 
 import Hyperparameters as hp
-from AEModel import AEModel, load_model
+from AEModel import AEModel, fold_batch_norms, load_model
 from Autoencoder import Autoencoder, BandConv2d, BandConvTranspose2d, TimeUpsample
 from UNet import UNet, Upsample2d
 
@@ -143,3 +145,15 @@ def test_a_smoothed_gain_changes_levels_slowly_and_keeps_silence():
     assert output.shape == (1, 1, hp.n_mels, 100) and not output[..., 50:].any()
     assert 0.1 < gain[..., :50].abs().max() <= hp.unet_gain_db * 1.001
     assert gain[..., :50].diff().abs().max() <= 2 * hp.unet_gain_db * unet.smoothing.max()
+
+
+@torch.inference_mode()
+def test_folded_batch_normalisations_change_nothing(network):
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(), layer.running_var.uniform_(0.5, 2)
+    folded, source = copy.deepcopy(network), torch.rand(1, network.in_channels, 128, 40)
+    fold_batch_norms(folded)
+    left = any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules())
+    assert left == isinstance(network, Autoencoder)
+    torch.testing.assert_close(folded(source), network(source), rtol=1e-4, atol=1e-5)
