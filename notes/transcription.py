@@ -33,15 +33,11 @@ def transcribe_audio(audio, model, certainty=False):
 
 def transcribe_in_tune(audio, model, certainty=False):
     """Transcribe a recording in A 440: see `transcribe_audio`."""
-    exponent, frames = audio_files.level_exponent(audio), chunking.n_frames(audio)
-    parts = chunking.chunks(frames)
-    references = (max(chunking.pitch_power(audio, *part, exponent).max() for part in parts),
-                  chunking.loudest_mel_power(audio, exponent, parts))
-    pitch = np.empty((hp.n_pitches, -(-frames // 2)), np.float16)
+    frames = chunking.n_frames(audio)
+    parts, pitch = chunking.chunks(frames), np.empty((hp.n_pitches, -(-frames // 2)), np.float16)
 
     def predictions():
-        for first, last in chunking.track(parts, "transcription"):
-            part, image = predict_chunk(audio, model, first, last, exponent, references)
+        for (part, image), (first, last) in zip(predict_chunks(audio, model, parts), parts):
             pitch[:, first // 2:-(-last // 2)] = image
             yield part
             chunking.release_memory()
@@ -51,22 +47,25 @@ def transcribe_in_tune(audio, model, certainty=False):
     return notes if certainty else notes[:, :4]
 
 
-def predict_chunk(audio, model, first, last, exponent, references):
-    """Predict the frames of a chunk, and return them with its pitch spectrogram [shape=(n_pitches, steps), in [0, 1]].
+def predict_chunks(audio, model, parts):
+    """Predict the frames of each chunk (first, last) of a recording in A 440. Yield them with the pitch spectrogram of
+    the chunk [shape=(n_pitches, steps), in [0, 1]].
 
     The predictions [shape=(outputs, last - first, n_keys)] are those of `NoteModel.predict_views`, from the first and
-    from the second frame on, since a step of the encoder is two frames. The chunk has the frames from `first` to before
-    `last` of a recording in A 440. Its samples are divided by 2 ** `exponent`. `references` are the largest powers in
-    the pitch and the mel spectrogram of the whole recording.
+    from the second frame on, since a step of the encoder is two frames. Spectrograms are relative to the largest power
+    of the whole recording.
     """
-    frames = chunking.n_frames(audio)
-    before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
-    mel = DatasetCreator.log_mel(DatasetCreator.mel_power(chunking.spectrum(audio, before, after, exponent)),
-                                 references[1])
-    images = [DatasetCreator.log_mel(chunking.pitch_power(audio, before + late, after, exponent), references[0])
-              for late in (0, 1)]
-    predictions = model.predict_views(images, mel)
-    return predictions[:, first - before:last - before], images[0][:, (first - before) // 2:-(-(last - before) // 2)]
+    exponent, frames = audio_files.level_exponent(audio), chunking.n_frames(audio)
+    loudest_pitch = max(chunking.pitch_power(audio, *part, exponent).max() for part in parts)
+    loudest_mel = chunking.loudest_mel_power(audio, exponent, parts)
+    for first, last in chunking.track(parts, "transcription"):
+        before, after = max(first - hp.context_frames, 0), min(last + hp.context_frames, frames)
+        mel = DatasetCreator.mel_power(chunking.spectrum(audio, before, after, exponent))
+        pitch = [DatasetCreator.log_mel(chunking.pitch_power(audio, before + late, after, exponent), loudest_pitch)
+                 for late in (0, 1)]
+        predictions = model.predict_views(pitch, DatasetCreator.log_mel(mel, loudest_mel))
+        yield (predictions[:, first - before:last - before],
+               pitch[0][:, (first - before) // 2:-(-(last - before) // 2)])
 
 
 def decode_in_windows(predictions, frames, model):

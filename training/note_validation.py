@@ -4,7 +4,7 @@ import numpy as np
 import Hyperparameters as hp
 import Util
 from AEModel import NoteModel
-from audio import audio_files, audio_metrics, chunking
+from audio import audio_metrics, chunking
 from notes import transcription
 from outputs import plots
 from training import training_loop
@@ -46,10 +46,7 @@ class NoteTrainer(training_loop.Trainer, NoteModel):
 
 def predict(model, audio):
     """Return predictions and pitch spectrogram of a clip, as `transcription` computes them, in half precision."""
-    exponent, frames = audio_files.level_exponent(audio), chunking.n_frames(audio)
-    references = (chunking.pitch_power(audio, 0, frames, exponent).max(),
-                  chunking.loudest_mel_power(audio, exponent, [(0, frames)]))
-    predicted = transcription.predict_chunk(audio, model, 0, frames, exponent, references)
+    [predicted] = transcription.predict_chunks(audio, model, [(0, chunking.n_frames(audio))])
     return tuple(image.astype(np.float16) for image in predicted)
 
 
