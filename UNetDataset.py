@@ -80,8 +80,7 @@ class StoredOutputs:
             recording = self.data / "generated" / name / f"{source}_audio.npy"
             if Util.is_up_to_date(output, recording) and seen.exists():
                 continue
-            stored = StoredAudio(recording)
-            audio = stored.read(0, stored.samples)
+            audio = StoredAudio(recording).read()
             if version:
                 audio = maker.hear_recording(audio, Util.seed_of(f"output {name} {source} {version}"))
                 Util.save_array(seen, DatasetCreator.spectrogram(audio).astype(np.float16))

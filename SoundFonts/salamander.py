@@ -52,8 +52,7 @@ def extract_layer(layer, lower, folder):
 
 def main():
     for tool in ("npm", "polyphone"):
-        if not shutil.which(tool):
-            raise FileNotFoundError(f"{tool} is not on PATH; install it: apt-get install {tool}")
+        Util.find_program(tool, f"install it: apt-get install {tool}")
     with tempfile.TemporaryDirectory() as name:
         folder, regions = Path(name), ["<group>", "ampeg_release=0.4"]
         for lower, layer in zip((0, *layers), layers):

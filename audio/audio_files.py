@@ -226,8 +226,17 @@ def mix_channels(blocks, stereo, name, rate):
 
 def resample_blocks(blocks, rate):
     """Return blocks [shape=(n,) or (n, channels), float32] as one array at `hp.sample_rate`: see `resampled`. Memory
-    holds the result, and one block of the source."""
-    return join(list(resampled(blocks, rate, hp.sample_rate)))
+    holds the result, and one block of the source. Each resampled block is released once copied."""
+    parts = list(resampled(blocks, rate, hp.sample_rate))
+    if not parts:
+        return np.zeros(0, np.float32)
+    joined, start = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype), 0
+    parts.reverse()
+    while parts:
+        part = parts.pop()
+        joined[start:start + len(part)] = part
+        start += len(part)
+    return joined
 
 
 def resampled(blocks, rate, to_rate):
@@ -249,19 +258,6 @@ def resampled(blocks, rate, to_rate):
     if number:
         part = stream.resample_chunk(np.zeros((0, *block.shape[1:]), np.float32), last=True)
         yield fix_length(part, max(round(number * to_rate / rate), 1) - made)
-
-
-def join(parts):
-    """Concatenate a list of arrays along their first axis. Each is taken from the list and released once copied."""
-    if not parts:
-        return np.zeros(0, np.float32)
-    joined, start = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype), 0
-    parts.reverse()
-    while parts:
-        part = parts.pop()
-        joined[start:start + len(part)] = part
-        start += len(part)
-    return joined
 
 
 def resample(audio, rate, to_rate=hp.sample_rate):
@@ -341,8 +337,9 @@ def encode_m4a(path, audio, comment, rate):
         container.mux(stream.encode(None))
 
 
-def encode_mp3(audio, **how):
-    """Return audio [shape=(n,) or (n, 2)] as the bytes of an mp3, of about 55 kbit/s if it is mono."""
+def encoded(audio, **how):
+    """Return audio [shape=(n,) or (n, 2)] as the bytes of a file: see `encode_audio`. An mp3 of mono audio has about 55
+    kbit/s."""
     buffer = io.BytesIO()
-    encode_audio(buffer, audio, format="MP3", **how)
+    encode_audio(buffer, audio, **how)
     return buffer.getvalue()

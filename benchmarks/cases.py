@@ -69,8 +69,8 @@ def cases_of(pieces, chosen):
 
 def mp3_round_trip(audio):
     """Encode audio [shape=(n,)] as mp3 at 96 kbit/s, and decode it."""
-    encoded = audio_files.encode_mp3(audio.astype(np.float32), subtype="MPEG_LAYER_III",
-                                     compression_level=mp3_compression, bitrate_mode="CONSTANT")
+    encoded = audio_files.encoded(audio.astype(np.float32), format="MP3", subtype="MPEG_LAYER_III",
+                                  compression_level=mp3_compression, bitrate_mode="CONSTANT")
     decoded = soundfile.read(io.BytesIO(encoded), dtype="float32")[0][:audio.size]
     return np.pad(decoded, (0, audio.size - decoded.size))
 

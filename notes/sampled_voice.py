@@ -130,10 +130,8 @@ class SampledVoice(nn.Module):
 
 def mix(softer, louder, share):
     """Return (1 - share) * softer + share * louder. The shorter sound is padded with silence."""
-    sound = np.zeros(max(len(softer), len(louder)), np.float32)
-    sound[:len(softer)] += (1 - share) * softer
-    sound[:len(louder)] += share * louder
-    return sound
+    length = max(len(softer), len(louder))
+    return (1 - share) * audio_files.fix_length(softer, length) + share * audio_files.fix_length(louder, length)
 
 
 def delayed(sound, first, last, share):

@@ -57,7 +57,7 @@ def make_piece(title, versions, remark="", notes=None):
                   "notes": None if notes is None or number else note_paths(notes, start, seconds, 100, mel_row)}
                  for first, last, start, seconds in minutes]
         shown.append({"name": name, "remark": aside, "parts": parts,
-                      "sound": data_uri("audio/mpeg", audio_files.encode_mp3(audio))})
+                      "sound": data_uri("audio/mpeg", audio_files.encoded(audio, format="MP3"))})
     times = ["{:.0f}:{:04.1f}".format(*divmod(round(float(onset), 1), 60))
              for onset in ([] if notes is None else notes[doubtful(notes), 0])]
     roll = None if notes is None else {"number": len(notes), "doubtful": times, "parts": [
@@ -149,6 +149,6 @@ def audio_player(audio, seconds=10):
     """Return an `IPython.display.Audio` of the first seconds of mono `audio`, as mp3, so that notebooks stay small."""
     from IPython.display import Audio
 
-    shown = Audio(data=audio_files.encode_mp3(audio[:seconds * hp.sample_rate]))
+    shown = Audio(data=audio_files.encoded(audio[:seconds * hp.sample_rate], format="MP3"))
     shown.mimetype = "audio/mpeg"
     return shown

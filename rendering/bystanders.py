@@ -1,5 +1,4 @@
 """Make interfering sounds for training clips: speech, singing, drums, clapping and noises."""
-import io
 import math
 import subprocess
 
@@ -135,8 +134,8 @@ def record(kind, seconds, rng):
 def store(folder):
     """Write a recording of each kind to a folder, as Vorbis, where it is missing."""
     for number, kind in enumerate(tqdm(kinds, desc="interfering sounds", unit="kind", leave=False)):
-        path, content = folder / f"{kind}.ogg", io.BytesIO()
+        path = folder / f"{kind}.ogg"
         if not path.exists():
             audio = record(kind, stored_s, np.random.default_rng((hp.seed, number)))
-            audio_files.encode_audio(content, audio * (hp.peak / np.abs(audio).max()), format="OGG", subtype="VORBIS")
-            Util.save_bytes(path, lambda file: file.write(content.getvalue()))
+            audio = audio * (hp.peak / np.abs(audio).max())
+            Util.save_bytes(path, lambda file: audio_files.encode_audio(file, audio, format="OGG", subtype="VORBIS"))

@@ -3,7 +3,6 @@
 `python -m rendering.clip_sources MIDI_FOLDER ...` writes those that are missing.
 """
 import argparse
-import io
 from pathlib import Path
 
 import mido
@@ -78,11 +77,10 @@ def save_piano(path, sounds):
     sounds[..., -fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
     content, gains = {}, []
     for i in range(sounds.shape[1]):
-        audio, stream = sounds[:, i].ravel(), io.BytesIO()
+        audio = sounds[:, i].ravel()
         gains.append(np.abs(audio).max() / hp.peak)
-        audio_files.encode_audio(stream, audio / gains[-1], format="OGG", subtype="VORBIS",
-                                 compression_level=compression)
-        content[f"stream{i}"] = np.frombuffer(stream.getvalue(), np.uint8)
+        stream = audio_files.encoded(audio / gains[-1], format="OGG", subtype="VORBIS", compression_level=compression)
+        content[f"stream{i}"] = np.frombuffer(stream, np.uint8)
     Util.save_bytes(path, lambda file: np.savez(file, keys=keys, velocities=velocities, gains=gains, **content))
 
 

@@ -4,7 +4,6 @@
 """
 import argparse
 import contextlib
-import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -164,9 +163,7 @@ def encode_sound(sound, key, rate):
     peak = np.abs(sound).max()
     loud = np.flatnonzero(np.abs(sound) > peak * 10 ** (-sampled_voice.voice_range_db / 20))
     sound = sound[:loud[-1] + 1] if len(loud) and peak else np.zeros(1, np.float32)
-    buffer = io.BytesIO()
-    audio_files.encode_audio(buffer, sound * (hp.peak / max(peak, 1e-9)), format="FLAC")
-    return buffer.getvalue()
+    return audio_files.encoded(sound * (hp.peak / max(peak, 1e-9)), format="FLAC")
 
 
 def main(arguments=None):

@@ -74,7 +74,6 @@ def stored_transcription(folder, name, model):
     """Transcribe the stored audio of a side of a piece. Return notes [shape=(n, 4)] and probabilities [shape=(n,)]."""
     path, audio = folder / f"{name}_heard.npy", folder / f"{name}_audio.npy"
     if not Util.is_up_to_date(path, audio):
-        stored = StoredAudio(audio)
-        Util.save_array(path, transcription.transcribe_audio(stored.read(0, stored.samples), model, certainty=True))
+        Util.save_array(path, transcription.transcribe_audio(StoredAudio(audio).read(), model, certainty=True))
     found = Util.load_array(path, np.float32)
     return found[:, :4], found[:, 4]

@@ -64,7 +64,7 @@ class NoteDataset(torch.utils.data.Dataset):
     def clip(self, piece, source=0):
         """Return audio [shape=(n,)] and notes [shape=(m, 4)] of a whole piece."""
         recording, notes = self.recordings[piece][source], self.notes[piece]
-        return recording.read(0, recording.samples), notes[notes[:, 0] >= 0]
+        return recording.read(), notes[notes[:, 0] >= 0]
 
 
 def read_notes(folder):
@@ -80,8 +80,9 @@ class StoredAudio:
     def __init__(self, path):
         self.path, self.samples = path, Util.load_array(path, np.int16, mmap_mode="r").shape[1]
 
-    def read(self, start, end):
-        """Return samples [shape=(end - start,), float32, in [-1, 1]]; silence where there are none."""
+    def read(self, start=0, end=None):
+        """Return samples [shape=(end - start,), float32, in [-1, 1]], by default all; silence where there are none."""
+        end = self.samples if end is None else end
         stored = Util.load_array(self.path, np.int16, mmap_mode="r")[0, max(start, 0):max(end, 0)]
         before = max(-start, 0)
         return np.pad(stored / np.float32(32768), (before, end - start - before - len(stored)))
