@@ -83,11 +83,6 @@ def invert(mel, guide, inversion=None, device="cpu", voiced=False):
     return invert_kl([mel], [guide], device, voiced)[0]
 
 
-def change_level(guide, before, after):
-    """Return the mel power of an STFT, louder by the difference of two log-mel spectrograms [in [0, 1]]."""
-    return DatasetCreator.mel_power(guide) * 10 ** ((after - before) * (hp.top_db / 10))
-
-
 def band_levels(own, mean):
     """Return the ratio of the power of a channel to that of the mean, from their STFTs, in bands [shape=(n_mels, t)].
     The powers are smoothed over `stereo_frames`. The ratio is at most `stereo_limit`, since the mean of channels in
@@ -102,26 +97,21 @@ def band_levels(own, mean):
     return np.minimum(own / (mean + 1e-20), stereo_limit).astype(np.float32)
 
 
-def invert_stereo(mel, mean, channels, device="cpu", voice=None):
-    """Estimate the audio of several channels [shape=(channels, (t - 1) * hop_length), float32]: see `invert`.
-
-    `mel` is that of the mean of the channels; `mean` and `channels` are STFTs. Each channel has its own guide, or all
-    have the STFT `voice` of a `SampledVoice`. The level of each channel relative to the mean is that of the recording
-    in every band. The mean of the result is what `invert` gives for the mean alone.
-    """
-    guides = [mean, *channels] if voice is None else [voice] * (1 + len(channels))
-    mels = [mel, *(mel * band_levels(channel, mean) for channel in channels)]
-    return invert_kl(mels, guides, device, voice is not None)[1:]
-
-
 def invert_chunk(stages, guides, voice, inversion, device):
     """Return the audio of a chunk [shape=(n,) or (n, channels)], from its log-mel spectrograms, the input first.
-    `guides` are the STFTs of `chunking.channel_spectra`; `voice` is that of a `SampledVoice`, or None."""
+
+    `guides` are the STFTs of `chunking.channel_spectra`. If `voice` is the STFT of a `SampledVoice`, not None, it is
+    the guide of all channels, louder or softer by the difference of the spectrograms. The level of each channel
+    relative to the mean is that of the recording in every band. The mean of several channels is what `invert` gives for
+    the mean alone.
+    """
     mean, *channels = guides
     if voice is None:
         mel = DatasetCreator.mel_from_log(np.where(stages[-1] > silence_threshold, stages[-1], 0))
     else:
-        mel = change_level(voice, stages[1], stages[-1])
-    if channels:
-        return invert_stereo(mel, mean, channels, device, voice).T
-    return invert(mel, mean if voice is None else voice, inversion, device, voice is not None)
+        mel = DatasetCreator.mel_power(voice) * 10 ** ((stages[-1] - stages[1]) * (hp.top_db / 10))
+        guides = [voice] * len(guides)
+    if not channels:
+        return invert(mel, guides[0], inversion, device, voice is not None)
+    mels = [mel, *(mel * band_levels(channel, mean) for channel in channels)]
+    return invert_kl(mels, guides, device, voice is not None)[1:].T
