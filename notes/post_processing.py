@@ -79,7 +79,10 @@ def find_onsets(predicted, refiner):
     """Find the onsets in `Views`: return frame, key, interpolated frame of the onset, that of the next onset of the
     same key, and probability of each note [shape=(n,) each], in the order of the onsets."""
     frame, key = onset_candidates(predicted.mean)
-    probability = note_probability(refiner.onset_head, predicted, frame, key)
+    probability = np.zeros(0, np.float32)
+    if len(frame):
+        seen = onset_inputs(predicted, frame, key)
+        probability = torch.from_numpy(run_head(refiner.onset_head, seen, key)).sigmoid().numpy()
     played = probability > onset_threshold
     begin = interpolate_peaks(predicted.mean[0], frame[played], key[played])
     order = np.lexsort((key[played], begin))
@@ -97,13 +100,6 @@ def onset_candidates(predictions, threshold=candidate_threshold):
     soon = np.minimum(frame[:, None] + (1, 2, 3), len(onset) - 1)
     sounds = sounding[soon, key[:, None]].mean(axis=1) >= candidate_sounding_threshold
     return frame[sounds], key[sounds]
-
-
-def note_probability(head, predicted, frame, key):
-    """Return the probability that each onset candidate was played [shape=(n,)], from `Views` and the onset head."""
-    if not len(frame):
-        return np.zeros(0, np.float32)
-    return torch.from_numpy(run_head(head, onset_inputs(predicted, frame, key), key)).sigmoid().numpy()
 
 
 def onset_features(predictions, frame, key):
