@@ -95,9 +95,8 @@ def describe(audio):
 
 
 def check_tune(tune):
-    """Return `tune`, a frequency in Hz or None. Raises ValueError if it is outside `hp.tune_hertz`."""
+    """Raise ValueError if `tune`, a frequency in Hz or None, is outside `hp.tune_hertz`."""
     lowest, highest = hp.tune_hertz
     if tune is not None and not lowest <= tune <= highest:
         raise ValueError(f"tune: {tune:g} is outside {lowest} to {highest} Hz; give the frequency of the A above "
                          "middle C, such as 440")
-    return tune

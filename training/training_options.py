@@ -65,17 +65,13 @@ def parse_training_options(parser, arguments, report):
     return parser.parse_args(arguments)
 
 
-def check_model_name(name):
-    """Return the name of a model to train. Raises ValueError if it names no single folder, or the shipped weights."""
-    if name == "shipped":
-        raise ValueError("'shipped' is the name of the weights that come with the project; choose another --model")
-    return Util.check_model_name(name)
-
-
 def weights_to_train(data, model, name, overwrite):
     """Return the path <data>/models/<model>/<name>.torch. Raises ValueError if a training of these weights is finished,
-    unless `overwrite` is set, and OSError if they cannot be written."""
-    weights = data / "models" / check_model_name(model) / f"{name}.torch"
+    unless `overwrite` is set, or if the model names no single folder or the shipped weights. Raises OSError if the
+    weights cannot be written."""
+    if model == "shipped":
+        raise ValueError("'shipped' is the name of the weights that come with the project; choose another --model")
+    weights = data / "models" / Util.check_model_name(model) / f"{name}.torch"
     if weights.exists() and not weights.with_suffix(".checkpoint").exists() and not overwrite:
         raise ValueError(f"{weights} is finished; choose another --model, or add --overwrite to train it again"
                          f"{DatasetCreator.unrendered_remark(data)}")

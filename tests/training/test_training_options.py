@@ -17,7 +17,6 @@ import Util
 from AEDataset import crop_batches, split_for_training
 from AEModel import load_model
 from Autoencoder import Autoencoder
-from training import training_options
 from training_common import behind_an_autoencoder, brief, losses, state, train_ae, train_network
 from UNet import UNet
 
@@ -177,7 +176,7 @@ def test_the_name_of_a_model_is_that_of_a_single_folder(tmp_path, name):
             call(given)  # to play, an empty name is the default
     assert not list(tmp_path.iterdir())
     for other in "vibraphone", "my model 2", "Klavier_\u00fc", "two.words":
-        assert training_options.check_model_name(other) == other
+        assert Util.check_model_name(other) == other
 
 
 def test_a_setting_that_does_not_exist_is_refused(data):
