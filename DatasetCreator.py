@@ -83,15 +83,10 @@ def pitch_spectrogram(audio):
     """Return the pitch spectrogram of a clip relative to its maximum [shape=(n_pitches, ceil(t / 2)), in [0, 1]]. Its
     bands are a third of a semitone. Frame i is centred on frame 2 i of the mel spectrogram."""
     frames = max(len(audio) // hp.hop_length, 1)
-    power = pitch_filters() @ pitch_stft_power(np.ldexp(audio, -audio_files.level_exponent(audio)))
+    audio = np.ldexp(audio, -audio_files.level_exponent(audio))
+    power = pitch_filters() @ (np.abs(stft(audio, True, hp.pitch_n_fft, hp.pitch_hop_length)) ** 2)
     power = power[:, :-(-frames // 2)]
     return log_mel(power, power.max())
-
-
-def pitch_stft_power(audio, center=True):
-    """Return the power of an STFT [shape=(1 + pitch_n_fft / 2, 1 + len(audio) // pitch_hop_length)]. It is four
-    times as long as that of the mel spectrogram, whose bands are 25 Hz apart in the bass: a semitone has 2 to 8 Hz."""
-    return np.abs(stft(audio, center, hp.pitch_n_fft, hp.pitch_hop_length)) ** 2
 
 
 @functools.cache

@@ -70,10 +70,11 @@ def channel_spectra(audio, first, last, exponent=0):
 
 def pitch_stft_power(audio, first, last, exponent=0):
     """Return the power in the bins of the longer STFT [shape=(1 + pitch_n_fft / 2, steps)], that of the pitch
-    spectrogram, of every second frame in a range of frames: see `frame_samples`."""
+    spectrogram, of every second frame in a range of frames: see `frame_samples`. It is four times as long as that of
+    the mel spectrogram, whose bands are 25 Hz apart in the bass: a semitone has 2 to 8 Hz."""
     steps = (last - first + 1) // 2
     part = frame_samples(audio, first, first + 2 * steps - 1, hp.pitch_n_fft, exponent)
-    return DatasetCreator.pitch_stft_power(part, center=False)
+    return np.abs(DatasetCreator.stft(part, False, hp.pitch_n_fft, hp.pitch_hop_length)) ** 2
 
 
 def pitch_power(audio, first, last, exponent=0):
