@@ -22,25 +22,21 @@ quieter_share = 0.5         # of the clips
 quieter_db = 25             # dB below full scale, at most
 
 
-class FrontEnd:
-    """Compute the spectrograms of `DatasetCreator` for batches, on the device."""
-
-    def __init__(self, device):
-        self.mel, self.pitch = (torch.from_numpy(filters()).to(device) for filters in (
-            DatasetCreator.mel_filters, DatasetCreator.pitch_filters))
-
-    def __call__(self, audio, frames, quieter=0.0):
-        """Return pitch [shape=(clips, n_pitches, ceil(frames / 2))] and mel spectrogram [shape=(clips, n_mels, frames)]
-        of clips [shape=(clips, n)], in [0, 1], the loudest band `quieter` dB [shape=(clips, 1, 1)] below 1."""
-        images = []
-        for filters, n_fft, hop, steps in ((self.pitch, hp.pitch_n_fft, hp.pitch_hop_length, -(-frames // 2)),
-                                           (self.mel, hp.n_fft, hp.hop_length, frames)):
-            spectrum = torch.stft(audio, n_fft, hop, window=torch.hann_window(n_fft, device=audio.device),
-                                  pad_mode="constant", return_complex=True)
-            power = (filters @ (spectrum.real ** 2 + spectrum.imag ** 2))[..., :steps]
-            decibels = 10 * (power / power.amax((1, 2), keepdim=True).clamp(min=1e-20)).clamp(min=1e-12).log10()
-            images.append(((decibels - quieter) / hp.top_db + 1).clamp(0, 1))
-        return images
+def batch_spectrograms(audio, frames, quieter=0.0):
+    """Compute the spectrograms of `DatasetCreator` for a batch, on its device. Return pitch [shape=(clips, n_pitches,
+    ceil(frames / 2))] and mel spectrogram [shape=(clips, n_mels, frames)] of clips [shape=(clips, n)], in [0, 1], the
+    loudest band `quieter` dB [shape=(clips, 1, 1)] below 1."""
+    images = []
+    for filters, n_fft, hop, steps in (
+            (DatasetCreator.pitch_filters(), hp.pitch_n_fft, hp.pitch_hop_length, -(-frames // 2)),
+            (DatasetCreator.mel_filters(), hp.n_fft, hp.hop_length, frames)):
+        spectrum = torch.stft(audio, n_fft, hop, window=torch.hann_window(n_fft, device=audio.device),
+                              pad_mode="constant", return_complex=True)
+        filters = torch.from_numpy(filters).to(audio.device)
+        power = (filters @ (spectrum.real ** 2 + spectrum.imag ** 2))[..., :steps]
+        decibels = 10 * (power / power.amax((1, 2), keepdim=True).clamp(min=1e-20)).clamp(min=1e-12).log10()
+        images.append(((decibels - quieter) / hp.top_db + 1).clamp(0, 1))
+    return images
 
 
 def label_clips(notes, clips, frames):
@@ -81,7 +77,7 @@ class ClipMaker:
     lead = 2.0  # seconds before a clip that are heard in its room, and thrown away
 
     def __init__(self, folder, device="cpu"):
-        self.device, self.front_end, rooms = torch.device(device), FrontEnd(device), Path(folder) / "rooms.npz"
+        self.device, rooms = torch.device(device), Path(folder) / "rooms.npz"
         self.rooms = Rooms(list(np.load(rooms).values()) if rooms.exists() else [], device)
         with Util.seeded(hp.seed):
             self.resonances = [string_resonance(device) for _ in range(3)]
@@ -132,8 +128,8 @@ class ClipMaker:
             return self.hear(torch.from_numpy(audio)[None].to(self.device))[0].cpu().numpy()
 
     def spectrograms(self, audio, frames):
-        """Return pitch and mel spectrogram of clips at drawn levels: see `FrontEnd`."""
+        """Return pitch and mel spectrogram of clips at drawn levels: see `batch_spectrograms`."""
         shape = len(audio), 1, 1
         quieter = torch.rand(shape, device=self.device) ** 2 * quieter_db * (
             torch.rand(shape, device=self.device) < quieter_share)
-        return self.front_end(audio, frames, quieter)
+        return batch_spectrograms(audio, frames, quieter)
