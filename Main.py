@@ -225,7 +225,11 @@ def check_models(models, paths, found, options):
     flags = [flag for flag in ("midi", "play", "notes", "studio") if getattr(options, flag)]
     if midi or flags:
         check_notes(models, paths, f"leave out {f'--{flags[0]}' if flags else midi[0]}, or choose another --model")
-    conversion.check_sources(midi, found, options)
+    if options.notes and (midi or len(found) > 1):
+        raise ValueError("--notes belongs to one recording; give one, or leave --notes out")
+    for flag in ("compare", "stereo"):
+        if midi and getattr(options, flag):
+            raise ValueError(f"{midi[0]} has no recording for --{flag}; leave --{flag} out")
     if options.compare:
         load_models(*find_weights(options.compare), options.device)  # tried before the work
     options.play = options.play and conversion.read_preset(options.play)

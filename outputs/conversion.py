@@ -92,15 +92,6 @@ def check_options(options):
                          "format")
 
 
-def check_sources(midi, found, options):
-    """Raise ValueError if the options do not fit the recordings and MIDI files `found`, of which `midi` are MIDI."""
-    if options.notes and (midi or len(found) > 1):
-        raise ValueError("--notes belongs to one recording; give one, or leave --notes out")
-    for flag in ("compare", "stereo"):
-        if midi and getattr(options, flag):
-            raise ValueError(f"{midi[0]} has no recording for --{flag}; leave --{flag} out")
-
-
 def read_preset(text):
     """Return the preset of `--play`: path, bank, program, reverberation. Raises the errors of `parse_preset` and of
     `MIDI2Audio.check_preset`."""
