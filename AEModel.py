@@ -232,16 +232,9 @@ class NoteModel(AEModel):
 
     def generate(self, pitch, mel):
         """Return the target instrument's log-mel spectrogram [shape=(n_mels, t)]: see `predict_frames`."""
-        notes = self.decode_notes(self.predict_views([pitch], mel))
-        return self.note_spectrogram(self.refine_velocities(notes, pitch), mel.shape[1])
-
-    def decode_notes(self, predictions):
-        """Decode the output of `predict_views` to notes [shape=(n, 5)]: see `post_processing.decode_notes`."""
-        return post_processing.decode_notes(predictions, self.network.refiner)
-
-    def refine_velocities(self, notes, pitch):
-        """Return notes with corrected velocities: see `post_processing.refine_velocities`."""
-        return post_processing.refine_velocities(notes, pitch, self.network.refiner)
+        notes = post_processing.decode_notes(self.predict_views([pitch], mel), self.network.refiner)
+        notes = post_processing.refine_velocities(notes, pitch, self.network.refiner)
+        return self.note_spectrogram(notes, mel.shape[1])
 
     @property
     def voice(self):
@@ -283,14 +276,13 @@ class NoteModel(AEModel):
         return sum(float((np.abs(part) ** 2 if self.voice else 10 ** (part / 10)).sum(dtype=float)) for part in played)
 
 
-def normalise_level(decibels, loudest, level=None):
+def normalise_level(decibels, loudest, level):
     """Map mel power in dB [shape=(n_mels, t)] to [0, 1], with the mean power of the loudest frame at `loudest` dB.
 
-    `level` is the mean power of the loudest frame of the whole recording, by default of `decibels`. A log-mel
-    spectrogram is relative to its maximum. The maximum of summed powers differs from that of real audio, whose partials
-    are sometimes in phase. The mean power of a frame differs less. Silence becomes 0.
+    `level` is the mean power in dB of the loudest frame of the whole recording. A log-mel spectrogram is relative to
+    its maximum. The maximum of summed powers differs from that of real audio, whose partials are sometimes in phase.
+    The mean power of a frame differs less. Silence becomes 0.
     """
-    level = peak_frame_level(decibels) if level is None else level
     return Util.to_unit(decibels + loudest - level) if level > hp.decoder_silence + 1 else np.zeros_like(decibels)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import DatasetCreator
 import Hyperparameters as hp
 from audio import audio_files, chunking, concert_pitch
+from notes import post_processing
 from notes.note_events import frame_rate, scale_times
 
 explained_partials = 16         # of a note, that count as explained by it
@@ -42,8 +43,8 @@ def transcribe_in_tune(audio, model, certainty=False):
             yield part
             chunking.release_memory()
 
-    notes = np.concatenate(list(decode_in_windows(predictions(), frames, model)))
-    notes = model.refine_velocities(notes, pitch)
+    notes = np.concatenate(list(decode_in_windows(predictions(), frames, model.network.refiner)))
+    notes = post_processing.refine_velocities(notes, pitch, model.network.refiner)
     return notes if certainty else notes[:, :4]
 
 
@@ -68,10 +69,10 @@ def predict_chunks(audio, model, parts):
                pitch[0][:, (first - before) // 2:-(-(last - before) // 2)])
 
 
-def decode_in_windows(predictions, frames, model):
+def decode_in_windows(predictions, frames, refiner):
     """Decode the notes of a long recording window by window, to limit memory. `predictions` are those of consecutive
-    chunks [shape=(outputs, t, n_keys)], of so many frames in all. Yields the notes of each window, sorted by onset
-    [shape=(n, 5), float32]. A note ends at most `decode_ahead` frames after it."""
+    chunks [shape=(outputs, t, n_keys)], of so many frames in all, and `refiner` is a `NoteRefiner`. Yields the notes of
+    each window, sorted by onset [shape=(n, 5), float32]. A note ends at most `decode_ahead` frames after it."""
     window, start, decoded = None, 0, -np.inf  # first frame of the window; frame up to which notes are decoded
     for part in predictions:
         part = part.astype(np.float16)
@@ -80,7 +81,7 @@ def decode_in_windows(predictions, frames, model):
         ready = np.inf if end == frames else end - decode_ahead
         if ready < max(decoded, 0) + decode_frames:
             continue
-        notes = model.decode_notes(window)
+        notes = post_processing.decode_notes(window, refiner)
         onset = notes[:, 0] * frame_rate + start
         notes = notes[(onset >= decoded) & (onset < ready)]
         notes[:, :2] += np.float32(start * hp.hop_length / hp.sample_rate)

@@ -5,7 +5,7 @@ import Hyperparameters as hp
 import Util
 from AEModel import NoteModel
 from audio import audio_metrics, chunking
-from notes import transcription
+from notes import post_processing, transcription
 from outputs import plots
 from training import training_loop
 
@@ -33,8 +33,9 @@ class NoteTrainer(training_loop.Trainer, NoteModel):
 
     def transcribe(self, audio):
         """Return the notes of a recording [shape=(n, 4)] and its pitch spectrogram [shape=(n_pitches, steps)]."""
-        predictions, pitch = predict(self, audio)
-        return self.refine_velocities(self.decode_notes(predictions), pitch)[:, :4], pitch
+        (predictions, pitch), refiner = predict(self, audio), self.network.refiner
+        notes = post_processing.decode_notes(predictions, refiner)
+        return post_processing.refine_velocities(notes, pitch, refiner)[:, :4], pitch
 
     def save_example(self, stem, epoch, training_set, validation_set):
         """Draw the notes that the network hears in ten seconds of the first validation clip, over its spectrogram."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import Hyperparameters as hp
-from AEModel import normalise_level
+from AEModel import normalise_level, peak_frame_level
 from notes import table_decoder
 from notes_common import rate, some_notes
 
@@ -73,8 +73,8 @@ def test_a_key_that_is_not_played_is_learnt_from_its_neighbours(decoder):
 
 def crop(decoder, notes, frames):
     """The spectrogram of notes as a target, with the loudest frame at -15 dB."""
-    with torch.no_grad():
-        return torch.from_numpy(normalise_level(decoder(notes, 0, frames).numpy(), -15.0))
+    decibels = decoder(notes, 0, frames).detach().numpy()
+    return torch.from_numpy(normalise_level(decibels, -15.0, peak_frame_level(decibels)))
 
 
 @torch.no_grad()

@@ -1,13 +1,10 @@
 """Transcription of long recordings, of recordings without notes, and of those whose notes explain little of them."""
-import types
-
 import numpy as np
 import pytest
 import soundfile
 
 import Hyperparameters as hp
 import Main
-from AEModel import NoteModel
 from audio import audio_files, chunking
 from audio_common import rms, tone
 from notes import note_events, post_processing, transcription
@@ -19,8 +16,8 @@ def test_predictions_in_chunks_are_those_of_the_whole(responses, model, monkeypa
     audio = np.convolve(audio, responses[0][:3000])[:audio.size].astype(np.float32)
     monkeypatch.setattr(hp, "bfloat16", False)
     monkeypatch.setattr(transcription, "decode_in_windows",
-                        lambda predictions, frames, model: [np.concatenate(list(predictions), axis=1)])
-    monkeypatch.setattr(NoteModel, "refine_velocities", lambda self, predictions, pitch: (predictions, pitch))
+                        lambda predictions, frames, refiner: [np.concatenate(list(predictions), axis=1)])
+    monkeypatch.setattr(post_processing, "refine_velocities", lambda predictions, pitch, refiner: (predictions, pitch))
     parts = []
     for size in 5000, 264:
         monkeypatch.setattr(hp, "chunk_frames", size)
@@ -32,9 +29,9 @@ def test_predictions_in_chunks_are_those_of_the_whole(responses, model, monkeypa
 
 
 def test_notes_of_windows_are_those_of_the_whole(monkeypatch):
-    def decode_notes(predictions):
+    def decode_notes(predictions, refiner, decode=post_processing.decode_notes):
         windows.append(predictions.shape[1])
-        return post_processing.decode_notes(predictions, refiner)
+        return decode(predictions, refiner)
 
     windows, frames, refiner = [], 4000, every_onset_refiner()
     refiner.offset_head = HighestOffset()
@@ -42,9 +39,9 @@ def test_notes_of_windows_are_those_of_the_whole(monkeypatch):
     wanted = post_processing.decode_notes(predictions, refiner)
     monkeypatch.setattr(transcription, "decode_frames", 400)
     monkeypatch.setattr(transcription, "decode_ahead", 300)
-    decoder = types.SimpleNamespace(decode_notes=decode_notes)
+    monkeypatch.setattr(post_processing, "decode_notes", decode_notes)
     found = np.concatenate(list(transcription.decode_in_windows(
-        (predictions[:, first:first + 136] for first in range(0, frames, 136)), frames, decoder)))
+        (predictions[:, first:first + 136] for first in range(0, frames, 136)), frames, refiner)))
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     assert len(wanted) > 200 and max(windows) < 400 + 300 + hp.context_frames + 2 * 136
 
