@@ -29,13 +29,16 @@ def parse_piano(text):
     return sfz.parse_instrument(text) if sfz.is_sfz(text) else soundfonts.parse_preset(text)
 
 
-def piano_player(piano):
-    """Return a function of a MIDI key that plays a piano, as `parse_piano` returns it, at all `velocities`
-    [shape=(velocities, n), float32]. Raises as `soundfonts.find_soundfont` or `sfz.player`."""
+def open_piano(piano):
+    """Return the name under which the sounds of a piano are stored, and a function of a MIDI key that plays it at all
+    `velocities` [shape=(velocities, n), float32]. `piano` is as `parse_piano` returns it. Raises as
+    `soundfonts.find_soundfont` or `sfz.player`."""
     if sfz.is_sfz(str(piano[0])):
-        play = sfz.player(*piano)
-        return lambda key: np.stack([play([(0, mido.Message("note_on", note=key, velocity=velocity))], sound_s)
-                                     for velocity in velocities])
+        path, controllers = piano
+        play = sfz.player(path, controllers)
+        name = "_".join([path.stem, *(f"{number}-{value}" for number, value in controllers.items())])
+        return name, lambda key: np.stack([play([(0, mido.Message("note_on", note=key, velocity=velocity))], sound_s)
+                                           for velocity in velocities])
     preset = soundfonts.find_soundfont(piano[0]), *piano[1:3], False
     size, slot = int(sound_s * hp.sample_rate), int((sound_s + 2) * hp.sample_rate)
 
@@ -44,25 +47,18 @@ def piano_player(piano):
                   for i, velocity in enumerate(velocities) for at, kind in ((0, "note_on"), (size, "note_off"))]
         return voice_sampling.render_events(events, len(velocities) * slot, preset).reshape(-1, slot)[:, :size]
 
-    return play_preset
+    return f"{Path(piano[0]).stem}_{piano[1]}_{piano[2]}", play_preset
 
 
-def sample_piano(piano):
-    """Return sounds [shape=(keys, velocities, n), float32] of a piano, as `parse_piano` returns it. A sound that begins
-    late is shifted, so that a tenth of its peak comes `latest_attack` samples after the onset."""
-    play, sounds = piano_player(piano), []
-    for key in tqdm(keys, desc=Path(piano[0]).name, unit="key", leave=False):
+def sample_piano(name, play):
+    """Return sounds [shape=(keys, velocities, n), float32] of a piano, from what `open_piano` returns. A sound that
+    begins late is shifted, so that a tenth of its peak comes `latest_attack` samples after the onset."""
+    sounds = []
+    for key in tqdm(keys, desc=name, unit="key", leave=False):
         audio = play(key)
         delays = map(attack_delay, audio)
         sounds.append([np.append(sound[late:], np.zeros(late, np.float32)) for sound, late in zip(audio, delays)])
     return np.array(sounds, np.float32)
-
-
-def piano_name(piano):
-    """Return the name under which the sounds of a piano are stored."""
-    if sfz.is_sfz(str(piano[0])):
-        return "_".join([piano[0].stem, *(f"{number}-{value}" for number, value in piano[1].items())])
-    return f"{Path(piano[0]).stem}_{piano[1]}_{piano[2]}"
 
 
 def attack_delay(sound):
@@ -144,16 +140,16 @@ def main(arguments=None):
     others = hp.clip_others if options.others is None else list(map(parse_piano, options.others))
     fluidsynth.find_fluidsynth()  # what is missing is said before any work begins
     bystanders.find_espeak()
-    for piano in (*pianos, *others, (bystanders.soundfont, 0, 0)):
-        piano_player(piano)
+    opened = [(kind, *open_piano(piano)) for kind, instruments in (("pianos", pianos), ("others", others))
+              for piano in instruments]
+    soundfonts.find_soundfont(bystanders.soundfont)
     if not (folder / "pieces.npz").exists():
         pieces = collect_pieces(options.midi)
         Util.save_bytes(folder / "pieces.npz", lambda file: np.savez_compressed(file, **pieces))
-    for kind, instruments in ("pianos", pianos), ("others", others):
-        for piano in instruments:
-            path = folder / kind / f"{piano_name(piano)}.npz"
-            if not path.exists():
-                save_piano(path, sample_piano(piano))
+    for kind, name, play in opened:
+        path = folder / kind / f"{name}.npz"
+        if not path.exists():
+            save_piano(path, sample_piano(name, play))
     bystanders.store(folder / "beside")
     if not (folder / "rooms.npz").exists():
         rooms = simulated_rooms.room_responses(hp.clip_rooms, hp.clip_rooms_seed)

@@ -97,7 +97,7 @@ def test_a_sampled_piano_sounds_like_the_rendered_one(instruments, monkeypatch, 
         monkeypatch.setattr(random_pianos, name, value)
     monkeypatch.setitem(random_pianos.note_db, "deviation", 0)
     monkeypatch.setitem(random_pianos.release, "seconds", (0.07, 0.07))
-    clip_sources.save_piano(tmp_path / "piano.npz", clip_sources.sample_piano(instruments[0]))
+    clip_sources.save_piano(tmp_path / "piano.npz", clip_sources.sample_piano(*clip_sources.open_piano(instruments[0])))
     piano = random_pianos.read_piano(np.load(tmp_path / "piano.npz"))
     assert piano[0].shape == (3, 4, hp.sample_rate) and piano[1].tolist() == [50, 60, 70]
     torch.manual_seed(0)
@@ -305,8 +305,9 @@ def test_an_sfz_instrument_is_sampled_with_the_controllers_that_are_asked_for(tm
     soundfile.write(tmp_path / "a4.wav", np.sin(2 * np.pi * 440 * np.maximum(t - 0.1, 0)), hp.sample_rate)
     path = tmp_path / "sine.sfz"
     path.write_text("<region> sample=a4.wav pitch_keycenter=69 lokey=0 hikey=127 volume=0 volume_oncc7=-20")
-    loud, soft = (clip_sources.sample_piano(clip_sources.parse_piano(f"{path}:7={value}")) for value in (0, 127))
-    assert loud.shape == (2, 2, hp.sample_rate // 2) and clip_sources.piano_name((path, {7: 0})) == "sine_7-0"
+    pianos = [clip_sources.open_piano(clip_sources.parse_piano(f"{path}:7={value}")) for value in (0, 127)]
+    loud, soft = (clip_sources.sample_piano(*piano) for piano in pianos)
+    assert loud.shape == (2, 2, hp.sample_rate // 2) and pianos[0][0] == "sine_7-0"
     for sound, hertz in zip(loud[:, 1, 1000:9000], (220, 440)):
         spectrum = np.abs(np.fft.rfft(sound * np.hanning(8000)))
         assert spectrum.argmax() == pytest.approx(hertz * 8000 / hp.sample_rate, abs=1)
@@ -317,7 +318,7 @@ def test_an_sfz_instrument_is_sampled_with_the_controllers_that_are_asked_for(tm
                               (f"{tmp_path / 'empty.sfz'}", ValueError, "recordings are missing")):
         (tmp_path / "empty.sfz").write_text("<region> sample=none.wav")
         with pytest.raises(error, match=said):
-            clip_sources.piano_player(clip_sources.parse_piano(text))
+            clip_sources.open_piano(clip_sources.parse_piano(text))
 
 
 def test_folders_without_notes_are_one_sentence(instruments, midi, tmp_path):
