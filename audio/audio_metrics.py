@@ -56,9 +56,8 @@ def texture(output, truth, rate=hp.sample_rate):
     """Return the distance of the modulation spectra of two signals in dB: how strongly bands fluctuate, and how fast.
 
     It is the mean over the octaves of modulation from 2 to 128 Hz. Bands are weighted by their level in the truth.
-    `rate` is in Hz, a multiple of `hp.sample_rate`.
-    Modulation spectra describe perceived texture (McDermott and Simoncelli 2011, "Sound texture perception via
-    statistics of the auditory periphery").
+    `rate` is in Hz, a multiple of `hp.sample_rate`. Modulation spectra describe perceived texture (McDermott and
+    Simoncelli 2011, "Sound texture perception via statistics of the auditory periphery").
     """
     (power, _), (true_power, level) = modulation_power(output, rate), modulation_power(truth, rate)
     distance = np.abs(10 * np.log10((power + 1e-9) / (true_power + 1e-9)))

@@ -63,9 +63,9 @@ def test_nothing_but_benchmarks_and_results_imports_a_main(imports):
 
 
 def test_the_networks_are_leaves(imports):
-    """But for the note autoencoder, whose heads and decoders are in other files."""
+    """But for the note autoencoder, whose heads and decoders are in other files. The two others share a layer."""
     for module in "Autoencoder", "UNet", "notes.note_heads":
-        assert imports[module] == {"Hyperparameters", "torch"}
+        assert imports[module] - {"UNet"} == {"Hyperparameters", "torch"}
 
 
 def test_only_one_module_speaks_of_processes(imports):

@@ -1,5 +1,4 @@
-"""
-Write three short piano excerpts as MIDI files next to this script. The works are in the public domain, and
+"""Write three short piano excerpts as MIDI files next to this script. The works are in the public domain, and
 their notes are written out here, bar by bar:
 
     bach_prelude_c              Prelude in C major, BWV 846, bars 1-11
