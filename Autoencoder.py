@@ -6,11 +6,10 @@ import torch
 from torch import nn
 
 import Hyperparameters as hp
-from UNet import Upsample2d
 
 
-# The next two classes compute the same as their parent classes, with the same parameters, several times faster. They
-# use the mel bands as channels, since their kernels span all bands.
+# The next three classes compute the same as their parent classes, with the same parameters, several times faster. The
+# first two use the mel bands as channels, since their kernels span all bands.
 
 class BandConv2d(nn.Conv2d):
     """A convolution with a kernel of all mel bands: (batch, 1, bands, t) to (batch, channels, 1, t)."""
@@ -27,6 +26,19 @@ class BandConvTranspose2d(nn.ConvTranspose2d):
         weight = self.weight.transpose(1, 2)
         bands = nn.functional.conv_transpose2d(x, weight, self.bias.expand(weight.shape[1]))
         return bands.contiguous().transpose(1, 2)
+
+
+class TimeUpsample(nn.ConvTranspose2d):
+    """A transposed convolution of kernel and stride (1, 2): (batch, channels, 1, t) to (batch, channels', 1, 2 t), by a
+    1 x 1 convolution to twice the channels, which are rearranged to frames."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs, (1, 2), stride=(1, 2))
+
+    def forward(self, x):
+        weight = self.weight.permute(3, 1, 0, 2).flatten(0, 1)[..., None]
+        y = nn.functional.conv2d(x, weight, self.bias.repeat(2)).permute(0, 2, 3, 1)
+        return y.unflatten(3, (2, -1)).flatten(2, 3).permute(0, 3, 1, 2)
 
 
 class Autoencoder(nn.Module):
@@ -51,8 +63,8 @@ class Autoencoder(nn.Module):
             nn.Conv2d(second, third, (1, 2), stride=(1, 2)), nn.BatchNorm2d(third), nn.Tanh(),
         )
         self.decoder = nn.Sequential(
-            Upsample2d(third, second, (1, 2)), nn.BatchNorm2d(second), nn.Tanh(),
-            Upsample2d(second, first, (1, 2)), nn.BatchNorm2d(first), nn.Tanh(),
+            TimeUpsample(third, second), nn.BatchNorm2d(second), nn.Tanh(),
+            TimeUpsample(second, first), nn.BatchNorm2d(first), nn.Tanh(),
             BandConvTranspose2d(first, 1, (hp.n_mels, 4)), nn.Sigmoid(),
         )
 

@@ -22,18 +22,17 @@ class ConvBlock(nn.Module):
 
 
 class Upsample2d(nn.ConvTranspose2d):
-    """A transposed convolution with stride `kernel`, by which it multiplies the size of the axes. It computes the same
-    as its parent class, as a 1 x 1 convolution to more channels, which are rearranged to pixels. The gradient takes
-    half the time."""
+    """A transposed convolution with kernel and stride 2, which doubles the size of both axes. It computes the same as
+    its parent class, as a 1 x 1 convolution to four times the channels, which are rearranged to pixels. The gradient
+    takes half the time."""
 
-    def __init__(self, inputs, outputs, kernel):
-        super().__init__(inputs, outputs, kernel, stride=kernel)
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs, 2, stride=2)
 
     def forward(self, x):
-        height, width = self.kernel_size
         weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2)[..., None, None]
-        y = nn.functional.conv2d(x, weight, self.bias.repeat(height * width)).permute(0, 2, 3, 1)
-        return y.unflatten(3, (height, width, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+        y = nn.functional.conv2d(x, weight, self.bias.repeat(4)).permute(0, 2, 3, 1)
+        return y.unflatten(3, (2, 2, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 class UpBlock(nn.Module):
@@ -41,7 +40,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, inputs, outputs, batch_norm):
         super().__init__()
-        self.up = Upsample2d(inputs, outputs, (2, 2))
+        self.up = Upsample2d(inputs, outputs)
         self.conv_block = ConvBlock(inputs, outputs, batch_norm)
 
     def forward(self, x, skip):

@@ -6,7 +6,7 @@ import torch
 
 import Hyperparameters as hp
 from AEModel import AEModel, fold_batch_norms, load_model
-from Autoencoder import Autoencoder, BandConv2d, BandConvTranspose2d
+from Autoencoder import Autoencoder, BandConv2d, BandConvTranspose2d, TimeUpsample
 from UNet import UNet, Upsample2d
 
 
@@ -119,8 +119,8 @@ def test_with_a_residual_the_first_of_the_channels_is_where_learning_starts():
 @pytest.mark.parametrize("layer, shape", (
     (BandConv2d(1, 6, (16, 1)), (2, 1, 16, 9)),
     (BandConvTranspose2d(6, 1, (16, 4)), (2, 6, 1, 9)),
-    (Upsample2d(6, 4, (1, 2)), (2, 6, 1, 9)),
-    (Upsample2d(6, 4, (2, 2)), (2, 6, 3, 5)),
+    (TimeUpsample(6, 4), (2, 6, 1, 9)),
+    (Upsample2d(6, 4), (2, 6, 3, 5)),
 ))
 def test_our_layers_compute_what_torchs_own_do(layer, shape):
     layer, x = layer.double(), torch.rand(shape, dtype=torch.double, requires_grad=True)
