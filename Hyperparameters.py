@@ -96,7 +96,7 @@ clip_pianos = (
     ("sf_GMbank.sf2", 0, 0),
 )
 clip_others = tuple((soundfont, 0, program) for soundfont in ("MuseScore_General_Full.sf3", "sf_GMbank.sf2")
-                    for program in (4, 6, 10, 11, 16, 19, 24, 25, 46))  # other instruments, for a fifth of the clips
+                    for program in (4, 6, 10, 11, 16, 19, 24, 25, 46))  # other instruments, for a third of the clips
 clip_rooms = 120            # simulated rooms
 clip_rooms_seed = 7
 clip_lead_s = 6.0           # seconds before a clip, in which notes begin that may still sound

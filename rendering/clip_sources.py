@@ -133,7 +133,7 @@ def main(arguments=None):
                         help="presets to sample, or SFZ instruments, as FILE.sfz or "
                         "FILE.sfz:CONTROLLER=VALUE,... (default: eight pianos of four SoundFonts)")
     parser.add_argument("--others", nargs="*", metavar="FILE.sf2:BANK:PROGRAM",
-                        help="the same, for instruments other than pianos, which play a fifth of the clips (default: "
+                        help="the same, for instruments other than pianos, which play a third of the clips (default: "
                         "nine presets each of two SoundFonts)")
     options = parser.parse_args(arguments)
     folder, pianos = options.data / "clips", list(map(parse_piano, options.pianos or [])) or hp.clip_pianos

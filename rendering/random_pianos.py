@@ -25,7 +25,7 @@ equaliser_db = dict(deviation=7, tilt=(-2, 2), key_deviation=(0, 3), bounds=(-40
 faster_decay = dict(share=0.5, rate=(0, 0.8), key_deviation=0.3, bounds=(-0.1, 2))      # 1 / s
 level_deviation_db = dict(curve=2.5, key=1.2)
 knock = dict(share=0.5, db=(-28, -53), samples=3000, fall=90)   # of the action; relative to the peak; 1 / s
-other_share = 0.2               # that are other instruments, where there are any
+other_share = 0.3               # that are other instruments, where there are any
 layers = 5                      # of a piano in the pool, at most
 loudest_layer_db = -25          # in the middle of the keyboard
 touch_deviation = 0.25          # of the logarithm of the velocities' exponent, clip by clip

@@ -17,7 +17,7 @@ from rendering.random_pianos import Instruments, read_piano
 from rendering.random_rooms import Rooms, record, string_resonance
 
 pool_size = 16              # pianos at a time
-clips_per_piano = 128       # crops after which a piano is replaced: to draw one takes seconds
+clips_per_piano = 64        # crops after which a piano is replaced: to draw one takes seconds
 quieter_share = 0.5         # of the clips
 quieter_db = 25             # dB below full scale, at most
 
