@@ -14,7 +14,7 @@ from notes import note_events
 from rendering import fluidsynth, soundfonts
 
 # two numbers are limits between which a value is drawn
-stored_s = 240                      # seconds of each kind
+stored_s = dict(speech=720, singing=480, drums=240, clapping=240, noises=240)   # seconds of each kind
 languages = ("en-us", "en-gb", "de", "fr-fr", "it", "es", "nl", "sv", "pl", "pt")   # voices of espeak-ng
 speakers = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5")    # its variants of each voice
 speech = dict(words_per_minute=(110, 230), pitch=(10, 90), numbers=(2, 12), digits=(1, 7))
@@ -136,6 +136,6 @@ def store(folder):
     for number, kind in enumerate(tqdm(kinds, desc="interfering sounds", unit="kind", leave=False)):
         path = folder / f"{kind}.ogg"
         if not path.exists():
-            audio = record(kind, stored_s, np.random.default_rng((hp.seed, number)))
+            audio = record(kind, stored_s[kind], np.random.default_rng((hp.seed, number)))
             audio = audio * (hp.peak / np.abs(audio).max())
             Util.save_bytes(path, lambda file: audio_files.encode_audio(file, audio, format="OGG", subtype="VORBIS"))

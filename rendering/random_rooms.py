@@ -28,7 +28,7 @@ strings = dict(number=66, partials=10, max_hertz=8000, inharmonicity=0.0004)    
 string_fall = dict(rate=1.2, hertz=1500)        # 1 / s, and the frequency at which it is larger by 1
 resonance = dict(share=0.6, db=(-32, -8))
 room_share = 0.72
-beside = dict(share=0.35, db=(-25, 6))    # interfering sounds; level relative to the piano
+beside = dict(share=0.35, db=(-20, 6))    # interfering sounds; level relative to the piano
 equaliser = dict(share=0.7, points=10, db=(0, 5), tilt_db=(-9, 9))
 fine_equaliser = dict(share=0.5, points=60, db=(0, 2.5))
 low_pass = dict(share=0.15, hertz=(3000, 9000), db=36)  # per octave

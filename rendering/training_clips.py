@@ -110,13 +110,13 @@ class ClipMaker:
 
     def draw_beside(self, clips, samples):
         """Return an interfering sound for each clip [shape=(clips, samples)], a part of one of the recordings in
-        beside/. Returns None if there are no recordings."""
+        beside/, of the longer ones more often. Returns None if there are no recordings."""
         if self.beside is None:
             self.beside = [torch.from_numpy(audio_files.read_audio(path)).half().to(self.device)
                            for path in sorted(self.folder.glob("beside/*"))]
-        parts = []
+        parts, lengths = [], torch.tensor([float(len(recording)) for recording in self.beside])
         for _ in range(clips if self.beside else 0):
-            recording = self.beside[int(torch.randint(len(self.beside), ()))]
+            recording = self.beside[int(torch.multinomial(lengths, 1))]
             start = int(torch.randint(max(len(recording) - samples, 0) + 1, ()))
             part = recording[start:start + samples].float()
             parts.append(torch.nn.functional.pad(part, (0, samples - len(part))))

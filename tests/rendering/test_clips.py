@@ -260,7 +260,7 @@ def test_some_clips_are_silent():
 # sources
 
 def test_bystanders_are_heard_and_written_once(instruments, tmp_path, monkeypatch):
-    monkeypatch.setattr(bystanders, "stored_s", 3)
+    monkeypatch.setattr(bystanders, "stored_s", dict.fromkeys(bystanders.kinds, 3))
     bystanders.store(tmp_path)
     paths = sorted(tmp_path.glob("*"))
     assert [path.stem for path in paths] == sorted(bystanders.kinds)
