@@ -122,18 +122,6 @@ def sound_table(sound, columns):
                     for case, scores in sound.items() for i, version in enumerate(Evaluation.versions))])
 
 
-def pieces_table(sound, names):
-    """Return, per case, what the U-Net changes and which of the pieces `names` is the worst, in log-mel L1."""
-    rows = [("recording", "autoencoder minus final, dB", "pieces that the U-Net improves", "worst piece",
-             "its final, dB")]
-    autoencoder, final = (Evaluation.versions.index(version) for version in ("autoencoder", "final"))
-    for case, scores in sound.items():
-        gain, distance = scores[:, autoencoder, 0] - scores[:, final, 0], scores[:, final, 0]
-        rows.append((case, gain.mean(), f"{(gain > 0).sum()} of {len(gain)}", names[distance.argmax()],
-                     distance.max()))
-    return table(rows)
-
-
 def notes_table(notes):
     """Return a row per case. `notes` is a dict from case to the scores of `score_notes` and `score_decoder`."""
     return table([("recording", *audio_metrics.note_metrics.values(), "true notes: log-mel L1, dB",
@@ -147,9 +135,7 @@ def make_page(sound, notes, names, columns, command):
     parts = [f"Means over {len(names)} pieces, made by `{command}`.\n"]
     if notes:
         parts.append(f"## Notes\n\n{notes_table(notes)}")
-    parts += [f"## Sound\n\n{sound_table(sound, columns)}",
-              f"## U-Net, and worst piece\n\n{pieces_table(sound, names)}"]
-    return "\n".join(parts)
+    return "\n".join([*parts, f"## Sound\n\n{sound_table(sound, columns)}"])
 
 
 def main(arguments=None):

@@ -136,8 +136,7 @@ def test_goals_writes_its_tables_to_the_working_folder(instruments, one_piece, r
     assert [row[:2] for row in rows[:8]] == [[case, version] for case in goals.cases for version in Evaluation.versions]
     for unchanged, reference in (rows[0], rows[3]), (rows[4], rows[7]):
         assert len(unchanged) == 2 + len(goals.sound_metrics) and float(unchanged[2]) > float(reference[2]) > 0
-    assert [row[0] for row in rows[8:]] == ["one", "another"]
-    assert all(row[2].endswith(" of 1") and row[3] == "satie_gymnopedie_1" for row in rows[8:])
+    assert len(rows) == 8
 
 
 def test_only_a_full_run_writes_the_page_of_the_repository(tmp_path, monkeypatch):

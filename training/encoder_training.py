@@ -52,9 +52,6 @@ class EncoderTrainer(NoteTrainer):
             pitch, mel = (torch.where(dry, dereverberation.reduce_reverberation(images, hop), images)
                           for images, hop in ((pitch, hp.pitch_hop_length), (mel, hp.hop_length)))
         labels = label_clips(numbered(batch["notes"]), clips, frames)
-        for layer in self.network.encoder.modules() if self.started else ():
-            if isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm)):
-                layer.eval()  # the statistics of a few crops are worse than those of the initial weights
         with autocast(self.device, self.bfloat16):
             logits = self.network.encoder(pitch, mel)
         return frame_loss(logits.float(), labels), clips
