@@ -1,9 +1,9 @@
 """The recordings that `goals.py` and `peers.py` score: seven cases, from a piano in the training set to a hall.
 
 Somebody who speaks is a voice of espeak-ng, 6 dB softer than the piano. The real room is that of the Headroom Piano, a
-Yamaha C3, before whose open lid a Decca tree of microphones stood. A simulated hall recording is a performance variant, with random tempo, key, dynamics and timing, in a hall, from two
-microphones, with noise, as mp3 at 96 kbit/s. The one with much pedal is another variant, in other halls. The folder
-performances/ has the variants of twelve pieces.
+Yamaha C3, recorded by a Decca tree of microphones in the room. A simulated hall recording is a performance variant,
+with random tempo, key, dynamics and timing, in a hall, from two microphones, with noise, as mp3 at 96 kbit/s. The one
+with much pedal is another variant, in other halls. The folder performances/ has the variants of twelve pieces.
 """
 import io
 import shutil
