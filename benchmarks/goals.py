@@ -22,6 +22,7 @@ import Util
 from AEModel import NoteModel
 from audio import audio_files, audio_metrics
 from notes import note_events
+from rendering import bystanders
 from cases import cases, cases_of, prepare
 from common import check_packages, check_soundfonts, is_default, output_path, scored_pieces, silence, table
 
@@ -156,6 +157,8 @@ def main(arguments=None):
     weights = Main.choose_weights(options.model, None, None)
     names = sorted(Util.find_pieces(options.midi, note_events.midi_endings))
     check_soundfonts(hp.synth_preset, *(case.preset for case in cases.values()))
+    if any(case.beside for case in cases.values()):
+        bystanders.find_espeak()
     columns = [*sound_metrics] + ([] if options.no_notes else [basic_pitch_metric])
     visqol = None if options.no_visqol else find_visqol()
     columns += [("ViSQOL", lambda output, truth, midi: visqol(output, truth))] if visqol else []
