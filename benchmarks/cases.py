@@ -75,42 +75,51 @@ def mp3_round_trip(audio):
     return np.pad(decoded, (0, audio.size - decoded.size))
 
 
-def record_in_halls(folder, halls):
-    """Simulate recordings, in `halls` (their number and random seed), of the piano renders of a folder as
-    `Evaluation.render_pair` returns it. Return a folder with piano/ and synth/.
+def change_recordings(folder, suffix, change):
+    """Change the piano renders of a folder as `Evaluation.render_pair` returns it. `change` returns audio [shape=(n,)]
+    for number and name of a piece and its audio. Return a folder with piano/ and synth/, of the same name and a suffix.
     """
-    recorded, responses = folder.with_name(folder.name + "_recorded"), simulated_rooms.room_responses(*halls)
-    shutil.rmtree(recorded, ignore_errors=True)
+    changed = folder.with_name(f"{folder.name}_{suffix}")
+    shutil.rmtree(changed, ignore_errors=True)
     for i, (name, (piano, synth)) in enumerate(DatasetCreator.find_pairs(folder).items()):
-        rng, dry = np.random.default_rng(i), audio_files.read_audio(piano)
+        audio_files.write_audio(changed / "piano" / f"{name}.wav", change(i, name, audio_files.read_audio(piano)))
+        audio_files.write_audio(changed / "synth" / f"{name}.wav", audio_files.read_audio(synth))
+    return changed
+
+
+def scaled(audio):
+    """Return audio with the peak `hp.peak`."""
+    return audio * (hp.peak / np.abs(audio).max())
+
+
+def record_in_halls(folder, halls):
+    """Simulate recordings of piano renders in `halls`, their number and random seed; return as `change_recordings`."""
+    responses = simulated_rooms.room_responses(*halls)
+
+    def record(i, name, dry):
         wet = fftconvolve(dry, responses[i % len(responses)])[:dry.size]
-        wet += wet.std() * 10 ** (-signal_to_noise / 20) * rng.standard_normal(dry.size)
-        audio_files.write_audio(recorded / "piano" / f"{name}.wav", mp3_round_trip(wet * hp.peak / np.abs(wet).max()))
-        audio_files.write_audio(recorded / "synth" / f"{name}.wav", audio_files.read_audio(synth))
-    return recorded
+        wet += wet.std() * 10 ** (-signal_to_noise / 20) * np.random.default_rng(i).standard_normal(dry.size)
+        return mp3_round_trip(scaled(wet))
+
+    return change_recordings(folder, "recorded", record)
 
 
 def add_bystander(folder, kind):
-    """Add sounds of a kind of `bystanders.kinds` to the piano renders of a folder; return as `record_in_halls`."""
-    mixed = folder.with_name(f"{folder.name}_{kind}")
-    for i, (name, (piano, synth)) in enumerate(DatasetCreator.find_pairs(folder).items()):
-        audio = audio_files.read_audio(piano)
+    """Add sounds of a kind of `bystanders.kinds` to piano renders; return as `change_recordings`."""
+
+    def add(i, name, audio):
         other = bystanders.record(kind, audio.size / hp.sample_rate, np.random.default_rng((1, i)))
         other = audio_files.fix_length(other, audio.size)
-        audio = audio + other * (audio.std() / other.std() * 10 ** (beside_db / 20))
-        audio_files.write_audio(mixed / "piano" / f"{name}.wav", audio * (hp.peak / np.abs(audio).max()))
-        audio_files.write_audio(mixed / "synth" / f"{name}.wav", audio_files.read_audio(synth))
-    return mixed
+        return scaled(audio + other * (audio.std() / other.std() * 10 ** (beside_db / 20)))
+
+    return change_recordings(folder, kind, add)
 
 
 def play_instrument(folder, midi_files, instrument):
-    """Play MIDI files on an SFZ instrument, beside the synth renders of a folder; return as `record_in_halls`."""
-    played, play = folder.with_name(f"{folder.name}_{Path(instrument[0]).stem}"), sfz.player(*instrument)
-    for name, (piano, synth) in DatasetCreator.find_pairs(folder).items():
-        audio = play(note_events.read_played_messages(midi_files[name]), soundfile.info(piano).duration)
-        audio_files.write_audio(played / "piano" / f"{name}.wav", audio * (hp.peak / np.abs(audio).max()))
-        audio_files.write_audio(played / "synth" / f"{name}.wav", audio_files.read_audio(synth))
-    return played
+    """Play MIDI files on an SFZ instrument in place of piano renders; return as `change_recordings`."""
+    play = sfz.player(*instrument)
+    return change_recordings(folder, Path(instrument[0]).stem, lambda i, name, audio: scaled(
+        play(note_events.read_played_messages(midi_files[name]), audio.size / hp.sample_rate)))
 
 
 def prepare(case, midi_folder):

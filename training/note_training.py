@@ -209,8 +209,9 @@ def print_plan(parts, data, initial, settings):
 
 
 def remove_intermediate(weights, parts):
-    """Remove what lies between the parts: weights and checkpoints of earlier ones, and the stored predictions."""
+    """Remove what lies between the parts: kept weights and checkpoints of earlier ones, and the stored predictions. The
+    last weights of each part stay, since a validation that preferred the start may be wrong."""
     for name in parts[:-1]:
-        for ending in ".torch", "_last.torch", ".checkpoint":
+        for ending in ".torch", ".checkpoint":
             weights.with_name(f"ae_{name}{ending}").unlink(missing_ok=True)
     shutil.rmtree(weights.parent / "predictions", ignore_errors=True)
