@@ -76,8 +76,9 @@ def mp3_round_trip(audio):
 
 
 def change_recordings(folder, suffix, change):
-    """Change the piano renders of a folder as `Evaluation.render_pair` returns it. `change` returns audio [shape=(n,)]
-    for number and name of a piece and its audio. Return a folder with piano/ and synth/, of the same name and a suffix.
+    """Change the piano renders of a folder as `Evaluation.render_pair` returns it. `change` is a function of the number
+    of a piece, its name and its audio [shape=(n,)], and returns the new audio [shape=(n,)]. Return another folder with
+    piano/ and synth/. Its name is that of the first, followed by the suffix.
     """
     changed = folder.with_name(f"{folder.name}_{suffix}")
     shutil.rmtree(changed, ignore_errors=True)

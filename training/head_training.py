@@ -167,7 +167,7 @@ def offset_examples(refiner, predictions, pitch, notes):
     filled, keys, candidates, and how good each is: 1 at the true offset, falling to 0 at the metric's tolerance."""
     predicted = post_processing.views(predictions)
     frame, key, begin, following, _ = post_processing.find_onsets(predicted, refiner)
-    if not len(frame) or not len(notes):  # a clip may have interfering sounds alone
+    if not len(frame) or not len(notes):  # only interfering sounds were heard
         return None
     candidates, known = post_processing.offset_candidates(predicted.plain, frame, key, following)
     seen = post_processing.offset_inputs(predicted, frame, key, following, candidates, known)

@@ -209,8 +209,8 @@ def print_plan(parts, data, initial, settings):
 
 
 def remove_intermediate(weights, parts):
-    """Remove what lies between the parts: kept weights and checkpoints of earlier ones, and the stored predictions. The
-    last weights of each part stay, since a validation that preferred the start may be wrong."""
+    """Remove what the parts leave for the next ones: kept weights, checkpoints and stored predictions. The weights of
+    each part's last epoch stay: where the validation preferred the start, no other file has them."""
     for name in parts[:-1]:
         for ending in ".torch", ".checkpoint":
             weights.with_name(f"ae_{name}{ending}").unlink(missing_ok=True)

@@ -177,6 +177,7 @@ def test_clips_without_notes_or_sound_teach_the_heads_nothing_and_do_no_harm(tmp
     paths[1].write_bytes(b"damaged")
     again = head_training.predict_clips(network, [("one", lambda: (audio, notes))], device, tmp_path)
     np.testing.assert_array_equal(head_training.PredictedClips(again)[0][2], notes)
+    assert head_training.offset_examples(every_onset_refiner(), as_views(note_labels(notes, 99)), None, none) is None
 
 
 def test_the_components_of_the_last_layer_have_mean_0_and_variance_1():

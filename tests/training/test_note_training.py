@@ -130,8 +130,8 @@ def whole(sines, start, tmp_path_factory):
 
 
 def test_the_parts_train_one_after_the_other(whole, start):
-    assert {path.name for path in whole.parent.iterdir()} == {
-        "ae.torch", *(f"ae{part}_{end}" for part in ("", "_encoder", "_heads") for end in ("last.torch", "losses.json"))}
+    assert {path.name for path in whole.parent.iterdir()} == {"ae.torch", *(
+        f"ae{part}_{end}" for part in ("", "_encoder", "_heads") for end in ("last.torch", "losses.json"))}
     for part, kinds in ("ae_encoder", ["dry", "recorded"]), ("ae_heads", ["dry", "recorded"]), ("ae", ["decoder"]):
         recorded = losses(whole.with_name(f"{part}.torch"))
         assert len(recorded["training"]) == len(recorded["validation"]) == 2 and min(recorded["training"]) > 0
