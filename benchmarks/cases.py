@@ -90,7 +90,7 @@ def change_recordings(folder, suffix, change):
 
 def scaled(audio):
     """Return audio with the peak `hp.peak`."""
-    return audio * (hp.peak / np.abs(audio).max())
+    return audio * hp.peak / np.abs(audio).max()
 
 
 def record_in_halls(folder, halls):
